@@ -1,0 +1,30 @@
+# `make sweep` and `make test` need Python 3.11+ and a package index, nothing else; both are safe to repeat.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: sweep test test-all lint clean
+
+sweep: .venv/installed
+	$(BIN)/python -m experiments.sweep $(ARGS)
+
+test: .venv/installed
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: .venv/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# the mark is made last, so that an installation that broke off is done again
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}; give another with make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

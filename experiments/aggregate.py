@@ -1,0 +1,183 @@
+"""Finished run folders -> one data frame, a row a run.
+
+Only files are read, so this works at any time, after any crash, on any subset of a study's runs.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from instseg.errors import UserError
+from instseg.evaluation.resampling import Kind
+
+KINDS: tuple[Kind, ...] = ("box", "mask")
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+# What can tell variants of one name apart, besides the head's options.
+_SETTINGS = ("trunk", "dataset", "protocol", "iterations")
+
+
+@dataclass
+class Study:
+    """The finished runs of one study.
+
+    Attributes:
+        folder: ``results/<study>``.
+        runs: one row a finished run, sorted by variant, fold and seed. ``variant`` is the label (the name
+            and, where needed, options), ``name`` the bare name, ``counted`` False where a newer run replaces
+            this one; ``<kind>_<metric>`` in percent, nan where there are no such objects.
+        unfinished: names of the run folders without a result.
+        notes: one line for each thing that a reader of the tables should know.
+    """
+
+    folder: Path
+    runs: pd.DataFrame
+    unfinished: list[str]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def variants(self) -> list[str]:
+        """All labels, in natural order."""
+        return list(dict.fromkeys(self.runs["variant"]))
+
+    def counted(self, variant: str) -> pd.DataFrame:
+        """The runs of one variant that count, one for each (fold, seed)."""
+        return self.runs[(self.runs["variant"] == variant) & self.runs["counted"]]
+
+    def ordered(self, baseline: str) -> list[str]:
+        """All labels, those of the baseline first."""
+        named = dict(zip(self.runs["variant"], self.runs["name"], strict=True))
+        return sorted(self.variants, key=lambda label: baseline not in (label, named[label]))
+
+    def baseline_of(self, variant: str, baseline: str) -> str | None:
+        """The label that ``variant`` is compared with, or None: ``baseline`` itself where it is a label;
+        where it is only a name that several labels share, the one whose trunk, data set, ... are nearest."""
+        if baseline in self.variants:
+            return baseline
+        first = self.runs.drop_duplicates("variant").set_index("variant")
+        wanted = first.loc[variant]
+        agreement = {
+            label: sum(row[key] == wanted[key] for key in _SETTINGS)
+            for label, row in first[first["name"] == baseline].iterrows()
+        }
+        best = [str(label) for label, count in agreement.items() if count == max(agreement.values())]
+        return best[0] if len(best) == 1 else None
+
+
+def natural(text: str) -> list[tuple[bool, int, str]]:
+    """Sort key that puts ``depth=10`` after ``depth=2``."""
+    parts = re.findall(r"\d+|\D+", text)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def load_json(path: Path, remedy: str) -> Any:
+    """The content of a JSON file; a file that is no JSON is a ``UserError`` that names it and the remedy."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): {remedy}") from error
+
+
+def read(folder: Path) -> Study:
+    """Scan ``folder/runs``.
+
+    Raises:
+        UserError: there is no finished run, or a ``result.json`` is damaged.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no study folder {folder}: run the sweep first, or check the study's name")
+    folders = sorted(path for path in folder.glob("runs/*") if path.is_dir() and path.name[0] != ".")
+    finished = [path for path in folders if (path / "result.json").is_file()]
+    unfinished = [path.name for path in folders if path not in finished]
+    if not finished:
+        raise UserError(f"{folder} holds no finished run ({len(unfinished)} unfinished): nothing to report yet")
+    rows = [_row(path) for path in finished]
+    _label(rows)
+    rows.sort(key=lambda row: (natural(row["variant"]), row["fold"], row["seed"], row["hash"]))
+    study = Study(folder, pd.DataFrame(rows), unfinished)
+    _mark_replaced(study)
+    counted = study.runs[study.runs["counted"]]
+    commits = counted["commit"].nunique(dropna=False)
+    if commits > 1:
+        study.notes.append(f"the runs come from {commits} commits of the code; runs.csv says which")
+    dirty = sum(value is True for value in counted["dirty"])
+    if dirty:
+        study.notes.append(f"{dirty} of {len(counted)} runs come from code with uncommitted changes")
+    return study
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    """One run as a flat row; the head's options stay a dict."""
+    path = folder / "result.json"
+    remedy = "delete it to rerun"
+    result = load_json(path, remedy)
+    try:
+        provenance = result.get("provenance") or {}
+        row = {
+            "variant": str(result["variant"]),
+            "name": str(result["variant"]),
+            "head": result["head"]["name"],
+            "options": dict(result["head"].get("options") or {}),
+            **{key: result.get(key) for key in _SETTINGS},
+            "fold": int(result["fold"]),
+            "seed": int(result["seed"]),
+            "hash": str(result.get("hash", "")),
+            "ground_truth": result.get("ground_truth"),
+            "folder": folder.name,
+            "counted": True,
+            "left_out": len(result.get("left_out") or []),
+            **{key: provenance.get(key) for key in ("commit", "dirty", "device")},
+            "torch": (provenance.get("versions") or {}).get("torch"),
+            **{key: provenance.get(key) for key in ("train_seconds", "wall_seconds", "finished")},
+        }
+        for kind in KINDS:
+            for metric, value in result["metrics"][kind].items():
+                row[f"{kind}_{metric}"] = number(value)
+            row.setdefault(f"{kind}_AP", math.nan)
+    except KeyError as error:
+        raise UserError(f"{path} is damaged (it has no {error}): {remedy}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from error
+    return row
+
+
+def number(value: Any) -> float:
+    """A metric as a float; None, nan and COCO's -1 ("no such objects") are nan."""
+    value = math.nan if value is None else float(value)
+    return math.nan if value < 0 else value
+
+
+def _label(rows: list[dict[str, Any]]) -> None:
+    """Where runs of one variant name differ in options or settings, append what differs to their label."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(row["name"], []).append(row)
+    for name, group in by_name.items():
+        settings = [{"head": r["head"], **r["options"], **{k: r[k] for k in _SETTINGS}} for r in group]
+        keys = list(dict.fromkeys(key for one in settings for key in one))
+        shown = [{key: _short(one[key]) for key in keys if key in one} for one in settings]
+        differing = [key for key in keys if len({one.get(key) for one in shown}) > 1]
+        for row, one in zip(group, shown, strict=True):
+            extra = ", ".join(f"{key}={one[key]}" for key in differing if key in one)
+            row["variant"] = f"{name}({extra})" if extra else name
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _mark_replaced(study: Study) -> None:
+    """Of runs with the same label, fold and seed only the newest counts: they differ in a setting that
+    ``result.json`` does not hold, and a mean over them would mean nothing."""
+    for (variant, fold, seed), group in study.runs.groupby(["variant", "fold", "seed"], sort=False):
+        if len(group) > 1:
+            newest = group.assign(finished=group["finished"].fillna("")).sort_values(["finished", "hash"]).index[-1]
+            study.runs.loc[group.index.difference([newest]), "counted"] = False
+            study.notes.append(
+                f"{variant}: {len(group)} runs share fold {fold} seed {seed}; "
+                f"only the newest, {study.runs.loc[newest, 'folder']}, is counted"
+            )

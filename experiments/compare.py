@@ -1,0 +1,117 @@
+"""A study's runs -> one row a variant: means, deviations, and differences to the baseline with intervals."""
+
+import contextlib
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pycocotools.coco import COCO
+
+from experiments.aggregate import KINDS, METRICS, Study
+from instseg.evaluation.resampling import (
+    Interval,
+    Kind,
+    Matches,
+    RunKey,
+    average_precision,
+    match,
+    own_interval,
+    paired_difference,
+)
+
+# Recomputed AP may differ from result.json by rounding of scores and boxes, not by more.
+_AP_TOLERANCE = 0.1
+# By variant, then by (fold, seed): which ground truth, and the matches.
+_Matched = dict[str, dict[RunKey, tuple[str, Matches]]]
+
+
+def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
+    """One row a variant, the baseline first; notes are added to ``study.notes``.
+
+    Columns: ``variant, is_baseline, compared_with, protocol, dataset, trunk, iterations, n`` (runs), for each
+    kind and metric ``<kind>_<metric>_mean|_std|_n`` (percent; sample deviation over runs), for each kind's AP
+    ``_low|_high`` (95 % interval) and ``_diff|_diff_low|_diff_high|_diff_n`` (to the baseline, over the pairs
+    of runs with the same fold, seed and ground truth).
+    """
+    matches = _match_runs(study)
+    labels = study.ordered(baseline)
+    rows: list[dict[str, Any]] = []
+    for label in labels:
+        runs = study.counted(label)
+        other = study.baseline_of(label, baseline)
+        row: dict[str, Any] = {"variant": label, "is_baseline": label == other, "compared_with": other}
+        row |= {key: runs[key].iloc[0] for key in ("protocol", "dataset", "trunk", "iterations")}
+        row["n"] = len(runs)
+        for kind in KINDS:
+            for metric in METRICS:
+                column = f"{kind}_{metric}"
+                values = runs[column].dropna() if column in runs else pd.Series(dtype=float)
+                row |= {f"{column}_mean": values.mean(), f"{column}_std": values.std(ddof=1)}
+                row[f"{column}_n"] = len(values)
+            row |= _intervals(matches[kind], label, other, f"{kind}_AP", resamples)
+        if other is not None and other != label and not row["mask_AP_diff_n"]:
+            study.notes.append(f"{label}: no run has the fold, seed and ground truth of a run of {other}")
+        rows.append(row)
+    if all(row["compared_with"] is None for row in rows):
+        why = "is no single variant" if baseline in set(study.runs["name"]) else "has no finished run"
+        study.notes.append(f"baseline {baseline!r} {why}, so differences are –; variants: {', '.join(labels)}")
+    return pd.DataFrame(rows)
+
+
+def _intervals(matched: _Matched, label: str, other: str | None, column: str, resamples: int) -> dict[str, float]:
+    """Own interval of AP, and the paired difference where there is one."""
+    mine = matched[label]
+    none = Interval(math.nan, math.nan, math.nan)
+    own = own_interval({key: one for key, (_, one) in mine.items()}, resamples) if mine else none
+    theirs = matched[other] if other is not None and other != label else {}
+    shared = [key for key in mine if key in theirs and mine[key][0] == theirs[key][0]]
+    difference = none
+    if shared:
+        a, b = ({key: runs[key][1] for key in shared} for runs in (mine, theirs))
+        difference = paired_difference(a, b, resamples).difference
+    return {
+        f"{column}_low": own.low,
+        f"{column}_high": own.high,
+        f"{column}_diff": difference.value,
+        f"{column}_diff_low": difference.low,
+        f"{column}_diff_high": difference.high,
+        f"{column}_diff_n": len(shared),
+    }
+
+
+def _match_runs(study: Study) -> dict[Kind, _Matched]:
+    """Match every counted run's predictions once; a run whose files can't be used gets a note instead."""
+    truths: dict[str, COCO] = {}
+    matched: dict[Kind, _Matched] = {kind: {label: {} for label in study.variants} for kind in KINDS}
+    for row in study.runs[study.runs["counted"]].to_dict("records"):
+        truth = str(row["ground_truth"])
+        try:
+            if truth not in truths:
+                truths[truth] = load_ground_truth(study.folder / truth)
+            found = json.loads((study.folder / "runs" / row["folder"] / "predictions.json").read_text("utf-8"))
+            both = {kind: match(truths[truth], found, kind) for kind in KINDS}
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            study.notes.append(f"{row['folder']}: no interval, its predictions can't be scored ({reason})")
+            continue
+        for kind, matches in both.items():
+            matched[kind][row["variant"]][row["fold"], row["seed"]] = (truth, matches)
+            again = float(average_precision(matches)[0])
+            if abs(again - row[f"{kind}_AP"]) > _AP_TOLERANCE:
+                study.notes.append(
+                    f"{row['folder']}: predictions.json gives {kind} AP {again:.2f}, "
+                    f"result.json says {row[f'{kind}_AP']:.2f}"
+                )
+    return matched
+
+
+def load_ground_truth(path: Path) -> COCO:
+    """COCO's index over a ground truth file, without its chatter."""
+    truth = COCO()
+    truth.dataset = json.loads(path.read_text(encoding="utf-8"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+    return truth

@@ -1,0 +1,262 @@
+"""The typed form of ``conf/``: what a run is, what it is called, and what can be said against it beforehand."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+import heads
+from instseg import data, detector
+from instseg.data import InstanceDataset
+from instseg.detector.rois import MaskHead
+from instseg.errors import UserError, unknown_name
+from instseg.training.schedule import Schedule
+
+PROTOCOLS = ("end_to_end",)
+
+
+@dataclass
+class Head:
+    """A mask head with its options (``conf/head``)."""
+
+    variant: str = MISSING
+    name: str = MISSING
+    class_agnostic: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DatasetConfig:
+    """A data set, its split and the sizes of its pictures (``conf/dataset``); see ``instseg.data.build``."""
+
+    name: str = MISSING
+    fold: int = 0
+    train_images: int | None = None
+    val_images: int | None = None
+    flip: float = 0.5
+    train_min_size: list[int] = MISSING
+    train_max_size: int = MISSING
+    min_size: int = MISSING
+    max_size: int = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Trunk:
+    """Backbone and pyramid (``conf/trunk``); see ``instseg.detector.trunk.build``."""
+
+    name: str = MISSING
+    weights: str | None = None
+    norm: str = "frozen"
+    trainable_layers: int | None = None
+    out_channels: int = 256
+
+
+@dataclass
+class Detector:
+    """RPN and box branch; the names and defaults are torchvision's."""
+
+    anchor_sizes: list[list[int]] = field(default_factory=lambda: [[32], [64], [128], [256], [512]])
+    anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    box_features: int = 1024
+    rpn_pre_nms_top_n_train: int = 2000
+    rpn_pre_nms_top_n_test: int = 1000
+    rpn_post_nms_top_n_train: int = 2000
+    rpn_post_nms_top_n_test: int = 1000
+    rpn_nms_thresh: float = 0.7
+    rpn_fg_iou_thresh: float = 0.7
+    rpn_bg_iou_thresh: float = 0.3
+    rpn_batch_size_per_image: int = 256
+    rpn_positive_fraction: float = 0.5
+    rpn_score_thresh: float = 0.0
+    box_score_thresh: float = 0.05
+    box_nms_thresh: float = 0.5
+    box_detections_per_img: int = 100
+    box_fg_iou_thresh: float = 0.5
+    box_bg_iou_thresh: float = 0.5
+    box_batch_size_per_image: int = 512
+    box_positive_fraction: float = 0.25
+
+
+@dataclass
+class ScheduleConfig:
+    """Optimiser, learning rate and length (``conf/schedule``); see ``instseg.training.schedule.Schedule``."""
+
+    iterations: int = MISSING
+    batch_size: int = MISSING
+    accumulate: int = 1
+    optimizer: str = "sgd"
+    lr: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 0.0001
+    norm_weight_decay: float | None = None
+    warmup: int = 1000
+    warmup_factor: float = 0.001
+    decay: str = "step"
+    milestones: list[int] = field(default_factory=list)
+    gamma: float = 0.1
+    clip_norm: float | None = None
+    precision: str = "float32"
+    reference_batch: int | None = None
+
+
+@dataclass
+class Runtime:
+    """How a run is carried out; nothing here can change its numbers on one machine."""
+
+    device: str = "auto"
+    workers: int = 0
+    threads: int | None = None
+    log_every: int = 20
+    checkpoint_every: int = 1000
+    evaluate_every: int = 0
+
+
+@dataclass
+class Evaluation:
+    """How runs are scored and compared."""
+
+    batch_size: int = 4
+    resamples: int = 1000
+    speed: bool = True
+
+
+@dataclass
+class StudyConfig:
+    """A set of runs that make one table (``conf/study``)."""
+
+    name: str = MISSING
+    baseline: str = "fcn"
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    head: Head = field(default_factory=Head)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    trunk: Trunk = field(default_factory=Trunk)
+    detector: Detector = field(default_factory=Detector)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    runtime: Runtime = field(default_factory=Runtime)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    protocol: str = "end_to_end"
+    seed: int = 0
+    data_root: str | None = None
+    results_dir: str = "results"
+
+    def check(self) -> None:
+        """Find what is wrong before anything is loaded or trained.
+
+        Raises:
+            UserError: one line that names the key and what would be right.
+        """
+        if self.protocol not in PROTOCOLS:
+            raise unknown_name("protocol", self.protocol, PROTOCOLS)
+        if self.dataset.name not in data.names():
+            raise unknown_name("dataset.name", self.dataset.name, data.names())
+        if not 0 <= self.dataset.flip <= 1:
+            raise UserError(f"dataset.flip={self.dataset.flip}: must be between 0 and 1")
+        if not self.dataset.train_min_size or min(*self.dataset.train_min_size, self.dataset.min_size) < 32:
+            raise UserError("dataset.train_min_size and dataset.min_size: at least one size each, 32 pixels or more")
+        if len(self.detector.anchor_sizes) != 5:
+            raise UserError(
+                f"detector.anchor_sizes: one list a level P2..P6, five in all, not {len(self.detector.anchor_sizes)}"
+            )
+        for key in ("log_every", "checkpoint_every"):
+            if getattr(self.runtime, key) < 1:
+                raise UserError(f"runtime.{key}={getattr(self.runtime, key)}: must be 1 or more")
+        if self.evaluation.batch_size < 1:
+            raise UserError(f"evaluation.batch_size={self.evaluation.batch_size}: must be 1 or more")
+        if self.trunk.norm == "frozen" and self.trunk.weights is None:
+            raise UserError(
+                "trunk.norm=frozen needs trunk.weights: statistics of no data can't be frozen; use trunk.norm=batch"
+            )
+        self.make_schedule()
+        torch_device(self.runtime.device)
+        with torch.device("meta"):
+            detector.trunk.build(
+                self.trunk.name, norm=self.trunk.norm, trainable_layers=self.trunk.trainable_layers, out_channels=8
+            )
+            self.make_head(num_classes=2)
+
+    def make_schedule(self) -> Schedule:
+        """The schedule for the batch size that was asked for."""
+        return Schedule(**asdict(self.schedule)).scaled()
+
+    def make_head(self, num_classes: int) -> MaskHead:
+        """The mask head with new weights."""
+        return heads.build(
+            self.head.name,
+            self.trunk.out_channels,
+            num_classes,
+            class_agnostic=self.head.class_agnostic,
+            **self.head.options,
+        )
+
+    def make_dataset(self, split: str) -> InstanceDataset:
+        """A split of the data set; the same object for every run of this process that asks for the same."""
+        d = self.dataset
+        images = d.train_images if split == "train" else d.val_images
+        root = None if self.data_root is None else str(Path(self.data_root).expanduser())
+        return _dataset(d.name, split, d.fold, root, images, json.dumps(d.options, sort_keys=True))
+
+    def hash(self) -> str:
+        """Eight hex digits over everything that can change a run's numbers, and nothing else."""
+        parts = asdict(self)
+        for key in ("runtime", "study", "data_root", "results_dir"):
+            del parts[key]
+        parts["evaluation"] = {"batch_size": self.evaluation.batch_size}
+        del parts["head"]["variant"]
+        parts["dataset"]["options"].pop("download_dir", None)
+        if self.trunk.weights is not None and Path(self.trunk.weights).is_file():
+            # where the file lies can't change the numbers, what is in it can
+            parts["trunk"]["weights"] = hashlib.sha256(Path(self.trunk.weights).read_bytes()).hexdigest()
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+    def study_folder(self) -> Path:
+        """``results/<study>``."""
+        return Path(self.results_dir) / self.study.name
+
+    def folder(self) -> Path:
+        """The run's folder."""
+        name = f"{self.head.variant}-{self.dataset.name}-f{self.dataset.fold}-s{self.seed}-{self.hash()}"
+        return self.study_folder() / "runs" / name
+
+
+@lru_cache(maxsize=4)
+def _dataset(name: str, split: str, fold: int, root: str | None, images: int | None, options: str) -> InstanceDataset:
+    path = None if root is None else Path(root)
+    return data.build(name, split, fold=fold, root=path, images=images, **json.loads(options))
+
+
+def torch_device(name: str) -> torch.device:
+    """``auto`` -> the GPU where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"runtime.device={name}: must be auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"runtime.device={name}: torch sees no GPU here; use runtime.device=cpu")
+    return device
+
+
+def typed(cfg: DictConfig) -> Config:
+    """A composed configuration as a :class:`Config`, interpolations resolved."""
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, Config)
+    return config
+
+
+def register() -> None:
+    """Make the schema known to Hydra, so that a misspelt key or a value of the wrong type is an error."""
+    ConfigStore.instance().store("schema", node=Config)

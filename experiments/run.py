@@ -1,0 +1,215 @@
+"""One run: a configuration in, a folder with ``result.json`` out; skipped when done, resumed when broken off."""
+
+import fcntl
+import hashlib
+import io
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from experiments.config import Config, torch_device
+from experiments.provenance import provenance
+from instseg import detector, seeds
+from instseg.data import InstanceDataset, loader, transforms
+from instseg.detector import MaskRCNN
+from instseg.errors import UserError
+from instseg.evaluation import coco
+from instseg.evaluation.predict import predict
+from instseg.training.checkpoint import write_atomically
+from instseg.training.loop import train
+
+PANEL_PICTURES = 4
+
+
+def run(config: Config) -> Path:
+    """Carry out a run and return its folder; at once where it has been carried out.
+
+    Raises:
+        UserError: the configuration or the data can't be used, training diverged, or another process is at it.
+    """
+    folder = config.folder()
+    if (folder / "result.json").exists():
+        return folder
+    device = prepare(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_process(folder):
+        began = time.perf_counter()
+        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+        data, held_out = config.make_dataset("train"), config.make_dataset("val")
+        model = build_model(config, data.num_classes).to(device, memory_format=torch.channels_last)
+        trained = _train(config, model, data, held_out, folder, device)
+        results = _predict(config, model, held_out, device, title=f"{config.head.variant}: evaluate")
+        truth = held_out.ground_truth()
+        metrics = {kind: coco.metrics(coco.evaluate(truth, results, kind)) for kind in coco.IOU_TYPES}
+        write_atomically(folder / "predictions.json", json.dumps(results).encode())
+        result = {
+            "schema": 1,
+            "hash": config.hash(),
+            "study": config.study.name,
+            "protocol": config.protocol,
+            "variant": config.head.variant,
+            "head": {
+                "name": config.head.name,
+                "options": {"class_agnostic": config.head.class_agnostic, **config.head.options},
+            },
+            "dataset": config.dataset.name,
+            "trunk": config.trunk.name,
+            "fold": config.dataset.fold,
+            "seed": config.seed,
+            "iterations": config.make_schedule().iterations,
+            "ground_truth": _store_ground_truth(config, held_out, truth),
+            "metrics": metrics,
+            "left_out": [f"train: {line}" for line in data.left_out] + [f"val: {line}" for line in held_out.left_out],
+            "provenance": {
+                **provenance(device),
+                "train_seconds": trained["seconds"],
+                "wall_seconds": time.perf_counter() - began,
+                "resumed_from": trained["start"],
+            },
+        }
+        write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
+    return folder
+
+
+def prepare(config: Config) -> torch.device:
+    """Set torch up for a run and return its device. On the CPU every algorithm is a deterministic one."""
+    device = torch_device(config.runtime.device)
+    if config.runtime.threads is not None:
+        torch.set_num_threads(config.runtime.threads)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    # filling what no algorithm reads costs 1,500 calls a step
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return device
+
+
+def build_model(config: Config, num_classes: int) -> MaskRCNN:
+    """The model of a run with its first weights: all but the head's are the same for every head of a seed."""
+    with seeds.stream(config.seed, "mask head"):
+        head = config.make_head(num_classes)
+    with seeds.stream(config.seed, "core"):
+        return detector.build(
+            config.trunk.name,
+            head=head,
+            num_classes=num_classes,
+            weights=config.trunk.weights,
+            norm=config.trunk.norm,
+            trainable_layers=config.trunk.trainable_layers,
+            out_channels=config.trunk.out_channels,
+            min_size=config.dataset.min_size,
+            max_size=config.dataset.max_size,
+            # the data pipeline brings training pictures to their size
+            resize_in_training=False,
+            **vars(config.detector),
+        )
+
+
+def training_batches(
+    config: Config, data: InstanceDataset, start: int, iterations: int, device: torch.device
+) -> Iterator[loader.Batch]:
+    """The batches of a run, from iteration ``start`` on."""
+    d = config.dataset
+    return loader.training_batches(
+        data,
+        _to_learn_from(data),
+        transforms.training(flip=d.flip, min_size=d.train_min_size, max_size=d.train_max_size),
+        batch_size=config.schedule.batch_size,
+        iterations=iterations,
+        seed=config.seed,
+        start=start,
+        workers=config.runtime.workers,
+        pin=device.type == "cuda",
+    )
+
+
+def _train(
+    config: Config,
+    model: MaskRCNN,
+    data: InstanceDataset,
+    held_out: InstanceDataset,
+    folder: Path,
+    device: torch.device,
+) -> dict[str, float]:
+    schedule = config.make_schedule()
+    by_id = {image_id: index for index, image_id in enumerate(data.image_ids)}
+
+    def evaluate(model: MaskRCNN) -> dict[str, Any]:
+        results = _predict(config, model, held_out, device, title="evaluate")
+        truth = held_out.ground_truth()
+        return {f"{kind}_AP": coco.metrics(coco.evaluate(truth, results, kind))["AP"] for kind in coco.IOU_TYPES}
+
+    return train(
+        model,
+        schedule,
+        lambda start: training_batches(config, data, start, schedule.iterations, device),
+        folder,
+        seed=config.seed,
+        device=device,
+        describe=lambda image_id: data.describe(by_id[image_id]),
+        evaluate=evaluate,
+        evaluate_every=config.runtime.evaluate_every,
+        checkpoint_every=config.runtime.checkpoint_every,
+        log_every=config.runtime.log_every,
+        title=f"{config.head.variant} f{config.dataset.fold} s{config.seed}",
+    )
+
+
+def _predict(
+    config: Config, model: MaskRCNN, held_out: InstanceDataset, device: torch.device, title: str
+) -> coco.Results:
+    return predict(
+        model,
+        held_out,
+        device=device,
+        batch_size=config.evaluation.batch_size,
+        workers=config.runtime.workers,
+        precision=config.schedule.precision,
+        title=title,
+    )
+
+
+def _to_learn_from(data: InstanceDataset) -> list[int]:
+    indices = loader.annotated(data)
+    if not indices:
+        raise UserError(f"{data.name}: none of its {len(data)} training pictures has an instance to learn from")
+    return indices
+
+
+def _store_ground_truth(config: Config, held_out: InstanceDataset, truth: dict[str, Any]) -> str:
+    """Store the ground truth and some pictures once for all runs that share them; returns where, from the study."""
+    content = json.dumps(truth, sort_keys=True).encode()
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    name = f"ground_truth/{config.dataset.name}-f{config.dataset.fold}-{digest}"
+    path = config.study_folder() / f"{name}.json"
+    if not path.exists():
+        write_atomically(path, content)
+    pictures = path.with_name(path.stem + "-pictures.npz")
+    if not pictures.exists():
+        buffer = io.BytesIO()
+        # the most crowded pictures tell heads apart best
+        counts = {image["id"]: 0 for image in truth["images"]}
+        for annotation in truth["annotations"]:
+            counts[annotation["image_id"]] += 1
+        index = {image_id: i for i, image_id in enumerate(held_out.image_ids)}
+        chosen = sorted(sorted(counts, key=lambda image_id: -counts[image_id])[:PANEL_PICTURES])
+        arrays = {f"image_{i}": held_out[index[i]][0].permute(1, 2, 0).contiguous().numpy() for i in chosen}
+        np.savez_compressed(buffer, **arrays)
+        write_atomically(pictures, buffer.getvalue())
+    return f"{name}.json"
+
+
+@contextmanager
+def _only_process(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system releases even when the process is killed."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another process is at this run") from error
+        yield

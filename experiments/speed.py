@@ -1,0 +1,192 @@
+"""Times, memory and FLOPs of a study's variants, measured in turns on one machine, into ``speed.json``."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.aggregate import Study, read
+from experiments.config import Config, typed
+from experiments.provenance import provenance
+from experiments.run import build_model, prepare, training_batches
+from instseg import progress
+from instseg.data import loader
+from instseg.detector import MaskRCNN
+from instseg.errors import UserError
+from instseg.evaluation import timing
+from instseg.training import checkpoint
+from instseg.training.checkpoint import write_atomically
+from instseg.training.loop import autocast, step
+
+PICTURES = 8
+REPEATS = 3
+
+
+@dataclass
+class _Variant:
+    config: Config
+    model: MaskRCNN
+    optimizer: torch.optim.Optimizer
+    pictures: list[torch.Tensor]
+    batches: list[loader.Batch]
+
+
+def measure_study(
+    folder: Path,
+    *,
+    data_root: str | None,
+    device: str,
+    rois: int = 100,
+    rounds: int = 7,
+    again: bool = False,
+) -> dict[str, Any]:
+    """Measure every variant of a study and write ``speed.json``; the schema is in ``results/README.md``.
+
+    Each variant is its first run's model with the trained weights, so that detections are real ones.
+
+    Args:
+        folder: ``results/<study>``.
+        data_root: as for the sweep.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        rois: RoIs that the mask head is timed on.
+        rounds: measurements of each variant.
+        again: measure even where ``speed.json`` is of these very runs and this device.
+
+    Returns:
+        The content of ``speed.json``.
+
+    Raises:
+        UserError: no finished run, or data, configuration or checkpoint of one can't be used.
+    """
+    study = read(folder)
+    firsts = {label: str(study.counted(label).iloc[0]["folder"]) for label in study.variants}
+    configs = {label: _config(study, name, data_root, device) for label, name in firsts.items()}
+    target = prepare(next(iter(configs.values())))
+    about = provenance(target)
+    what = {"rois": rois, "rounds": rounds, "pictures": PICTURES, "runs": firsts}
+    path = folder / "speed.json"
+    if path.exists() and not again:
+        old = json.loads(path.read_text())
+        if old.get("what") == what and old.get("provenance", {}).get("device") == about["device"]:
+            return old
+
+    variants = {label: _load(config, folder / "runs" / firsts[label], target) for label, config in configs.items()}
+    makers: dict[str, dict[str, Callable[[], Any]]] = {"head": {}, "inference": {}, "train": {}}
+    for label, variant in variants.items():
+        makers["head"][label] = _head_work(variant, rois, target)
+        makers["inference"][label] = _inference_work(variant, target)
+        makers["train"][label] = _train_work(variant, target)
+    seconds = {}
+    for name, work in progress.bar(iterable=makers.items(), desc="timing", unit="kind"):
+        seconds[name] = timing.alternating(work, rounds=rounds, device=target, repeats=REPEATS if name == "head" else 1)
+
+    measured = {
+        label: {
+            "head_ms": timing.spread([1000 * s for s in seconds["head"][label]]),
+            "images_per_s": timing.spread([PICTURES / s for s in seconds["inference"][label]]),
+            "train_images_per_s": timing.spread(
+                [len(variant.batches) * len(variant.batches[0][0]) / s for s in seconds["train"][label]]
+            ),
+            **_sizes(variant, makers, label, rois, target),
+        }
+        for label, variant in variants.items()
+    }
+    result = {"provenance": about, "what": what, "variants": measured}
+    write_atomically(path, json.dumps(result, indent=1).encode())
+    return result
+
+
+def _config(study: Study, name: str, data_root: str | None, device: str) -> Config:
+    path = study.folder / "runs" / name / "config.yaml"
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        assert isinstance(merged, DictConfig)
+        config = typed(merged)
+    except (OSError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} can't be used ({reason}); delete {path.parent} to run it again") from error
+    config.data_root, config.runtime.device, config.runtime.workers = data_root, device, 0
+    return config
+
+
+def _load(config: Config, folder: Path, device: torch.device) -> _Variant:
+    data, held_out = config.make_dataset("train"), config.make_dataset("val")
+    # the checkpoint holds all weights; the ImageNet ones need not be at hand
+    config.trunk.weights = None
+    model = build_model(config, data.num_classes).to(device, memory_format=torch.channels_last)
+    schedule = config.make_schedule()
+    optimizer = schedule.make_optimizer(model)
+    model.load_state_dict(checkpoint.load(folder / "checkpoint.pt", device)["model"])
+    pictures = [image.to(device) for _, (image,) in zip(range(PICTURES), _one_by_one(held_out), strict=False)]
+    count = max(1, PICTURES // config.schedule.batch_size)
+    batches = list(training_batches(config, data, 0, count, device))
+    return _Variant(config, model, optimizer, pictures, batches)
+
+
+def _one_by_one(held_out: Any) -> Any:
+    for _, images in loader.pictures(held_out, batch_size=1):
+        yield images
+
+
+def _head_work(variant: _Variant, rois: int, device: torch.device) -> Callable[[], Any]:
+    make = _random_rois(variant, rois, device)
+    labels = torch.ones(rois, dtype=torch.int64, device=device)
+
+    def work() -> None:
+        variant.model.eval()
+        with torch.inference_mode(), autocast(device, variant.config.schedule.precision):
+            variant.model.mask_head.predict(make(), labels)
+
+    return work
+
+
+def _random_rois(variant: _Variant, rois: int, device: torch.device) -> Callable[[], Any]:
+    d = variant.config.dataset
+    # a picture of the largest size that evaluation makes, of aspect 4:3 where it may be
+    size = (d.min_size, min(d.max_size, d.min_size * 4 // 3))
+    return timing.random_rois(variant.config.trunk.out_channels, size, rois, device)
+
+
+def _inference_work(variant: _Variant, device: torch.device) -> Callable[[], Any]:
+    def work() -> None:
+        variant.model.eval()
+        with torch.inference_mode(), autocast(device, variant.config.schedule.precision):
+            for picture in variant.pictures:
+                variant.model.detect_rle([picture])
+
+    return work
+
+
+def _train_work(variant: _Variant, device: torch.device) -> Callable[[], Any]:
+    schedule = variant.config.make_schedule()
+
+    def work() -> None:
+        variant.model.train()
+        for batch in variant.batches:
+            torch.manual_seed(0)
+            step(variant.model, variant.optimizer, schedule, batch, device)
+
+    # the rate at the schedule's end: training on would change nothing that matters to the time
+    for group in variant.optimizer.param_groups:
+        group["lr"] = 0.0
+    return work
+
+
+def _sizes(
+    variant: _Variant, makers: dict[str, dict[str, Callable[[], Any]]], label: str, rois: int, device: torch.device
+) -> dict[str, float]:
+    model, head = variant.model, variant.model.mask_head
+    held = sum(timing.bytes_of(state) for state in (model.state_dict(), variant.optimizer.state_dict()))
+    peak = timing.peak_memory(makers["train"][label], device, held)
+    return {
+        "peak_memory_mib": peak / 2**20,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "head_parameters": sum(p.numel() for p in head.parameters()),
+        "head_flops_per_roi": timing.head_flops(head, _random_rois(variant, rois, device)),
+        "flops_per_image": timing.flops(makers["inference"][label]) / len(variant.pictures),
+    }

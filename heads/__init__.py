@@ -1,0 +1,63 @@
+"""Mask heads, one a file: ``heads/NAME.py`` holds the one :class:`MaskHead` that is built as ``NAME``.
+
+Files whose name begins with ``_`` hold parts that several heads share.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+from instseg.detector.rois import MaskHead
+from instseg.errors import unknown_name
+
+
+def names() -> list[str]:
+    """Every head that :func:`build` knows."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def head_class(name: str) -> type[MaskHead]:
+    """The class of a head.
+
+    Raises:
+        UserError: there is no such head.
+        TypeError: its file does not define exactly one head.
+    """
+    if name not in names():
+        raise unknown_name("head", name, names())
+    module = importlib.import_module(f"{__name__}.{name}")
+    defined = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, MaskHead) and value.__module__ == module.__name__
+    ]
+    if len(defined) != 1:
+        raise TypeError(f"heads/{name}.py must define one MaskHead, and defines {len(defined)}")
+    return defined[0]
+
+
+def options(name: str) -> dict[str, Any]:
+    """The options of a head and their defaults."""
+    parameters = inspect.signature(head_class(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def build(name: str, in_channels: int, num_classes: int, *, class_agnostic: bool = False, **chosen: Any) -> MaskHead:
+    """A mask head by name.
+
+    Args:
+        name: one of :func:`names`.
+        in_channels: channels of the pyramid's maps.
+        num_classes: the background included.
+        class_agnostic: predict one mask that serves every class, instead of one a class.
+        chosen: the head's options; see :func:`options`.
+
+    Raises:
+        UserError: an unknown head or option, or an option's value that the head can't take.
+    """
+    known = options(name)
+    for option in chosen:
+        if option not in known:
+            raise unknown_name(f"option of head {name}:", option, [*known, "class_agnostic"])
+    return head_class(name)(in_channels, 1 if class_agnostic else num_classes, **chosen)

@@ -1,0 +1,46 @@
+"""Parts that several heads share."""
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+
+from instseg.errors import UserError, unknown_name
+
+NORMS: dict[str, Callable[[int], nn.Module] | None] = {
+    "none": None,
+    "group": lambda channels: nn.GroupNorm(math.gcd(32, channels), channels),
+    "batch": nn.BatchNorm2d,
+}
+
+
+def conv(inputs: int, outputs: int, norm: str = "none") -> nn.Sequential:
+    """3×3 convolution, normalisation (``none``, ``group``: Wu & He, ECCV 2018, or ``batch``), ReLU."""
+    if norm not in NORMS:
+        raise unknown_name("norm of the mask head", norm, NORMS)
+    layer = NORMS[norm]
+    parts: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=layer is None)]
+    if layer is not None:
+        parts.append(layer(outputs))
+    return nn.Sequential(*parts, nn.ReLU(inplace=True))
+
+
+def doublings(roi_size: int, output_size: int) -> int:
+    """How often a RoI grid must be doubled to reach the output's size.
+
+    Raises:
+        UserError: the output is not the RoI's size times a power of two.
+    """
+    steps = round(math.log2(output_size / roi_size)) if output_size > 0 < roi_size else -1
+    if steps < 0 or roi_size * 2**steps != output_size:
+        raise UserError(f"head.options: output_size={output_size} must be roi_size={roi_size} times 1, 2, 4 or so on")
+    return steps
+
+
+def initialise(head: nn.Module) -> None:
+    """He et al.'s normal initialisation of every convolution, biases zero, as Mask R-CNN's heads have it."""
+    for layer in head.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

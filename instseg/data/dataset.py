@@ -1,0 +1,87 @@
+"""What every data set gives: pictures with instance targets, and its ground truth in COCO's form."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+Target = dict[str, Any]
+Sample = tuple[tv_tensors.Image, Target]
+
+
+class InstanceDataset(Dataset[Sample], ABC):
+    """A data set of pictures with instance masks.
+
+    Attributes:
+        name: short name used in messages and result files.
+        categories: COCO categories, ``{"id": int, "name": str}``; label ``i + 1`` is ``categories[i]``, label 0
+            is the background.
+        image_ids: one id a picture, in the order of the pictures.
+        left_out: one line for each instance or picture that the reader left out, and why.
+    """
+
+    name: str
+    categories: list[dict[str, Any]]
+    image_ids: list[int]
+    left_out: list[str]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, the background included."""
+        return len(self.categories) + 1
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Picture ``index`` and its target.
+
+        Returns:
+            image: (3, H, W) uint8 RGB.
+            target: ``boxes`` (N, 4) xyxy float32 in pixels, ``labels`` (N,) int64, ``masks`` (N, H, W) uint8,
+                ``image_id`` int, ``area`` (N,) float32 of the masks in pixels, ``iscrowd`` (N,) int64;
+                boxes and masks are ``tv_tensors``.
+
+        Raises:
+            DataError: the picture or its mask cannot be read, in one line with the file.
+        """
+
+    @abstractmethod
+    def ground_truth(self) -> dict[str, Any]:
+        """COCO's annotation dict of these pictures (``images, annotations, categories``), segmentations as
+        polygons or compressed RLE with ``counts`` a ``str``, so that it can be dumped as JSON."""
+
+    @abstractmethod
+    def describe(self, index: int) -> str:
+        """Where picture ``index`` comes from (its file, or its seed), for messages."""
+
+
+def make_target(
+    boxes: torch.Tensor,
+    labels: torch.Tensor,
+    masks: torch.Tensor,
+    image_id: int,
+    iscrowd: torch.Tensor | None = None,
+) -> Target:
+    """Put a target together in the form that :class:`InstanceDataset` promises.
+
+    Args:
+        boxes: (N, 4) xyxy in pixels.
+        labels: (N,) class labels from 1.
+        masks: (N, H, W) of 0 and 1.
+        image_id: the picture's id.
+        iscrowd: (N,), 1 where the instance is a crowd region; default none is.
+    """
+    height, width = masks.shape[-2:]
+    n = len(labels)
+    return {
+        "boxes": tv_tensors.BoundingBoxes(boxes.reshape(n, 4).float(), format="XYXY", canvas_size=(height, width)),
+        "labels": labels.long(),
+        "masks": tv_tensors.Mask(masks.to(torch.uint8)),
+        "image_id": image_id,
+        "area": masks.flatten(1).sum(1).float() if n else torch.zeros(0),
+        "iscrowd": torch.zeros(n, dtype=torch.int64) if iscrowd is None else iscrowd.long(),
+    }

@@ -1,0 +1,114 @@
+"""Reading pictures and label maps from disk; whatever is wrong with a file becomes one line that names it."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from instseg.errors import DataError
+
+# What Pillow's decoders have been seen to raise on damaged files, beside OSError.
+_DECODER_ERRORS = (
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A picture as RGB, in the pixels as they are stored.
+
+    Greyscale is repeated, palettes are looked up, 16-bit greyscale is scaled to 8 bits and an alpha channel
+    is dropped. EXIF orientation is not applied, since annotation files give the stored size.
+
+    Returns:
+        (H, W, 3) uint8, writable.
+
+    Raises:
+        DataError: the file is missing, truncated, damaged, too large or no picture.
+    """
+    with _opened(path) as image:
+        if image.mode.startswith("I"):
+            return np.repeat(_to_8_bits(path, np.asarray(image))[:, :, None], 3, axis=2)
+        if image.mode == "F":
+            raise DataError(f"{path} has floating-point pixels of no fixed range; 8 bits are needed")
+        if image.mode in ("P", "PA"):
+            # Pillow warns when it goes straight from a transparent palette to RGB.
+            image = image.convert("RGBA")
+        return np.array(image.convert("RGB"))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture in pixels, from its header only.
+
+    Raises:
+        DataError: the file is missing, its header is damaged or it is no picture.
+    """
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+def read_label_map(path: Path) -> np.ndarray:
+    """The instance ids that a one-channel picture holds: its raw grey values or palette indices.
+
+    Returns:
+        (H, W) int32, writable.
+
+    Raises:
+        DataError: the file is missing, truncated, damaged or no picture, or it has more than one channel.
+    """
+    with _opened(path) as image:
+        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+            raise DataError(
+                f"{path} is a picture of mode {image.mode}; a map of instance ids has one channel "
+                "(greyscale or palette)"
+            )
+        return np.array(image).astype(np.int32)
+
+
+def _to_8_bits(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """16-bit grey values as uint8; some Pillow versions hand them over as int32."""
+    if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
+        raise DataError(f"{path} holds grey values outside 0..65535; an 8- or 16-bit picture is needed")
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture; what goes wrong while it is open becomes a DataError."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise DataError(f"picture {path} does not exist") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path} is {_what_it_is(path)}") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} is too large: {_reason(error)}") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise DataError(f"picture {path} cannot be opened: {error.strerror}") from None
+        raise DataError(f"{path} is truncated or damaged: {_reason(error)}") from None
+    except _DECODER_ERRORS as error:
+        raise DataError(f"{path} is truncated or damaged: {_reason(error)}") from None
+
+
+def _what_it_is(path: Path) -> str:
+    if path.stat().st_size == 0:
+        return "an empty file, not a picture"
+    return "no picture in a known format, or its header is damaged"
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,136 @@
+"""Batches whose order and augmentation depend on the seed and the iteration alone, not on workers or restarts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from instseg import seeds
+from instseg.data import transforms
+from instseg.data.dataset import InstanceDataset
+from instseg.errors import UserError
+
+Batch = tuple[list[torch.Tensor], list[dict[str, Any]]]
+
+
+def annotated(dataset: InstanceDataset) -> list[int]:
+    """Indices of the pictures that have an instance to learn from (one that is no crowd region)."""
+    truth = dataset.ground_truth()
+    ids = {a["image_id"] for a in truth["annotations"] if not a.get("iscrowd", 0)}
+    return [i for i, image_id in enumerate(dataset.image_ids) if image_id in ids]
+
+
+def training_batches(
+    dataset: InstanceDataset,
+    indices: list[int],
+    transform: v2.Transform,
+    *,
+    batch_size: int,
+    iterations: int,
+    seed: int,
+    start: int = 0,
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[Batch]:
+    """The batches of iterations ``start`` to ``iterations - 1``: (images, targets) lists of ``batch_size``.
+
+    Every epoch is a permutation of ``indices`` drawn from (seed, epoch); every sample's augmentation is drawn
+    from (seed, position). A resumed run therefore sees what an unbroken one sees.
+
+    Raises:
+        UserError: what the data set raised while reading a picture, as it was, also out of a worker process.
+    """
+    loader = DataLoader(
+        _TrainingSamples(dataset, transform, seed),
+        batch_sampler=_Order(indices, batch_size, iterations, seed, start),
+        collate_fn=_collate,
+        num_workers=workers,
+        pin_memory=pin,
+        generator=torch.Generator(),
+        prefetch_factor=4 if workers else None,
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def pictures(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) -> Iterator[tuple[list[int], Any]]:
+    """All pictures in order, for evaluation: their indices, and (3, H, W) float32 images in [0, 1].
+
+    Raises:
+        UserError: see :func:`training_batches`.
+    """
+    loader = DataLoader(
+        _Pictures(dataset),
+        batch_size=batch_size,
+        collate_fn=_collate,
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+class _TrainingSamples(Dataset[Any]):
+    def __init__(self, dataset: InstanceDataset, transform: v2.Transform, seed: int) -> None:
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        index, position = key
+        try:
+            with seeds.stream(self.seed, "augmentation", position):
+                return transforms.apply(self.transform, self.dataset[index])
+        except UserError as error:
+            # a worker's exception would reach the user wrapped in a traceback
+            return error
+
+
+class _Pictures(Dataset[Any]):
+    def __init__(self, dataset: InstanceDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return index, self.dataset[index][0].as_subclass(torch.Tensor).float() / 255
+        except UserError as error:
+            return error
+
+
+class _Order(Sampler[list[tuple[int, int]]]):
+    """For each iteration its (index, position)s; position counts samples from the start of training."""
+
+    def __init__(self, indices: list[int], batch_size: int, iterations: int, seed: int, start: int) -> None:
+        self.indices, self.batch_size, self.iterations = indices, batch_size, iterations
+        self.seed, self.start = seed, start
+
+    def __len__(self) -> int:
+        return max(0, self.iterations - self.start)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        n = len(self.indices)
+        epoch, order = -1, torch.empty(0)
+        for iteration in range(self.start, self.iterations):
+            batch = []
+            for position in range(iteration * self.batch_size, (iteration + 1) * self.batch_size):
+                if position // n != epoch:
+                    epoch = position // n
+                    generator = torch.Generator().manual_seed(seeds.derive(self.seed, "order", epoch))
+                    order = torch.randperm(n, generator=generator)
+                batch.append((self.indices[int(order[position % n])], position))
+            yield batch
+
+
+def _collate(samples: list[Any]) -> Any:
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+    first, second = zip(*samples, strict=True)
+    return list(first), list(second)

@@ -1,0 +1,183 @@
+"""Regions of interest of one batch, the masks to learn in them, and the contract that every mask head keeps."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+ROI_LEVELS = (2, 3, 4, 5)
+"""Pyramid levels that RoIs are taken from (P6 serves the RPN alone)."""
+
+
+def fpn_levels(boxes: Tensor) -> Tensor:
+    """The pyramid level that fits each box: eq. 1 of Lin et al., *Feature Pyramid Networks*, CVPR 2017.
+
+    Args:
+        boxes: (R, 4) xyxy in pixels of the network's input.
+
+    Returns:
+        (R,) int64 in 2..5; a box of 224 × 224 pixels lies on level 4.
+    """
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    level = torch.floor(4 + torch.log2(area.sqrt() / 224) + 1e-6)
+    return level.clamp(ROI_LEVELS[0], ROI_LEVELS[-1]).long()
+
+
+class RoIs:
+    """Regions of one batch over its feature pyramid; heads ask it for the features they want.
+
+    Args:
+        pyramid: level -> (B, C, H / 2^level, W / 2^level) features of the batch.
+        boxes: one (n_i, 4) xyxy tensor an image, in pixels of the network's input. R is the sum of the n_i.
+    """
+
+    def __init__(self, pyramid: Mapping[int, Tensor], boxes: list[Tensor]) -> None:
+        self.pyramid = pyramid
+        self.boxes = boxes
+        self._aligned: dict[tuple[int, int | None], Tensor] = {}
+        self._sampled: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(boxes) for boxes in self.boxes)
+
+    def align(self, size: int, level: int | None = None) -> Tensor:
+        """RoIAlign (He et al., *Mask R-CNN*, ICCV 2017), two samples a bin and axis, as torchvision does it.
+
+        Args:
+            size: height and width of the grid laid over each box.
+            level: the pyramid level to read for every box; None reads the level that fits each box.
+
+        Returns:
+            (R, C, size, size), remembered for the next head that asks for the same.
+        """
+        key = (size, level)
+        if key not in self._aligned:
+            self._aligned[key] = self._align(size, level)
+        return self._aligned[key]
+
+    def _align(self, size: int, level: int | None) -> Tensor:
+        if level is not None:
+            return roi_align(self._features(level), self.boxes, size, 1 / 2**level, sampling_ratio=2)
+        boxes = torch.cat(self.boxes)
+        image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(self.boxes)])
+        rois = torch.cat([image, boxes], dim=1)
+        levels = fpn_levels(boxes)
+        first = self._features(ROI_LEVELS[0])
+        out = first.new_zeros(len(rois), first.shape[1], size, size)
+        for k in ROI_LEVELS:
+            chosen = torch.where(levels == k)[0]
+            part = roi_align(self._features(k), rois[chosen], size, 1 / 2**k, sampling_ratio=2)
+            # out of place, so that the levels' gradients don't share a buffer that is written over
+            out = out.index_add(0, chosen, part.to(out.dtype))
+        return out
+
+    def sample(self, points: Tensor, level: int) -> Tensor:
+        """Features at points inside the boxes, bilinear between the centres of the map's cells
+        (Kirillov et al., *PointRend*, CVPR 2020).
+
+        :meth:`align` keeps the original Mask R-CNN's convention, half a cell away from this one.
+
+        Args:
+            points: (R, P, 2) as (x, y), (0, 0) a box's top left corner and (1, 1) its bottom right one.
+            level: the pyramid level to read.
+
+        Returns:
+            (R, C, P), remembered until other points are asked for on the same level.
+        """
+        if level in self._sampled and self._sampled[level][0] is points:
+            return self._sampled[level][1]
+        features = self._features(level)
+        height, width = features.shape[-2:]
+        extent = points.new_tensor([width, height]) * 2**level
+        parts = []
+        for i, (boxes, p) in enumerate(zip(self.boxes, points.split([len(b) for b in self.boxes]), strict=True)):
+            xy = boxes[:, None, :2] + p * (boxes[:, None, 2:] - boxes[:, None, :2])
+            grid = (xy / extent * 2 - 1)[None].to(features.dtype)
+            parts.append(F.grid_sample(features[i : i + 1], grid, align_corners=False)[0].transpose(0, 1))
+        sampled = torch.cat(parts)
+        self._sampled[level] = (points, sampled)
+        return sampled
+
+    def _features(self, level: int) -> Tensor:
+        if level not in self.pyramid:
+            raise ValueError(f"level {level} is not in the pyramid; it has {sorted(self.pyramid)}")
+        return self.pyramid[level]
+
+
+class MaskTargets:
+    """The true masks of the RoIs that a mask head learns from (all of them positive).
+
+    Args:
+        labels: (R,) true class of each RoI, from 1.
+        masks: one (N_i, H, W) tensor an image: its instances' masks, of the size of the network's input.
+        matched: one (n_i,) tensor an image: which of its instances each RoI was matched to.
+        boxes: one (n_i, 4) tensor an image: the RoIs' boxes.
+    """
+
+    def __init__(self, labels: Tensor, masks: list[Tensor], matched: list[Tensor], boxes: list[Tensor]) -> None:
+        self.labels = labels
+        self._masks = masks
+        self._matched = matched
+        self._boxes = boxes
+        self._crops: dict[int, Tensor] = {}
+
+    def crop(self, size: int) -> Tensor:
+        """(R, size, size) float32 in [0, 1]: the true masks inside the boxes, averaged over each cell by
+        RoIAlign as torchvision does; remembered for the next head that asks for the same size."""
+        if size not in self._crops:
+            parts = []
+            for masks, matched, boxes in zip(self._masks, self._matched, self._boxes, strict=True):
+                rois = torch.cat([matched[:, None].to(boxes), boxes], dim=1)
+                parts.append(roi_align(masks[:, None].to(boxes), rois, size)[:, 0])
+            self._crops[size] = torch.cat(parts)
+        return self._crops[size]
+
+
+class MaskPrediction(NamedTuple):
+    """What a head says of R detections."""
+
+    probabilities: Tensor
+    """(R, M, M): probability of the mask of each detection's class in each cell of its box."""
+    scores: Tensor | None = None
+    """(R,): how good the head thinks its mask is, in [0, 1]; None where the head does not say."""
+
+
+def class_channel(logits: Tensor, labels: Tensor) -> Tensor:
+    """(R, C, M, M) logits -> (R, M, M), the channel of each RoI's label; C = 1 serves every class."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    return logits[torch.arange(len(labels), device=labels.device), labels]
+
+
+class MaskHead(nn.Module, ABC):
+    """The contract of a mask head. A head need only define :meth:`forward`; the rest is Mask R-CNN's own."""
+
+    torchvision_names: ClassVar[Mapping[str, str]] = {}
+    """Prefixes of this head's parameters -> their prefix under ``roi_heads.`` in torchvision's Mask R-CNN, so
+    that checkpoints pass both ways. Empty where torchvision has no such head."""
+
+    @abstractmethod
+    def forward(self, rois: RoIs) -> Tensor:
+        """(R, num_classes or 1, M, M) logits of the masks in the boxes of ``rois``."""
+
+    def loss(self, logits: Tensor, rois: RoIs, targets: MaskTargets) -> dict[str, Tensor]:
+        """Scalars to be added to the loss: by default ``loss_mask``, binary cross-entropy on the channel of the
+        true class, averaged over cells and RoIs (0 where there is no RoI)."""
+        if len(targets.labels) == 0:
+            return {"loss_mask": logits.sum() * 0}
+        truth = targets.crop(logits.shape[-1])
+        chosen = class_channel(logits, targets.labels).float()
+        return {"loss_mask": F.binary_cross_entropy_with_logits(chosen, truth)}
+
+    def predict(self, rois: RoIs, labels: Tensor) -> MaskPrediction:
+        """Masks of detections.
+
+        Args:
+            rois: the R detections.
+            labels: (R,) their classes.
+        """
+        return MaskPrediction(class_channel(self(rois), labels).float().sigmoid())

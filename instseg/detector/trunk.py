@@ -1,0 +1,159 @@
+"""Trunks: a backbone and a feature pyramid over it (P2..P6), by name."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision.models as tvm
+from torch import Tensor, nn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.resnet import BasicBlock
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from instseg.errors import UserError, unknown_name
+
+NORMS: dict[str, Callable[..., nn.Module]] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d}
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+MOBILENET_STAGES = (3, 6, 13, 18)
+"""Last feature of MobileNetV2 at strides 4, 8, 16 and 32."""
+
+
+def names() -> list[str]:
+    """Every trunk that :func:`build` knows."""
+    return ["small", "mobilenet_v2", *RESNETS]
+
+
+def build(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    norm: str = "frozen",
+    trainable_layers: int | None = None,
+    out_channels: int = 256,
+) -> BackboneWithFPN:
+    """A trunk that maps (B, 3, H, W) to maps ``"0".."3", "pool"``: P2..P6, strides 4 to 64.
+
+    Args:
+        name: one of :func:`names`. ``small`` is a narrow ResNet for small pictures, without weights.
+        weights: None; the name of torchvision weights such as ``IMAGENET1K_V1``; or a file of a state dict
+            (of the classifier, as torchvision saves it).
+        norm: ``frozen`` keeps the batch statistics and scales that came with the weights, ``batch`` trains them.
+        trainable_layers: how many of the last stages are trained (ResNet: 0..5, MobileNetV2: 0..7); None: all.
+        out_channels: channels of each pyramid map.
+
+    Raises:
+        UserError: an unknown name, weights that can't be had, or weights of another network.
+    """
+    if norm not in NORMS:
+        raise unknown_name("trunk.norm", norm, NORMS)
+    if name == "small":
+        if weights is not None:
+            raise UserError(f"trunk.weights={weights}: the small trunk has no weights; use trunk.weights=null")
+        body: nn.Module = _SmallNet(NORMS[norm])
+        layers = dict(zip(("stage2", "stage3", "stage4", "stage5"), "0123", strict=True))
+        return BackboneWithFPN(body, layers, list(_SmallNet.widths), out_channels)
+    if name not in names():
+        raise unknown_name("trunk", name, names())
+
+    network = tvm.get_model(name, weights=None, norm_layer=NORMS[norm])
+    if weights is not None:
+        _load_weights(network, name, weights)
+    if name == "mobilenet_v2":
+        body = network.features
+        stages = [f"{i}." for i in MOBILENET_STAGES]
+        # the cuts lie where the stride grows, and the stem comes last of all
+        starts = [0, 2, 4, 7, 11, 14, 18]
+        order = [range(a, b) for a, b in zip(starts, [*starts[1:], 19], strict=True)][::-1]
+        groups = [tuple(f"{i}." for i in part) for part in order]
+        channels = [24, 32, 96, 1280]
+    else:
+        body = network
+        stages = [f"layer{i}." for i in (1, 2, 3, 4)]
+        groups = [("layer4.",), ("layer3.",), ("layer2.",), ("layer1.",), ("conv1.", "bn1.")]
+        width = network.layer4[-1].conv1.in_channels
+        channels = [width // 8, width // 4, width // 2, width]
+    _freeze(body, groups, trainable_layers)
+    layers = dict(zip([stage[:-1] for stage in stages], "0123", strict=True))
+    return BackboneWithFPN(body, layers, channels, out_channels, extra_blocks=LastLevelMaxPool())
+
+
+def _freeze(body: nn.Module, groups: list[tuple[str, ...]], trainable: int | None) -> None:
+    if trainable is None:
+        return
+    if not 0 <= trainable <= len(groups):
+        raise UserError(f"trunk.trainable_layers={trainable}: must be 0 to {len(groups)}, or null for all")
+    trained = tuple(prefix for group in groups[:trainable] for prefix in group)
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(bool(trained) and name.startswith(trained))
+
+
+def _load_weights(network: nn.Module, name: str, weights: str | Path) -> None:
+    known = tvm.get_model_weights(name)
+    if str(weights) in known.__members__:
+        entry = known[str(weights)]
+        try:
+            state = entry.get_state_dict(progress=True, check_hash=True)
+        except (URLError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"trunk.weights={weights}: cannot fetch {entry.url} ({error}); put that file into "
+                f"{Path(torch.hub.get_dir()) / 'checkpoints'} or give its path as trunk.weights=FILE"
+            ) from error
+    else:
+        path = Path(weights)
+        if not path.is_file():
+            raise UserError(
+                f"trunk.weights={weights}: no such file, and no weights of {name} by that name; "
+                f"known: {', '.join(known.__members__)}, or null"
+            )
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(f"trunk.weights={path}: not a file of weights ({type(error).__name__})") from error
+    try:
+        # a trunk has no classifier: whatever number of classes the file has, it is not needed
+        network.load_state_dict({**_classifier(network), **_without_classifier(state)})
+    except (RuntimeError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"trunk.weights={weights}: not the weights of {name}: {reason}") from error
+
+
+def _classifier(network: nn.Module) -> dict[str, Tensor]:
+    return {k: v for k, v in network.state_dict().items() if k.startswith(("fc.", "classifier."))}
+
+
+def _without_classifier(state: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in state.items() if not k.startswith(("fc.", "classifier."))}
+
+
+class _SmallNet(nn.Module):
+    """A ResNet of four narrow one-block stages, strides 4 to 32, for pictures of 100 to 200 pixels."""
+
+    widths = (32, 64, 96, 128)
+
+    def __init__(self, norm: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False),
+            norm(16),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
+            norm(32),
+            nn.ReLU(inplace=True),
+        )
+        block = partial(_block, norm=norm)
+        a, b, c, d = self.widths
+        self.stage2 = block(32, a, 1)
+        self.stage3 = block(a, b, 2)
+        self.stage4 = block(b, c, 2)
+        self.stage5 = block(c, d, 2)
+
+
+def _block(inputs: int, outputs: int, stride: int, norm: Callable[..., nn.Module]) -> nn.Module:
+    shortcut = None
+    if stride != 1 or inputs != outputs:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
+    return BasicBlock(inputs, outputs, stride, shortcut, norm_layer=norm)

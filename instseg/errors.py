@@ -1,0 +1,31 @@
+"""What goes wrong because of what a user gave: one clear line, never a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user gave is wrong. ``str(error)`` is one line that names the file, key or id and what
+    would be right; the apps print it and exit with status 2."""
+
+
+class DataError(UserError):
+    """A data set, annotation file or picture cannot be used as it is."""
+
+
+class DivergedError(UserError):
+    """The training loss is no longer finite."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not known, with the nearest valid ones first.
+
+    Args:
+        kind: what the name should have been, e.g. ``"head"``.
+        name: what the user wrote.
+        known: every valid name.
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")

@@ -1,0 +1,137 @@
+"""How fast, how large: times in alternating rounds, peak memory, and FLOPs by torch's own counter."""
+
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from instseg.detector.rois import MaskHead, RoIs
+
+
+def alternating(
+    work: Mapping[str, Callable[[], Any]], *, rounds: int, device: torch.device, repeats: int = 1
+) -> dict[str, list[float]]:
+    """Seconds a call of each piece of work, which take turns, so that what else the machine does meets all alike.
+
+    Args:
+        work: name -> what to time; called once beforehand to warm up.
+        rounds: how often each is measured.
+        device: waited for before the clock is read.
+        repeats: calls in a measurement.
+
+    Returns:
+        name -> ``rounds`` times.
+    """
+    for call in work.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for i in range(rounds):
+        # every other round backwards, so that none always follows the same one
+        for name in list(work)[:: 1 if i % 2 == 0 else -1]:
+            _wait(device)
+            began = time.perf_counter()
+            for _ in range(repeats):
+                work[name]()
+            _wait(device)
+            times[name].append((time.perf_counter() - began) / repeats)
+    return times
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """``median``, and ``low`` and ``high``, the lower and upper quartile."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return {"median": median, "low": low, "high": high}
+
+
+def flops(call: Callable[[], Any]) -> int:
+    """Floating-point operations of a call, as ``torch.utils.flop_counter`` counts them: convolutions and matrix
+    products, two operations a multiply-add; RoIAlign, interpolation and normalisation are not in it."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def peak_memory(call: Callable[[], Any], device: torch.device, held: int = 0) -> int:
+    """Most bytes of tensors alive at once during a call.
+
+    On a GPU the allocator's own number, which includes what was alive before. On the CPU every storage that an
+    operator returns is counted until it dies, and ``held``, what the caller kept before, is added; scratch
+    memory inside operators is not seen.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return torch.cuda.max_memory_allocated(device)
+    with _Alive() as alive:
+        call()
+    return alive.peak + held
+
+
+def bytes_of(tensors: Any) -> int:
+    """Bytes of the tensors in a nest of lists and dicts."""
+    return sum(t.numel() * t.element_size() for t in tree_leaves(tensors) if isinstance(t, Tensor))
+
+
+def random_rois(channels: int, size: tuple[int, int], count: int, device: torch.device) -> Callable[[], RoIs]:
+    """A maker of RoIs over one random pyramid; each call forgets what was aligned before.
+
+    Args:
+        channels: of each map.
+        size: (H, W) of the picture, in pixels.
+        count: number of RoIs; their sides are between an eighth of the picture's and all of it.
+        device: where the maps and boxes lie.
+    """
+    generator = torch.Generator().manual_seed(0)
+    height, width = size
+    pyramid = {
+        level: torch.rand(1, channels, -(-height // 2**level), -(-width // 2**level), generator=generator).to(device)
+        for level in (2, 3, 4, 5, 6)
+    }
+    extent = torch.tensor([width, height])
+    sides = extent * (1 / 8 + 7 / 8 * torch.rand(count, 2, generator=generator))
+    corners = (extent - sides) * torch.rand(count, 2, generator=generator)
+    boxes = torch.cat([corners, corners + sides], dim=1).to(device)
+    return lambda: RoIs(pyramid, [boxes])
+
+
+def head_flops(head: MaskHead, rois: Callable[[], RoIs]) -> float:
+    """FLOPs of a mask head for one RoI."""
+    made = rois()
+    with torch.inference_mode():
+        return flops(lambda: head(made)) / len(made)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class _Alive(TorchDispatchMode):
+    """Follows the bytes of the storages that operators return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage not in self._seen:
+                    self._seen.add(storage)
+                    self.now += storage.nbytes()
+                    self.peak = max(self.peak, self.now)
+                    weakref.finalize(storage, self._free, storage.nbytes())
+        return out
+
+    def _free(self, size: int) -> None:
+        self.now -= size

@@ -1,0 +1,49 @@
+"""Checkpoints that are whole or absent."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from instseg.errors import UserError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> None:
+    """Save what a run needs to go on after ``iteration`` steps, atomically.
+
+    Data order, augmentation and sampling are functions of (seed, iteration), and so is the learning rate: there
+    is no generator state to save.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        torch.save({"iteration": iteration, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """``iteration``, ``model`` and ``optimizer`` of a checkpoint.
+
+    Raises:
+        UserError: the file is not a checkpoint of this suite.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        return {"iteration": state["iteration"], "model": state["model"], "optimizer": state["optimizer"]}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such checkpoint") from error
+    except Exception as error:
+        reason = str(error).split("\n")[0][:120]
+        raise UserError(f"{path} is not a checkpoint ({reason}); delete it to train from the start") from error

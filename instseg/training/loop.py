@@ -1,0 +1,188 @@
+"""The training loop: one model, one schedule, one folder that holds the checkpoint and the metrics."""
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instseg import progress, seeds
+from instseg.data.loader import Batch
+from instseg.detector.mask_rcnn import MaskRCNN
+from instseg.errors import DivergedError, UserError
+from instseg.training import checkpoint
+from instseg.training.schedule import Schedule
+
+Evaluate = Callable[[MaskRCNN], dict[str, Any]]
+
+
+def train(
+    model: MaskRCNN,
+    schedule: Schedule,
+    batches: Callable[[int], Iterable[Batch]],
+    folder: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    describe: Callable[[Any], str] = str,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 0,
+    checkpoint_every: int = 1000,
+    log_every: int = 20,
+    title: str = "train",
+) -> dict[str, float]:
+    """Train to the schedule's end, from the folder's checkpoint where there is one.
+
+    Writes ``checkpoint.pt`` and ``metrics.jsonl`` into ``folder``. On the CPU a run that was killed and resumed
+    ends with the very numbers of an unbroken one.
+
+    Args:
+        model: on ``device``.
+        schedule: already scaled to its batch size.
+        batches: first iteration -> the batches from there on.
+        seed: of the random choices inside the model; each iteration draws from a stream of its own.
+        describe: an ``image_id`` -> what to call the picture in an error.
+        evaluate: called every ``evaluate_every`` iterations (0: never); its dict goes into ``metrics.jsonl``.
+        checkpoint_every: iterations between checkpoints; one is written at the end in any case.
+        log_every: iterations between lines of ``metrics.jsonl``, which hold means over them.
+        title: what the progress bar says.
+
+    Returns:
+        ``seconds`` of training in this call, and ``start``, the iteration that it resumed from.
+
+    Raises:
+        DivergedError: a loss is not finite; the line names the iteration, the losses and the pictures.
+        UserError: the checkpoint is of another model.
+    """
+    optimizer = schedule.make_optimizer(model)
+    path = folder / "checkpoint.pt"
+    start = _resume(path, model, optimizer, device) if path.exists() else 0
+    metrics = _Metrics(folder / "metrics.jsonl", keep_until=start)
+
+    model.train()
+    seconds, began = 0.0, time.perf_counter()
+    with progress.bar(total=schedule.iterations, initial=start, desc=title, unit="it") as bar:
+        for iteration, batch in enumerate(batches(start), start=start):
+            lr = schedule.lr_at(iteration)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            torch.manual_seed(seeds.derive(seed, "iteration", iteration))
+            try:
+                losses = step(model, optimizer, schedule, batch, device)
+            except FloatingPointError as error:
+                pictures = ", ".join(describe(target["image_id"]) for target in batch[1])
+                raise DivergedError(
+                    f"loss not finite at iteration {iteration} ({error}); pictures: {pictures}; "
+                    f"a lower schedule.lr={schedule.lr:g} or schedule.clip_norm may help"
+                ) from error
+            done = iteration + 1
+            metrics.add(losses)
+            bar.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
+            bar.update()
+
+            last = done == schedule.iterations
+            save_now = last or done % checkpoint_every == 0
+            if save_now or done % log_every == 0:
+                metrics.write(done, lr)
+            seconds += time.perf_counter() - began
+            if evaluate is not None and evaluate_every and done % evaluate_every == 0:
+                metrics.append({"iteration": done, "eval": evaluate(model)})
+                model.train()
+            if save_now:
+                checkpoint.save(path, model, optimizer, done)
+            began = time.perf_counter()
+    return {"seconds": seconds, "start": start}
+
+
+def _resume(path: Path, model: MaskRCNN, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
+    state = checkpoint.load(path, device)
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is the checkpoint of another model; delete it to train from the start") from error
+    return int(state["iteration"])
+
+
+def step(
+    model: MaskRCNN, optimizer: torch.optim.Optimizer, schedule: Schedule, batch: Batch, device: torch.device
+) -> dict[str, float]:
+    """One optimiser step on one batch, at the rate that the optimiser has.
+
+    Returns:
+        The losses by name.
+
+    Raises:
+        FloatingPointError: a loss is not finite; the weights are as they were.
+    """
+    images, targets = batch
+    size = len(images) // schedule.accumulate
+    sums: dict[str, float] = defaultdict(float)
+    optimizer.zero_grad(set_to_none=True)
+    for first in range(0, len(images), size):
+        part = [image.to(device, non_blocking=True) for image in images[first : first + size]]
+        truth = [_to(target, device) for target in targets[first : first + size]]
+        with autocast(device, schedule.precision):
+            losses = model(part, truth)
+        stacked = torch.stack([loss.float() for loss in losses.values()])
+        values = stacked.tolist()
+        if not all(map(math.isfinite, values)):
+            raise FloatingPointError(", ".join(f"{k}={v:.4g}" for k, v in zip(losses, values, strict=True)))
+        (stacked.sum() / schedule.accumulate).backward()
+        for name, value in zip(losses, values, strict=True):
+            sums[name] += value / schedule.accumulate
+    if schedule.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm)
+    optimizer.step()
+    return sums
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Autocast to bfloat16 where ``precision`` is ``bfloat16``, and nothing where it is ``float32``."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _to(target: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in target.items()}
+
+
+class _Metrics:
+    """``metrics.jsonl``: what a killed run wrote after its last checkpoint is cut off, since it is done again."""
+
+    def __init__(self, path: Path, keep_until: int) -> None:
+        self.path = path
+        kept = [line for line in _lines(path) if line["iteration"] <= keep_until]
+        checkpoint.write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._sums: dict[str, float] = defaultdict(float)
+        self._count = 0
+
+    def add(self, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            self._sums[name] += value
+        self._count += 1
+
+    def write(self, iteration: int, lr: float) -> None:
+        means = {name: value / self._count for name, value in self._sums.items()}
+        self.append({"iteration": iteration, "lr": lr, "loss": sum(means.values()), **means})
+        self._sums.clear()
+        self._count = 0
+
+    def append(self, line: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            # the line that a kill cut in two; it lies after the last checkpoint
+            return

@@ -1,0 +1,114 @@
+"""Optimisers and learning rates by name."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from instseg.errors import UserError, unknown_name
+
+OPTIMIZERS = ("sgd", "adamw")
+DECAYS = ("step", "cosine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A recipe: how long, how fast, and with what.
+
+    ``lr``, ``iterations``, ``milestones`` and ``warmup`` are those of the recipe's ``reference_batch``;
+    :meth:`scaled` turns them into those of ``batch_size`` by the linear rule.
+
+    Attributes:
+        iterations: optimiser steps.
+        batch_size: pictures a step.
+        accumulate: parts that a step's batch is split into, to save memory.
+        optimizer: ``sgd`` (with momentum) or ``adamw``.
+        lr: learning rate after warm-up.
+        momentum: of SGD.
+        weight_decay: L2 (SGD) or decoupled (AdamW).
+        norm_weight_decay: weight decay of normalisation's scales and shifts; None: like all others.
+        warmup: iterations over which the rate rises linearly from ``warmup_factor`` × lr.
+        decay: ``step`` multiplies by ``gamma`` at each milestone, ``cosine`` goes down to 0.
+        clip_norm: largest norm of the gradient; None: any.
+        precision: ``float32``, or ``bfloat16`` for autocast.
+        reference_batch: the batch size that lr and lengths were published for; None: they are for any.
+    """
+
+    iterations: int
+    batch_size: int
+    accumulate: int = 1
+    optimizer: str = "sgd"
+    lr: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    norm_weight_decay: float | None = None
+    warmup: int = 1000
+    warmup_factor: float = 0.001
+    decay: str = "step"
+    milestones: Sequence[int] = ()
+    gamma: float = 0.1
+    clip_norm: float | None = None
+    precision: str = "float32"
+    reference_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise unknown_name("schedule.optimizer", self.optimizer, OPTIMIZERS)
+        if self.decay not in DECAYS:
+            raise unknown_name("schedule.decay", self.decay, DECAYS)
+        if self.precision not in ("float32", "bfloat16"):
+            raise unknown_name("schedule.precision", self.precision, ("float32", "bfloat16"))
+        for key in ("iterations", "batch_size", "accumulate"):
+            if getattr(self, key) < 1:
+                raise UserError(f"schedule.{key}={getattr(self, key)}: must be 1 or more")
+        if self.lr <= 0:
+            raise UserError(f"schedule.lr={self.lr}: must be more than 0")
+        if self.batch_size % self.accumulate:
+            raise UserError(f"schedule.accumulate={self.accumulate}: must divide schedule.batch_size={self.batch_size}")
+
+    def scaled(self) -> "Schedule":
+        """The recipe for ``batch_size``: k times the batch, k times the rate, 1/k of the iterations
+        (Goyal et al., *Accurate, Large Minibatch SGD*, 2017)."""
+        if self.reference_batch in (None, self.batch_size):
+            return self
+        assert self.reference_batch is not None
+        k = self.batch_size / self.reference_batch
+        return Schedule(
+            **{
+                **vars(self),
+                "lr": self.lr * k,
+                "iterations": max(1, round(self.iterations / k)),
+                "milestones": tuple(round(m / k) for m in self.milestones),
+                "warmup": round(self.warmup / k),
+                "reference_batch": None,
+            }
+        )
+
+    def lr_at(self, iteration: int) -> float:
+        """The learning rate of an iteration, counted from 0."""
+        if self.decay == "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
+        else:
+            factor = self.gamma ** sum(iteration >= m for m in self.milestones)
+        if iteration < self.warmup:
+            factor *= self.warmup_factor + (1 - self.warmup_factor) * iteration / self.warmup
+        return self.lr * factor
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of a model's trainable parameters."""
+        norms: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for module in model.modules():
+            is_norm = isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm)
+            for parameter in module.parameters(recurse=False):
+                if parameter.requires_grad:
+                    (norms if is_norm and self.norm_weight_decay is not None else others).append(parameter)
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if norms:
+            groups.append({"params": norms, "weight_decay": self.norm_weight_decay})
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)

@@ -1,0 +1,128 @@
+"""Every kind of picture becomes RGB or ids; every kind of damage becomes one line."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from instseg.data.images import image_size, read_image, read_label_map
+from instseg.errors import DataError
+
+HEIGHT, WIDTH = 5, 7
+Refused = Callable[..., str]
+
+
+def ramp() -> np.ndarray:
+    """(5, 7) uint8 with different values everywhere."""
+    return (np.arange(HEIGHT * WIDTH, dtype=np.uint8) * 7).reshape(HEIGHT, WIDTH)
+
+
+def photo(path: Path, size: int = 64) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_rgb_is_read_as_it_is_and_may_be_written_to(tmp_path: Path) -> None:
+    pixels = np.stack([ramp(), ramp() + 1, ramp() + 2], axis=2)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert image.dtype == np.uint8
+    assert image.flags.writeable
+    assert np.array_equal(image, pixels)
+    assert image_size(tmp_path / "a.png") == (HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK"])
+def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    grey = Image.fromarray(ramp())
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    grey.convert(mode).save(path)
+    image = read_image(path)
+    assert image.shape == (HEIGHT, WIDTH, 3)
+    assert np.abs(image.astype(int) - ramp()[:, :, None]).max() <= 1
+
+
+def test_alpha_is_dropped_and_a_transparent_palette_gives_no_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    pixels = np.dstack([ramp(), ramp(), ramp(), np.zeros_like(ramp())])
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png"), pixels[:, :, :3])
+    palette = Image.fromarray(ramp() % 4).convert("P")
+    palette.save(tmp_path / "p.png", transparency=bytes([0, 128, 255, 255]))
+    assert read_image(tmp_path / "p.png").shape == (HEIGHT, WIDTH, 3)
+    assert not recwarn.list
+
+
+def test_one_bit_and_16_bit_grey_fill_the_8_bit_range(tmp_path: Path) -> None:
+    Image.fromarray(ramp() > 100).save(tmp_path / "1.png")
+    assert set(np.unique(read_image(tmp_path / "1.png"))) == {0, 255}
+    deep = np.array([[0, 257, 256 * 128, 65535]], dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "16.png")
+    assert read_image(tmp_path / "16.png")[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_pixels_of_no_fixed_range_are_refused(tmp_path: Path, refused: Refused) -> None:
+    Image.fromarray(ramp().astype(np.float32)).save(tmp_path / "f.tif")
+    refused(lambda: read_image(tmp_path / "f.tif"), "f.tif", "floating-point")
+    Image.fromarray(ramp().astype(np.int32) * 10_000).save(tmp_path / "i.tif")
+    refused(lambda: read_image(tmp_path / "i.tif"), "i.tif", "0..65535")
+
+
+def test_label_maps_are_raw_indices(tmp_path: Path, refused: Refused) -> None:
+    ids = (ramp() % 5).astype(np.uint8)
+    Image.fromarray(ids).save(tmp_path / "l.png")
+    palette = Image.fromarray(ids).convert("P")
+    palette.putpalette([200, 10, 10, 0, 0, 0] * 128)
+    palette.putdata(ids.ravel().tolist())
+    palette.save(tmp_path / "p.png")
+    Image.fromarray(ids.astype(np.uint16) * 1000).save(tmp_path / "16.png")
+    for name, expected in (("l.png", ids), ("p.png", ids), ("16.png", ids.astype(int) * 1000)):
+        labels = read_label_map(tmp_path / name)
+        assert labels.dtype == np.int32
+        assert np.array_equal(labels, expected)
+    Image.fromarray(np.dstack([ids] * 3)).save(tmp_path / "rgb.png")
+    refused(lambda: read_label_map(tmp_path / "rgb.png"), "rgb.png", "RGB", "one channel")
+
+
+@pytest.mark.parametrize("read", [read_image, image_size, read_label_map])
+def test_what_is_no_picture_is_refused(tmp_path: Path, refused: Refused, read: Callable[[Path], object]) -> None:
+    refused(lambda: read(tmp_path / "none.png"), tmp_path / "none.png", "does not exist")
+    (tmp_path / "folder.png").mkdir()
+    refused(lambda: read(tmp_path / "folder.png"), "folder.png", "cannot be opened")
+    (tmp_path / "empty.png").touch()
+    refused(lambda: read(tmp_path / "empty.png"), "empty.png", "empty file")
+    (tmp_path / "text.png").write_text("this is\nno picture\n" * 100)
+    refused(lambda: read(tmp_path / "text.png"), "text.png", "no picture")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "webp", "tif"])
+@pytest.mark.parametrize("part", [0.5, 0.95])
+def test_a_truncated_picture_is_refused(tmp_path: Path, refused: Refused, suffix: str, part: float) -> None:
+    path = photo(tmp_path / f"cut.{suffix}")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * part)])
+    refused(lambda: read_image(path), path)
+
+
+def test_a_picture_cut_anywhere_or_with_a_flipped_byte_never_ends_in_another_error(tmp_path: Path) -> None:
+    dice = np.random.default_rng(0)
+    for suffix in ("png", "jpg"):
+        whole = photo(tmp_path / f"a.{suffix}", size=24).read_bytes()
+        path = tmp_path / f"b.{suffix}"
+        for _ in range(150):
+            broken = bytearray(whole)
+            broken[dice.integers(len(whole))] ^= int(dice.integers(1, 256))
+            path.write_bytes(broken[: dice.integers(1, len(whole) + 1)])
+            with suppress(DataError):  # a JPEG may survive
+                assert read_image(path).shape[2] == 3
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = photo(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    refused(lambda: read_image(path), path, "too large")

@@ -1,0 +1,82 @@
+"""RoIs against torchvision and against functions whose answer is known."""
+
+import pytest
+import torch
+from torchvision.models.detection.roi_heads import project_masks_on_boxes
+from torchvision.ops import MultiScaleRoIAlign
+
+from instseg.detector.rois import MaskTargets, RoIs, class_channel, fpn_levels
+
+
+def _pyramid(channels: int = 3, size: int = 256, images: int = 2) -> dict[int, torch.Tensor]:
+    torch.manual_seed(0)
+    return {level: torch.rand(images, channels, size // 2**level, size // 2**level) for level in (2, 3, 4, 5, 6)}
+
+
+def _boxes(count: int, size: int = 256) -> torch.Tensor:
+    corners = torch.rand(count, 2) * size * 0.6
+    return torch.cat([corners, corners + 2 + torch.rand(count, 2) * (size - corners - 2)], dim=1)
+
+
+@pytest.mark.parametrize("counts", [(7, 5), (0, 4), (3, 0), (0, 0)])
+def test_align_is_torchvisions(counts: tuple[int, int]) -> None:
+    pyramid = _pyramid()
+    boxes = [_boxes(n) for n in counts]
+    oracle = MultiScaleRoIAlign(["0", "1", "2", "3"], 14, 2)
+    expected = oracle({str(level - 2): pyramid[level] for level in (2, 3, 4, 5)}, boxes, [(256, 256)] * 2)
+    found = RoIs(pyramid, boxes).align(14)
+    assert found.shape == (sum(counts), 3, 14, 14)
+    torch.testing.assert_close(found, expected)
+
+
+def test_align_on_one_level_and_its_memory() -> None:
+    rois = RoIs(_pyramid(), [_boxes(4), _boxes(2)])
+    on_p2 = rois.align(28, level=2)
+    assert on_p2.shape == (6, 3, 28, 28)
+    assert rois.align(28, level=2) is on_p2
+    assert rois.align(28) is not on_p2
+    with pytest.raises(ValueError, match="level 7"):
+        rois.align(14, level=7)
+
+
+def test_levels_of_known_boxes() -> None:
+    sides = torch.tensor([10.0, 111.0, 112.0, 224.0, 447.0, 448.0, 5000.0])
+    boxes = torch.stack([torch.zeros(7), torch.zeros(7), sides, sides], dim=1)
+    assert fpn_levels(boxes).tolist() == [2, 2, 3, 4, 4, 5, 5]
+
+
+def test_sample_reads_a_ramp_exactly() -> None:
+    # a map whose value at a cell's centre is that centre's x in pixels; bilinear sampling must give x back
+    xs = (torch.arange(64) + 0.5) * 4
+    pyramid = {2: xs.expand(1, 1, 64, 64).clone()}
+    boxes = torch.tensor([[20.0, 30.0, 120.0, 90.0], [40.0, 10.0, 60.0, 200.0]])
+    points = torch.rand(2, 9, 2)
+    found = RoIs(pyramid, [boxes]).sample(points, level=2)
+    expected = boxes[:, None, 0] + points[..., 0] * (boxes[:, None, 2] - boxes[:, None, 0])
+    torch.testing.assert_close(found, expected[:, None], atol=1e-3, rtol=0)
+
+
+def test_sample_takes_each_box_from_its_own_image() -> None:
+    pyramid = {2: torch.stack([torch.full((2, 8, 8), 1.0), torch.full((2, 8, 8), 2.0)])}
+    boxes = [torch.tensor([[4.0, 4.0, 20.0, 20.0]]), torch.tensor([[8.0, 8.0, 24.0, 24.0]] * 2)]
+    found = RoIs(pyramid, boxes).sample(torch.rand(3, 5, 2), level=2)
+    assert found.shape == (3, 2, 5)
+    assert found[:, 0, 0].tolist() == [1, 2, 2]
+
+
+def test_crops_of_masks_are_torchvisions() -> None:
+    torch.manual_seed(0)
+    masks = [(torch.rand(3, 100, 120) > 0.5).to(torch.uint8), (torch.rand(2, 100, 120) > 0.5).to(torch.uint8)]
+    boxes = [_boxes(4, 100), _boxes(3, 100)]
+    matched = [torch.tensor([0, 2, 1, 2]), torch.tensor([1, 1, 0])]
+    targets = MaskTargets(torch.ones(7, dtype=torch.int64), masks, matched, boxes)
+    parts = zip(masks, boxes, matched, strict=True)
+    expected = torch.cat([project_masks_on_boxes(m, b, i, 28) for m, b, i in parts])
+    torch.testing.assert_close(targets.crop(28), expected)
+
+
+def test_class_channel() -> None:
+    logits = torch.arange(2 * 3 * 4.0).reshape(2, 3, 2, 2)
+    labels = torch.tensor([2, 1])
+    assert torch.equal(class_channel(logits, labels), torch.stack([logits[0, 2], logits[1, 1]]))
+    assert torch.equal(class_channel(logits[:, :1], labels), logits[:, 0])

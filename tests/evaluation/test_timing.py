@@ -1,0 +1,67 @@
+"""Timing's bookkeeping: turns, spread, FLOPs and bytes that are known beforehand."""
+
+import pytest
+import torch
+
+import heads
+from instseg.evaluation import timing
+
+CPU = torch.device("cpu")
+
+
+def test_work_takes_turns() -> None:
+    calls: list[str] = []
+    work = {name: (lambda name=name: calls.append(name)) for name in "abc"}
+    times = timing.alternating(work, rounds=3, device=CPU, repeats=2)
+    assert "".join(calls) == "abc" + "aabbcc" + "ccbbaa" + "aabbcc"
+    assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_spread() -> None:
+    assert timing.spread([1.0, 2.0, 3.0, 4.0, 100.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
+    assert timing.spread([2.0]) == {"median": 2.0, "low": 2.0, "high": 2.0}
+
+
+def test_flops_of_the_fcn_head() -> None:
+    head = heads.build("fcn", 16, 3)
+    multiply_adds = 4 * 16 * 16 * 9 * 14**2 + 16 * 16 * 28**2 + 16 * 3 * 28**2
+    assert timing.head_flops(head, timing.random_rois(16, (64, 96), 5, CPU)) == 2 * multiply_adds
+
+
+def test_peak_memory_counts_what_lives_at_once() -> None:
+    mib = 2**18  # floats in a MiB
+
+    def in_turn() -> None:
+        for _ in range(5):
+            torch.zeros(mib)
+
+    def together() -> list[torch.Tensor]:
+        kept = [torch.zeros(mib) for _ in range(5)]
+        kept[0][1:].view(-1).reshape(-1, 1)
+        return kept
+
+    assert timing.peak_memory(in_turn, CPU) == pytest.approx(2**20, rel=1.01)
+    assert timing.peak_memory(together, CPU) == pytest.approx(5 * 2**20, rel=0.01)
+    assert timing.peak_memory(in_turn, CPU, held=7) - timing.peak_memory(in_turn, CPU) == 7
+
+
+def test_peak_memory_sees_what_backward_keeps() -> None:
+    weight = torch.zeros(2**18, requires_grad=True)
+    depth = 8
+
+    def train() -> None:
+        x = weight
+        for _ in range(depth):
+            x = x.sin()
+        x.sum().backward()
+
+    # each sine keeps its input for the way back
+    assert timing.peak_memory(train, CPU) >= depth * 2**20
+
+
+def test_random_rois_lie_in_the_picture() -> None:
+    rois = timing.random_rois(4, (100, 150), 40, CPU)()
+    boxes = rois.boxes[0]
+    assert len(rois) == 40
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2] <= 150.01).all() and (boxes[:, 3] <= 100.01).all()
+    assert (boxes[:, 2:] > boxes[:, :2]).all()

@@ -1,0 +1,196 @@
+"""Configurations: every study composes and checks, hashes mean what they say, and wrong keys are named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import heads
+from experiments import cli, config
+from experiments.config import Config
+from instseg import data, detector
+from instseg.errors import UserError
+
+CONF = cli.CONF
+
+
+def composed(*overrides: str) -> Config:
+    config.register()
+    with initialize_config_module("experiments.conf", version_base="1.3"):
+        return config.typed(compose("config", overrides=list(overrides)))
+
+
+def _names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("study", _names("study"))
+@pytest.mark.parametrize("head", _names("head"))
+def test_every_study_takes_every_head(study: str, head: str) -> None:
+    one = composed(f"study={study}", f"head={head}")
+    one.check()
+    assert one.study.name == study
+    assert one.head.variant == head
+
+
+@pytest.mark.parametrize("trunk", _names("trunk"))
+@pytest.mark.parametrize("dataset", _names("dataset"))
+def test_every_trunk_takes_every_data_set(trunk: str, dataset: str) -> None:
+    composed(f"trunk={trunk}", f"dataset={dataset}").check()
+
+
+def test_everything_registered_has_a_config_that_states_its_defaults() -> None:
+    for name in heads.names():
+        # the quick study changes an option of every head; this one leaves them as they are
+        assert composed("study=coco_1x", f"head={name}").head.options == heads.options(name), name
+    assert {composed(f"dataset={name}").dataset.name for name in _names("dataset")} == set(data.names())
+    assert {composed(f"trunk={name}").trunk.name for name in _names("trunk")} == set(detector.trunk.names())
+
+
+def test_unet_no_skip_is_a_config() -> None:
+    one = composed("head=unet_no_skip").head
+    assert one.name == "unet"
+    assert one.options == {**composed("head=unet").head.options, "skip": "none"}
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        "runtime.device=cpu",
+        "runtime.workers=3",
+        "runtime.checkpoint_every=7",
+        "runtime.evaluate_every=7",
+        "data_root=/somewhere",
+        "results_dir=elsewhere",
+        "evaluation.resamples=10",
+        "study.name=other",
+        "study.baseline=unet",
+        "head.variant=renamed",
+    ],
+)
+def test_hash_leaves_out_what_cannot_change_numbers(same: str) -> None:
+    assert composed(same).hash() == composed().hash()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "seed=1",
+        "head=unet",
+        "head.options.convs=3",
+        "head.class_agnostic=true",
+        "dataset.train_images=7",
+        "dataset.flip=0.1",
+        "dataset.options.seed=3",
+        "trunk.out_channels=8",
+        "detector.box_nms_thresh=0.4",
+        "schedule.lr=0.5",
+        "schedule.precision=bfloat16",
+        "evaluation.batch_size=1",
+    ],
+)
+def test_hash_covers_what_can_change_numbers(other: str) -> None:
+    assert composed(other).hash() != composed().hash()
+
+
+def test_hash_of_weights_from_a_file_is_of_its_content(tmp_path: Path) -> None:
+    for name, content in (("a.pth", b"1"), ("b.pth", b"1"), ("c.pth", b"2")):
+        (tmp_path / name).write_bytes(content)
+    a, b, c = (composed(f"trunk.weights={tmp_path}/{name}.pth").hash() for name in "abc")
+    assert a == b != c
+
+
+def test_download_folder_is_no_part_of_the_hash() -> None:
+    pennfudan = "dataset=pennfudan"
+    assert composed(pennfudan, "dataset.options.download_dir=x").hash() == composed(pennfudan).hash()
+
+
+def test_folder_tells_the_run() -> None:
+    one = composed("head=unet", "dataset=pennfudan", "dataset.fold=3", "seed=4", "results_dir=r")
+    assert one.folder() == Path("r/quick/runs") / f"unet-pennfudan-f3-s4-{one.hash()}"
+
+
+def test_a_stored_config_is_the_run(tmp_path: Path) -> None:
+    one = composed("head=unet_no_skip", "schedule.lr=0.3")
+    path = tmp_path / "config.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(one)))
+    merged: Any = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+    assert config.typed(merged).hash() == one.hash()
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("head=unett", ["head 'unett'", "'unet'", "fcn"]),
+        ("study=pennfudn", ["study 'pennfudn'", "'pennfudan'"]),
+        ("schedule.lrr=1", ["'schedule.lrr'", "'schedule.lr'"]),
+        ("sched.lr=1", ["'sched'", "'schedule'"]),
+        ("head.options.widht=1", ["'head.options.widht'", "'head.options.width'"]),
+        ("schedule.lr=fast", ["schedule.lr", "'fast'"]),
+        ("seed=one", ["seed", "'one'"]),
+        ("head=fcn,", ["'head=fcn,'", "key=value"]),
+        ("lr", ["'lr'", "key=value"]),
+    ],
+)
+def test_misspelt_overrides_are_named_in_one_line(override: str, parts: list[str]) -> None:
+    with pytest.raises((HydraException, OmegaConfBaseException)) as error:
+        composed(override)
+    line = cli.one_line(error.value)
+    assert "\n" not in line
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("protocol=frozen", ["protocol 'frozen'", "end_to_end"]),
+        ("trunk.name=resnet52", ["trunk 'resnet52'", "resnet50"]),
+        ("trunk.norm=group", ["trunk.norm 'group'", "batch"]),
+        ("trunk.norm=frozen", ["trunk.norm=frozen", "trunk.weights"]),
+        ("+head.options.dpeth=2", ["'dpeth'"]),
+        ("head.options.norm=layer", ["'layer'", "group"]),
+        ("schedule.optimizer=adam", ["'adam'", "adamw"]),
+        ("dataset.name=cooc", ["'cooc'", "coco"]),
+        ("dataset.flip=2", ["dataset.flip=2"]),
+        ("dataset.train_min_size=[]", ["dataset.train_min_size"]),
+        ("detector.anchor_sizes=[[32]]", ["detector.anchor_sizes", "five"]),
+        ("runtime.device=gpu", ["runtime.device=gpu", "cuda"]),
+        ("runtime.log_every=0", ["runtime.log_every=0"]),
+    ],
+)
+def test_values_that_cannot_be_are_found_beforehand(override: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        composed(override).check()
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_folds_are_checked() -> None:
+    with pytest.raises(UserError, match=r"dataset.fold=5: pennfudan has folds 0 to 4"):
+        composed("dataset=pennfudan", "dataset.fold=5").make_dataset("val")
+    with pytest.raises(UserError, match=r"dataset.fold=1: generated has fold 0"):
+        composed("dataset.fold=1").make_dataset("val")
+
+
+def test_coco_recipes_are_the_published_ones() -> None:
+    for study, trunk, iterations, milestones in (
+        ("coco_1x", "resnet50", 90000, (60000, 80000)),
+        ("coco_3x", "resnet101", 270000, (210000, 250000)),
+    ):
+        one = composed(f"study={study}")
+        s = one.make_schedule()
+        assert (one.trunk.name, s.iterations, tuple(s.milestones), s.batch_size, s.lr) == (
+            trunk,
+            iterations,
+            milestones,
+            16,
+            0.02,
+        )
+        half = composed(f"study={study}", "schedule.batch_size=8").make_schedule()
+        assert (half.iterations, half.lr) == (2 * iterations, 0.01)

@@ -1,0 +1,153 @@
+"""Sweeps as a person runs them: tables and plots come out, kills and failures are survived."""
+
+import csv
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import apps
+import pytest
+import torch
+
+from instseg.training import checkpoint
+
+
+def test_a_sweep_writes_tables_and_plots_and_is_safe_to_repeat(tmp_path: Path) -> None:
+    arguments = ("sweep", *apps.TINY, "head=fcn,unet", f"results_dir={tmp_path}")
+    done = apps.run(*arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 runs, 0 of them done" in done.stdout
+    study = tmp_path / "quick"
+    for name in ("ap", "speed"):
+        for ending in ("csv", "md", "tex"):
+            assert (study / f"{name}.{ending}").stat().st_size > 100
+    for name in ("learning_curves", "ap_latency", "panels", "panels/fcn", "panels/unet"):
+        assert (study / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (study / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    with (study / "speed.csv").open() as file:
+        rows = {row["variant"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"fcn", "unet"}
+    for row in rows.values():
+        for key in ("head_ms_median", "images_per_s_median", "train_images_per_s_median", "peak_memory_mib"):
+            assert float(row[key]) > 0
+        assert float(row["head_parameters"]) < float(row["parameters"])
+    results = [json.loads((folder / "result.json").read_text()) for folder in apps.folders(tmp_path)]
+    for result, folder in zip(results, apps.folders(tmp_path), strict=True):
+        assert folder.name == f"{result['variant']}-generated-f0-s0-{result['hash']}"
+        assert torch.__version__.startswith(result["provenance"]["versions"]["torch"])
+        assert (study / result["ground_truth"]).exists()
+
+    before = {path: path.stat().st_mtime_ns for path in study.glob("runs/*/*")} | {
+        study / "speed.json": (study / "speed.json").stat().st_mtime_ns
+    }
+    again = apps.run(*arguments)
+    assert again.returncode == 0
+    assert "2 runs, 2 of them done" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+    # from files alone, without the weights
+    for path in study.glob("runs/*/checkpoint.pt"):
+        path.unlink()
+    tables = {name: (study / name).read_bytes() for name in ("ap.csv", "ap.md", "speed.md", "panels.png")}
+    for name in tables:
+        (study / name).unlink()
+    report = apps.run("report", "study=quick", f"results_dir={tmp_path}")
+    assert report.returncode == 0, report.stderr
+    assert tables == {name: (study / name).read_bytes() for name in tables}
+
+
+def test_the_rest_of_the_model_starts_the_same_for_every_head(tmp_path: Path) -> None:
+    from test_config import composed
+
+    from experiments.run import build_model
+
+    fcn, unet = (build_model(composed(f"head={head}"), 2).state_dict() for head in ("fcn", "unet"))
+    shared = fcn.keys() & unet.keys()
+    assert len(shared) > 100
+    assert all(torch.equal(fcn[key], unet[key]) for key in shared)
+    other = build_model(composed("seed=1"), 2).state_dict()
+    assert not torch.equal(fcn["backbone.body.stem.0.weight"], other["backbone.body.stem.0.weight"])
+
+
+def test_a_killed_sweep_resumes_to_the_very_numbers(tmp_path: Path) -> None:
+    arguments = ("sweep", *apps.TINY, "schedule.iterations=60", "runtime.evaluate_every=0", "evaluation.speed=false")
+    whole = apps.run(*arguments, f"results_dir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr[-3000:]
+
+    broken = tmp_path / "broken"
+    process = subprocess.Popen(
+        apps.command(*arguments, f"results_dir={broken}", "head=fcn,unet"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    # killed in the second run, after a checkpoint and well before the end
+    deadline = time.monotonic() + 120
+    while not list(broken.glob("quick/runs/unet-*/checkpoint.pt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (cut,) = broken.glob("quick/runs/unet-*")
+    assert not (cut / "result.json").exists()
+    (first,) = broken.glob("quick/runs/fcn-*")
+    stamp = (first / "result.json").stat().st_mtime_ns
+
+    resumed = apps.run(*arguments, f"results_dir={broken}", "head=fcn,unet")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert f"{first.name}: done" in resumed.stdout
+    assert f"{cut.name}: to be resumed" in resumed.stdout
+    assert (first / "result.json").stat().st_mtime_ns == stamp
+    found = json.loads((cut / "result.json").read_text())
+    assert 0 < found["provenance"]["resumed_from"] < 60
+
+    (same,) = (tmp_path / "whole").glob("quick/runs/unet-*")
+    for name in ("metrics.jsonl", "predictions.json"):
+        assert (cut / name).read_text() == (same / name).read_text()
+    assert found["metrics"] == json.loads((same / "result.json").read_text())["metrics"]
+    ours, theirs = (checkpoint.load(folder / "checkpoint.pt")["model"] for folder in (cut, same))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_failing_variant_does_not_stop_the_others(tmp_path: Path) -> None:
+    done = apps.run(
+        "sweep", *apps.TINY, "evaluation.speed=false", "head=fcn", "schedule.lr=1e30,1e-3", f"results_dir={tmp_path}"
+    )
+    assert done.returncode == 1
+    bad, good = sorted(apps.folders(tmp_path), key=lambda folder: (folder / "result.json").exists())
+    assert not (bad / "result.json").exists() and (good / "result.json").exists()
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert bad.name in line and "not finite at iteration" in line and "generated train picture" in line
+    assert "1 of 2 runs failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "quick" / "ap.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (("head=fcn,unett",), "did you mean 'unet'"),
+        (("head=fcn,unet", "head.options.convs=2"), "head.options.convs"),
+        (("study=pennfudan", "data_root=/nowhere"), "/nowhere"),
+        (("study=coco_1x", "data_root=null"), "COCO"),
+        (("seed=0,0",), "the same"),
+    ],
+)
+def test_wrong_sweeps_stop_before_anything_trains(tmp_path: Path, overrides: tuple[str, ...], part: str) -> None:
+    done = apps.run("sweep", *overrides, f"results_dir={tmp_path}")
+    assert part in apps.only_error(done)
+    assert not list(tmp_path.rglob("runs"))
+
+
+def test_a_run_is_not_done_twice_at_once(tmp_path: Path) -> None:
+    import fcntl
+
+    from test_config import composed
+
+    folder = composed(*apps.TINY, f"results_dir={tmp_path}").folder()
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = apps.run("train", *apps.TINY, f"results_dir={tmp_path}")
+    assert "another process" in apps.only_error(done)

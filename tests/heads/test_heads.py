@@ -1,0 +1,172 @@
+"""Every registered head keeps the contract, with every option set that a study may use."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import heads
+from instseg.detector.rois import MaskTargets, RoIs
+from instseg.errors import UserError
+
+CASES: list[tuple[str, dict[str, Any], int]] = [
+    # head, options, output size
+    ("fcn", {}, 28),
+    ("fcn", {"convs": 2, "norm": "group"}, 28),
+    ("fcn", {"norm": "batch", "roi_size": 28, "output_size": 56, "width": 8}, 56),
+    ("fcn", {"output_size": 14}, 14),
+    ("unet", {}, 28),
+    ("unet", {"skip": "add", "norm": "group"}, 28),
+    ("unet", {"skip": "none", "depth": 1}, 28),
+    ("unet", {"depth": 3, "norm": "batch", "width": 8}, 28),
+    ("unet", {"roi_size": 28, "output_size": 112, "depth": 1}, 112),
+]
+CHANNELS, CLASSES = 16, 4
+case = pytest.mark.parametrize(("name", "options", "size"), CASES)
+
+
+def _rois(*counts: int) -> RoIs:
+    generator = torch.Generator().manual_seed(0)
+    pyramid = {
+        k: torch.rand(len(counts), CHANNELS, 128 // 2**k, 128 // 2**k, generator=generator) for k in (2, 3, 4, 5, 6)
+    }
+    for k, features in pyramid.items():
+        # one channel tells where the masks of _targets end; the others are noise
+        rows = (torch.arange(features.shape[-2]) + 0.5) * 2**k
+        features[:, 0] = ((rows - 40) / 20)[:, None]
+    boxes = []
+    for count in counts:
+        corners = torch.rand(count, 2, generator=generator) * 60
+        boxes.append(torch.cat([corners, corners + 4 + torch.rand(count, 2, generator=generator) * 60], dim=1))
+    return RoIs(pyramid, boxes)
+
+
+def _targets(rois: RoIs) -> MaskTargets:
+    counts = [len(boxes) for boxes in rois.boxes]
+    masks = [torch.zeros(1, 128, 128, dtype=torch.uint8).index_fill_(1, torch.arange(40), 1) for _ in counts]
+    matched = [torch.zeros(count, dtype=torch.int64) for count in counts]
+    return MaskTargets(torch.arange(sum(counts)) % (CLASSES - 1) + 1, masks, matched, rois.boxes)
+
+
+def _build(name: str, options: dict[str, Any], class_agnostic: bool = False) -> heads.MaskHead:
+    torch.manual_seed(0)
+    return heads.build(name, CHANNELS, CLASSES, class_agnostic=class_agnostic, **options)
+
+
+def test_every_registered_head_has_a_case() -> None:
+    assert {name for name, _, _ in CASES} == set(heads.names())
+
+
+@case
+@pytest.mark.parametrize("counts", [(3, 2), (0, 2), (1,), (0,), (0, 0)])
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_shapes(name: str, options: dict[str, Any], size: int, counts: tuple[int, ...], class_agnostic: bool) -> None:
+    head, rois = _build(name, options, class_agnostic), _rois(*counts)
+    head.eval()
+    logits = head(rois)
+    assert logits.shape == (sum(counts), 1 if class_agnostic else CLASSES, size, size)
+    assert logits.dtype == torch.float32
+    prediction = head.predict(rois, torch.ones(sum(counts), dtype=torch.int64))
+    assert prediction.probabilities.shape == (sum(counts), size, size)
+    assert ((prediction.probabilities >= 0) & (prediction.probabilities <= 1)).all()
+
+
+@case
+def test_gradients_reach_every_parameter(name: str, options: dict[str, Any], size: int) -> None:
+    head, rois = _build(name, options, class_agnostic=True), _rois(3, 2)
+    loss = head.loss(head(rois), rois, _targets(rois))
+    assert all(value.ndim == 0 and torch.isfinite(value) for value in loss.values())
+    torch.stack(list(loss.values())).sum().backward()
+    for parameter_name, parameter in head.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, parameter_name
+
+
+@case
+def test_loss_without_rois_is_zero_and_has_gradients(name: str, options: dict[str, Any], size: int) -> None:
+    head, rois = _build(name, options).eval(), _rois(0, 0)
+    loss = sum(head.loss(head(rois), rois, _targets(rois)).values())
+    assert isinstance(loss, torch.Tensor)
+    assert loss == 0
+    loss.backward()
+
+
+@case
+def test_rois_do_not_see_each_other_in_evaluation(name: str, options: dict[str, Any], size: int) -> None:
+    head, together = _build(name, options).eval(), _rois(3, 2)
+    whole = head(together)
+    apart = [head(RoIs({k: v[i : i + 1] for k, v in together.pyramid.items()}, [together.boxes[i]])) for i in (0, 1)]
+    torch.testing.assert_close(torch.cat(apart), whole, atol=1e-4, rtol=1e-4)
+
+
+@case
+def test_bfloat16_is_near_float32(name: str, options: dict[str, Any], size: int) -> None:
+    head, labels = _build(name, options).eval(), torch.ones(5, dtype=torch.int64)
+    exact = head.predict(_rois(3, 2), labels).probabilities
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = head.predict(_rois(3, 2), labels).probabilities
+    assert rough.dtype == torch.float32
+    assert (rough - exact).abs().mean() < 0.02
+
+
+@case
+def test_state_dict_round_trip(name: str, options: dict[str, Any], size: int) -> None:
+    head = _build(name, options).eval()
+    torch.manual_seed(9)
+    other = heads.build(name, CHANNELS, CLASSES, **options).eval()
+    assert not torch.equal(head(_rois(2)), other(_rois(2)))
+    other.load_state_dict(head.state_dict())
+    assert torch.equal(head(_rois(2)), other(_rois(2)))
+
+
+@case
+def test_learns_sixteen_rois(name: str, options: dict[str, Any], size: int) -> None:
+    head, rois = _build(name, {**options, "width": 16}, class_agnostic=True), _rois(10, 6)
+    targets = _targets(rois)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
+    truth = targets.crop(size) > 0.5
+    for step in range(200):
+        optimizer.zero_grad()
+        loss = torch.stack(list(head.loss(head(rois), rois, targets).values())).sum()
+        loss.backward()
+        optimizer.step()
+        if step % 20 == 19:
+            found = head.predict(rois, targets.labels).probabilities > 0.5
+            union = (found | truth).sum()
+            if (found & truth).sum() / union > 0.95:
+                return
+    pytest.fail("IoU stayed below 0.95")
+
+
+def test_the_default_loss_is_the_mean_cross_entropy_of_the_true_class() -> None:
+    head, rois = _build("fcn", {}), _rois(2)
+    targets = _targets(rois)
+    logits = torch.full((2, CLASSES, 28, 28), 50.0)
+    truth = targets.crop(28)
+    for i, label in enumerate(targets.labels):
+        logits[i, label] = torch.where(truth[i] > 0.5, 2.0, -2.0)
+    expected = torch.nn.functional.softplus(-torch.where(truth > 0.5, 2.0, -2.0)) + (1 - truth) * torch.where(
+        truth > 0.5, 2.0, -2.0
+    )
+    torch.testing.assert_close(head.loss(logits, rois, targets)["loss_mask"], expected.mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parts"),
+    [
+        ("fcnn", {}, ["'fcnn'", "fcn"]),
+        ("unet", {"dpeth": 2}, ["'dpeth'", "depth"]),
+        ("unet", {"skip": "cat"}, ["'cat'", "concat"]),
+        ("unet", {"norm": "bacth"}, ["'bacth'", "batch"]),
+        ("unet", {"depth": 5}, ["depth=5", "roi_size"]),
+        ("unet", {"depth": 0}, ["depth=0"]),
+        ("fcn", {"output_size": 30}, ["output_size=30", "roi_size=14"]),
+        ("fcn", {"output_size": 7}, ["output_size=7"]),
+        ("fcn", {"convs": 0}, ["convs=0"]),
+    ],
+)
+def test_wrong_options_are_named(name: str, options: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        heads.build(name, CHANNELS, CLASSES, **options)
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)

@@ -108,10 +108,19 @@ class ScheduleConfig:
 
 @dataclass
 class Runtime:
-    """How a run is carried out; nothing here can change its numbers on one machine."""
+    """How runs are carried out; nothing here can change their numbers on one machine but ``threads``, by rounding.
+
+    Attributes:
+        device: ``auto`` (the GPU where there is one), ``cpu`` or ``cuda``.
+        workers: processes that read pictures; 0: the training process does.
+        jobs: runs of a sweep that are carried out at a time.
+        threads: threads of torch on the CPU in each run; None: as many as there are cores.
+        log_every, checkpoint_every, evaluate_every: iterations between them; evaluate_every 0: at the end alone.
+    """
 
     device: str = "auto"
     workers: int = 0
+    jobs: int = 1
     threads: int | None = None
     log_every: int = 20
     checkpoint_every: int = 1000
@@ -170,7 +179,7 @@ class Config:
             raise UserError(
                 f"detector.anchor_sizes: one list a level P2..P6, five in all, not {len(self.detector.anchor_sizes)}"
             )
-        for key in ("log_every", "checkpoint_every"):
+        for key in ("jobs", "log_every", "checkpoint_every"):
             if getattr(self.runtime, key) < 1:
                 raise UserError(f"runtime.{key}={getattr(self.runtime, key)}: must be 1 or more")
         if self.evaluation.batch_size < 1:

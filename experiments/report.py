@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -14,11 +15,11 @@ def _job(cfg: DictConfig) -> None:
     if not folder.is_dir():
         known = sorted(p.parent.name for p in Path(cfg.results_dir).glob("*/runs"))
         raise UserError(f"no study in {folder}; studies there: {', '.join(known) or 'none'}")
-    baseline = cfg.baseline
-    if baseline is None:
-        about = folder / "study.json"
-        baseline = json.loads(about.read_text())["baseline"] if about.exists() else "fcn"
-    print(study_report.build(folder, baseline, cfg.resamples))
+    about: dict[str, Any] = {"baseline": "fcn", "resamples": 1000}
+    if (folder / "study.json").exists():
+        about |= json.loads((folder / "study.json").read_text())
+    about |= {key: cfg[key] for key in about if cfg[key] is not None}
+    print(study_report.build(folder, about["baseline"], about["resamples"]))
 
 
 if __name__ == "__main__":

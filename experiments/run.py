@@ -26,6 +26,8 @@ from instseg.training.checkpoint import write_atomically
 from instseg.training.loop import train
 
 PANEL_PICTURES = 4
+ERROR = "error.txt"
+"""What stopped a run, in its folder; gone when the run is tried again."""
 
 
 def run(config: Config) -> Path:
@@ -39,6 +41,7 @@ def run(config: Config) -> Path:
         return folder
     device = prepare(config)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / ERROR).unlink(missing_ok=True)
     with _only_process(folder):
         began = time.perf_counter()
         write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())

@@ -24,7 +24,6 @@ from instseg.training.checkpoint import write_atomically
 from instseg.training.loop import autocast, step
 
 PICTURES = 8
-REPEATS = 3
 
 
 @dataclass
@@ -33,7 +32,7 @@ class _Variant:
     model: MaskRCNN
     optimizer: torch.optim.Optimizer
     pictures: list[torch.Tensor]
-    batches: list[loader.Batch]
+    batch: loader.Batch
 
 
 def measure_study(
@@ -83,15 +82,13 @@ def measure_study(
         makers["train"][label] = _train_work(variant, target)
     seconds = {}
     for name, work in progress.bar(iterable=makers.items(), desc="timing", unit="kind"):
-        seconds[name] = timing.alternating(work, rounds=rounds, device=target, repeats=REPEATS if name == "head" else 1)
+        seconds[name] = timing.alternating(work, rounds=rounds, device=target)
 
     measured = {
         label: {
             "head_ms": timing.spread([1000 * s for s in seconds["head"][label]]),
             "images_per_s": timing.spread([PICTURES / s for s in seconds["inference"][label]]),
-            "train_images_per_s": timing.spread(
-                [len(variant.batches) * len(variant.batches[0][0]) / s for s in seconds["train"][label]]
-            ),
+            "train_images_per_s": timing.spread([len(variant.batch[0]) / s for s in seconds["train"][label]]),
             **_sizes(variant, makers, label, rois, target),
         }
         for label, variant in variants.items()
@@ -123,9 +120,8 @@ def _load(config: Config, folder: Path, device: torch.device) -> _Variant:
     optimizer = schedule.make_optimizer(model)
     model.load_state_dict(checkpoint.load(folder / "checkpoint.pt", device)["model"])
     pictures = [image.to(device) for _, (image,) in zip(range(PICTURES), _one_by_one(held_out), strict=False)]
-    count = max(1, PICTURES // config.schedule.batch_size)
-    batches = list(training_batches(config, data, 0, count, device))
-    return _Variant(config, model, optimizer, pictures, batches)
+    (batch,) = training_batches(config, data, 0, 1, device)
+    return _Variant(config, model, optimizer, pictures, batch)
 
 
 def _one_by_one(held_out: Any) -> Any:
@@ -167,9 +163,8 @@ def _train_work(variant: _Variant, device: torch.device) -> Callable[[], Any]:
 
     def work() -> None:
         variant.model.train()
-        for batch in variant.batches:
-            torch.manual_seed(0)
-            step(variant.model, variant.optimizer, schedule, batch, device)
+        torch.manual_seed(0)
+        step(variant.model, variant.optimizer, schedule, variant.batch, device)
 
     # the rate at the schedule's end: training on would change nothing that matters to the time
     for group in variant.optimizer.param_groups:

@@ -5,13 +5,17 @@ resumed, so the same command can be given again at any time.
 """
 
 import json
+import os
 import sys
+import threading
+import time
 import traceback
 from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
@@ -19,12 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import cli, config, speed, study_report
 from experiments.config import Config
-from experiments.run import run
+from experiments.run import ERROR, run
+from instseg import progress
 from instseg.errors import UserError
 from instseg.training.checkpoint import write_atomically
 
 _planned: list[Config] = []
-_failures: list[tuple[str, str]] = []
 
 
 class Plan(Callback):
@@ -77,15 +81,32 @@ def plan(sweep: DictConfig) -> list[Config]:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="sweep")
 def _job(cfg: DictConfig) -> None:
+    """One run. It may be carried out by a process of its own, so what went wrong goes through a file."""
+    number = HydraConfig.get().job.num
     one = _typed(cfg)
+    if one.runtime.jobs > 1:
+        progress.use_line(number % one.runtime.jobs)
+        _end_with(os.getppid())
     try:
         run(one)
-    except UserError as error:
-        _failures.append((one.folder().name, str(error)))
     except Exception as error:
         # the other variants go on; this one is reported at the end
-        traceback.print_exc()
-        _failures.append((one.folder().name, f"{type(error).__name__}: {error}"))
+        expected = isinstance(error, UserError)
+        if not expected:
+            traceback.print_exc()
+        why = str(error) if expected else f"{type(error).__name__}: {error}"
+        write_atomically(one.folder() / ERROR, why.encode())
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent ends, so that a killed sweep leaves no run behind that holds its folder."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _typed(cfg: DictConfig) -> Config:
@@ -103,18 +124,20 @@ def main() -> int:
         return 0
     study = _planned[0]
     folder = study.study_folder()
-    finished = any((one.folder() / "result.json").exists() for one in _planned)
-    if finished:
+    failed = [one for one in _planned if not (one.folder() / "result.json").exists()]
+    if len(failed) < len(_planned):
         about = {"baseline": study.study.baseline, "resamples": study.evaluation.resamples}
         write_atomically(folder / "study.json", json.dumps(about).encode())
         if study.evaluation.speed:
             speed.measure_study(folder, data_root=study.data_root, device=study.runtime.device)
         print(study_report.build(folder, study.study.baseline, study.evaluation.resamples))
-    for name, why in _failures:
-        print(f"failed: {name}: {why}", file=sys.stderr)
-    if _failures:
-        print(f"{len(_failures)} of {len(_planned)} runs failed", file=sys.stderr)
-    return 1 if _failures else 0
+    for one in failed:
+        path = one.folder() / ERROR
+        why = path.read_text() if path.exists() else "its process ended before it did"
+        print(f"failed: {one.folder().name}: {why}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(_planned)} runs failed", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

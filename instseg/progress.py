@@ -5,8 +5,24 @@ from typing import Any
 
 from tqdm import tqdm
 
+_line: int | None = None
 
-def bar(**options: Any) -> tqdm:
-    """A tqdm bar; where stderr is no terminal it says where it is every ten seconds instead of ten times a second."""
+
+def use_line(line: int) -> None:
+    """Keep this process's bars on one line of the terminal, counted from 0, since others write beside it."""
+    global _line
+    _line = line
+
+
+def bar(*, nested: bool = False, **options: Any) -> tqdm:
+    """A tqdm bar; where stderr is no terminal it says where it is every ten seconds instead of ten times a second.
+
+    Args:
+        nested: the bar is shown while another one is; left out where this process has one line.
+        options: tqdm's own.
+    """
     live = sys.stderr.isatty()
-    return tqdm(dynamic_ncols=live, mininterval=0.1 if live else 10, maxinterval=10, **options)
+    pace = {"dynamic_ncols": live, "mininterval": 0.1 if live else 10, "maxinterval": 10, "leave": not nested}
+    if _line is not None:
+        pace |= {"position": _line, "disable": nested}
+    return tqdm(**{**pace, **options})

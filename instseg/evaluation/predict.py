@@ -31,7 +31,7 @@ def predict(
     model.eval()
     category_ids = [category["id"] for category in dataset.categories]
     results: Results = []
-    with progress.bar(total=len(dataset), desc=title, unit="img", leave=False) as bar:
+    with progress.bar(total=len(dataset), desc=title, unit="img", nested=True) as bar:
         for indices, images in pictures(dataset, batch_size=batch_size, workers=workers):
             with autocast(device, precision):
                 found = model.detect_rle([image.to(device) for image in images])

@@ -1,5 +1,6 @@
 """How fast, how large: times in alternating rounds, peak memory, and FLOPs by torch's own counter."""
 
+import math
 import statistics
 import time
 import weakref
@@ -16,31 +17,45 @@ from instseg.detector.rois import MaskHead, RoIs
 
 
 def alternating(
-    work: Mapping[str, Callable[[], Any]], *, rounds: int, device: torch.device, repeats: int = 1
+    work: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    device: torch.device,
+    least: float = 0.1,
+    budget: float = 60.0,
 ) -> dict[str, list[float]]:
     """Seconds a call of each piece of work, which take turns, so that what else the machine does meets all alike.
 
     Args:
         work: name -> what to time; called once beforehand to warm up.
-        rounds: how often each is measured.
+        rounds: how often each is measured; fewer, but at least 3, where that would take longer than the budget.
         device: waited for before the clock is read.
-        repeats: calls in a measurement.
+        least: seconds that a measurement lasts at least; short work is called again and again in it.
+        budget: seconds that all measurements together should not exceed.
 
     Returns:
-        name -> ``rounds`` times.
+        name -> one time a round.
     """
-    for call in work.values():
-        call()
+
+    def measure(call: Callable[[], Any], repeats: int) -> float:
+        _wait(device)
+        began = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        _wait(device)
+        return (time.perf_counter() - began) / repeats
+
+    once = {name: measure(call, 1) for name, call in work.items()}
+    # the first call is slower than those that follow: short work is measured again to know how short it is
+    once = {name: min(first, measure(work[name], 1)) if first < 1 else first for name, first in once.items()}
+    repeats = {name: math.ceil(least / seconds) for name, seconds in once.items()}
+    a_round = sum(once[name] * repeats[name] for name in work)
+    rounds = min(rounds, max(3, int(budget / a_round)))
     times: dict[str, list[float]] = {name: [] for name in work}
     for i in range(rounds):
         # every other round backwards, so that none always follows the same one
         for name in list(work)[:: 1 if i % 2 == 0 else -1]:
-            _wait(device)
-            began = time.perf_counter()
-            for _ in range(repeats):
-                work[name]()
-            _wait(device)
-            times[name].append((time.perf_counter() - began) / repeats)
+            times[name].append(measure(work[name], repeats[name]))
     return times
 
 

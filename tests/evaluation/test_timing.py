@@ -1,5 +1,8 @@
 """Timing's bookkeeping: turns, spread, FLOPs and bytes that are known beforehand."""
 
+import time
+from functools import partial
+
 import pytest
 import torch
 
@@ -11,10 +14,25 @@ CPU = torch.device("cpu")
 
 def test_work_takes_turns() -> None:
     calls: list[str] = []
-    work = {name: (lambda name=name: calls.append(name)) for name in "abc"}
-    times = timing.alternating(work, rounds=3, device=CPU, repeats=2)
-    assert "".join(calls) == "abc" + "aabbcc" + "ccbbaa" + "aabbcc"
-    assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+    def work(name: str) -> None:
+        calls.append(name)
+        time.sleep(0.02)
+
+    times = timing.alternating(
+        {name: partial(work, name) for name in "abc"}, rounds=4, device=CPU, least=0.01, budget=9
+    )
+    assert "".join(calls) == "abc" * 2 + "abc" + "cba" + "abc" + "cba"
+    assert {name: len(values) for name, values in times.items()} == {"a": 4, "b": 4, "c": 4}
+    assert all(value >= 0.02 for values in times.values() for value in values)
+
+
+def test_short_work_is_repeated_and_long_work_kept_in_its_budget() -> None:
+    calls: list[float] = []
+    timing.alternating({"short": lambda: calls.append(0)}, rounds=3, device=CPU, least=0.01, budget=9)
+    assert len(calls) > 3 * 10
+    times = timing.alternating({"long": lambda: time.sleep(0.02)}, rounds=50, device=CPU, least=0.01, budget=0.03)
+    assert len(times["long"]) == 3
 
 
 def test_spread() -> None:

@@ -19,6 +19,7 @@ TINY = (
     "runtime.evaluate_every=3",
     "evaluation.resamples=20",
     "seed=0",
+    "runtime.jobs=1",
 )
 
 

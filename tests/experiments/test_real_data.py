@@ -34,6 +34,7 @@ def test_pennfudan_smoke(real_data: Path, tmp_path: Path) -> None:
         "study=pennfudan_smoke",
         "schedule.iterations=4",
         "evaluation.resamples=20",
+        "evaluation.speed=false",
         f"trunk.weights={weights}",
         f"data_root={real_data}",
         f"results_dir={tmp_path}",

@@ -1,6 +1,7 @@
 """Sweeps as a person runs them: tables and plots come out, kills and failures are survived."""
 
 import csv
+import fcntl
 import json
 import signal
 import subprocess
@@ -110,6 +111,60 @@ def test_a_killed_sweep_resumes_to_the_very_numbers(tmp_path: Path) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+def test_runs_side_by_side_give_the_same_numbers(tmp_path: Path) -> None:
+    arguments = (
+        "sweep",
+        *apps.TINY,
+        "evaluation.speed=false",
+        "runtime.threads=1",
+        "head=fcn,unet",
+        "schedule.lr=1e-3,1e30",
+    )
+    for jobs in (1, 2):
+        done = apps.run(*arguments, f"runtime.jobs={jobs}", f"results_dir={tmp_path / str(jobs)}")
+        assert done.returncode == 1
+        assert done.stderr.count("not finite at iteration") == 2
+        assert "2 of 4 runs failed" in done.stderr
+        assert "Traceback" not in done.stderr
+    one, two = (apps.folders(tmp_path / jobs) for jobs in "12")
+    assert [folder.name for folder in one] == [folder.name for folder in two]
+    for ours, theirs in zip(one, two, strict=True):
+        assert (ours / "metrics.jsonl").read_text() == (theirs / "metrics.jsonl").read_text()
+        assert (
+            (ours / "result.json").exists() == (theirs / "result.json").exists() == (not (ours / "error.txt").exists())
+        )
+
+
+def test_a_killed_sweep_takes_its_processes_with_it(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        apps.command(
+            "sweep",
+            *apps.TINY,
+            "runtime.jobs=2",
+            "head=fcn,unet",
+            "schedule.iterations=100000",
+            f"results_dir={tmp_path}",
+        ),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("quick/runs/*/checkpoint.pt"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for folder in apps.folders(tmp_path):
+        with (folder / ".lock").open("w") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    assert time.monotonic() < deadline, "a run goes on without its sweep"
+                    time.sleep(0.05)
+
+
 def test_a_failing_variant_does_not_stop_the_others(tmp_path: Path) -> None:
     done = apps.run(
         "sweep", *apps.TINY, "evaluation.speed=false", "head=fcn", "schedule.lr=1e30,1e-3", f"results_dir={tmp_path}"
@@ -141,8 +196,6 @@ def test_wrong_sweeps_stop_before_anything_trains(tmp_path: Path, overrides: tup
 
 
 def test_a_run_is_not_done_twice_at_once(tmp_path: Path) -> None:
-    import fcntl
-
     from test_config import composed
 
     folder = composed(*apps.TINY, f"results_dir={tmp_path}").folder()

@@ -14,15 +14,19 @@ LIBRARIES = ("torch", "torchvision", "pycocotools", "numpy", "hydra-core")
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Commit, whether the code differs from it, device, versions, and the time of asking."""
+    """Commit, whether the code differs from it, device, and versions, as they are when this is called."""
     commit, dirty = _code()
     return {
         "commit": commit,
         "dirty": dirty,
         "device": device_name(device),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def now() -> str:
+    """The time, as ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def device_name(device: torch.device) -> str:

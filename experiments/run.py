@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 from experiments.config import Config, torch_device
-from experiments.provenance import provenance
+from experiments.provenance import now, provenance
 from instseg import detector, seeds
 from instseg.data import InstanceDataset, loader, transforms
 from instseg.detector import MaskRCNN
@@ -43,7 +43,7 @@ def run(config: Config) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
     with _only_process(folder):
-        began = time.perf_counter()
+        began, origin = time.perf_counter(), provenance(device)
         write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
         data, held_out = config.make_dataset("train"), config.make_dataset("val")
         model = build_model(config, data.num_classes).to(device, memory_format=torch.channels_last)
@@ -71,7 +71,8 @@ def run(config: Config) -> Path:
             "metrics": metrics,
             "left_out": [f"train: {line}" for line in data.left_out] + [f"val: {line}" for line in held_out.left_out],
             "provenance": {
-                **provenance(device),
+                **origin,
+                "finished": now(),
                 "train_seconds": trained["seconds"],
                 "wall_seconds": time.perf_counter() - began,
                 "resumed_from": trained["start"],

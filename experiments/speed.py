@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.aggregate import Study, read
 from experiments.config import Config, typed
-from experiments.provenance import provenance
+from experiments.provenance import now, provenance
 from experiments.run import build_model, prepare, training_batches
 from instseg import progress
 from instseg.data import loader
@@ -93,7 +93,7 @@ def measure_study(
         }
         for label, variant in variants.items()
     }
-    result = {"provenance": about, "what": what, "variants": measured}
+    result = {"provenance": {**about, "finished": now()}, "what": what, "variants": measured}
     write_atomically(path, json.dumps(result, indent=1).encode())
     return result
 

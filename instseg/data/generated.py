@@ -17,7 +17,9 @@ from pycocotools import mask as coco_mask
 from torchvision import tv_tensors
 
 from instseg.data.dataset import InstanceDataset, Sample, make_target
-from instseg.data.figures import LARGE, SMALL, Brush, Dice, backdrop, person, shade
+from instseg.data.scenes.brush import Brush, Dice, shade
+from instseg.data.scenes.people import person
+from instseg.data.scenes.street import LARGE, SMALL, backdrop
 from instseg.errors import UserError, unknown_name
 
 Bytes = npt.NDArray[np.uint8]

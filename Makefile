@@ -2,21 +2,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test test-all lint clean
+.PHONY: sweep test lint paper clean
 
 sweep: .venv/installed
 	$(BIN)/python -m experiments.sweep $(ARGS)
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
-
-test-all: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# needs pdflatex
+paper:
+	cd paper && pdflatex -interaction=nonstopmode -halt-on-error main.tex >/dev/null && pdflatex -interaction=nonstopmode main.tex >/dev/null
+	@echo paper/main.pdf
 
 # the mark is made last, so that an installation that broke off is done again
 .venv/installed: pyproject.toml

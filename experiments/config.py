@@ -157,6 +157,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
     study: StudyConfig = field(default_factory=StudyConfig)
     protocol: str = "end_to_end"
+    head_norm: str = "none"
     seed: int = 0
     data_root: str | None = None
     results_dir: str = "results"
@@ -220,7 +221,7 @@ class Config:
     def hash(self) -> str:
         """Eight hex digits over everything that can change a run's numbers, and nothing else."""
         parts = asdict(self)
-        for key in ("runtime", "study", "data_root", "results_dir"):
+        for key in ("runtime", "study", "data_root", "results_dir", "head_norm"):
             del parts[key]
         parts["evaluation"] = {"batch_size": self.evaluation.batch_size}
         del parts["head"]["variant"]

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from experiments import cli
 from instseg.errors import DataError
 from instseg.evaluation import coco
-from instseg.training.checkpoint import write_atomically
+from instseg.files import write_atomically
 
 
 def _job(cfg: DictConfig) -> None:

@@ -18,7 +18,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from experiments.aggregate import Study
-from experiments.tables import wrap, write_atomically
+from experiments.tables import wrap
+from instseg.files import write_atomically
 
 # Okabe and Ito's colours, safe for colour-blind eyes, without their yellow, which is faint on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments import cli, study_report
+from experiments.publish import publish
 from instseg.errors import UserError
 
 
@@ -20,6 +21,9 @@ def _job(cfg: DictConfig) -> None:
         about |= json.loads((folder / "study.json").read_text())
     about |= {key: cfg[key] for key in about if cfg[key] is not None}
     print(study_report.build(folder, about["baseline"], about["resamples"]))
+    if cfg.publish is not None:
+        written = publish(folder, Path(cfg.publish))
+        print(f"published to {cfg.publish}: {len(written)} files")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from instseg.detector import MaskRCNN
 from instseg.errors import UserError
 from instseg.evaluation import coco
 from instseg.evaluation.predict import predict
-from instseg.training.checkpoint import write_atomically
+from instseg.files import write_atomically
 from instseg.training.loop import train
 
 PANEL_PICTURES = 4

@@ -19,8 +19,8 @@ from instseg.data import loader
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
 from instseg.evaluation import timing
+from instseg.files import write_atomically
 from instseg.training import checkpoint
-from instseg.training.checkpoint import write_atomically
 from instseg.training.loop import autocast, step
 
 PICTURES = 8

@@ -26,7 +26,7 @@ from experiments.config import Config
 from experiments.run import ERROR, run
 from instseg import progress
 from instseg.errors import UserError
-from instseg.training.checkpoint import write_atomically
+from instseg.files import write_atomically
 
 _planned: list[Config] = []
 

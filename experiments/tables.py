@@ -5,7 +5,6 @@ In CSV files a missing value is an empty field and every number has its own colu
 
 import json
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tabulate import tabulate
 
 from experiments.aggregate import KINDS, METRICS, Study, load_json, number
 from instseg.errors import UserError
+from instseg.files import write_atomically
 
 MISSING = "–"
 WIDTH = 120
@@ -32,18 +32,6 @@ _RUN_COLUMNS = (
     *("box_AP", "mask_AP", "counted", "left_out", "commit", "dirty", "device", "torch"),
     *("train_seconds", "wall_seconds", "finished", "folder"),
 )
-
-
-def write_atomically(path: Path, data: str | bytes) -> Path:
-    """Write a whole file or nothing; the folder is made where needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data.encode() if isinstance(data, str) else data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
 
 
 def write_ap(folder: Path, ap: pd.DataFrame, baseline: str, resamples: int) -> list[Path]:

@@ -66,14 +66,14 @@ class RoIs:
         image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(self.boxes)])
         rois = torch.cat([image, boxes], dim=1)
         levels = fpn_levels(boxes)
-        first = self._features(ROI_LEVELS[0])
-        out = first.new_zeros(len(rois), first.shape[1], size, size)
+        parts, order = [], []
         for k in ROI_LEVELS:
             chosen = torch.where(levels == k)[0]
-            part = roi_align(self._features(k), rois[chosen], size, 1 / 2**k, sampling_ratio=2)
-            # out of place, so that the levels' gradients don't share a buffer that is written over
-            out = out.index_add(0, chosen, part.to(out.dtype))
-        return out
+            # a level without boxes would only fill a map of zeros on the way back
+            if len(chosen) or (k == ROI_LEVELS[-1] and not parts):
+                parts.append(roi_align(self._features(k), rois[chosen], size, 1 / 2**k, sampling_ratio=2))
+                order.append(chosen)
+        return torch.cat(parts)[torch.cat(order).argsort()]
 
     def sample(self, points: Tensor, level: int) -> Tensor:
         """Features at points inside the boxes, bilinear between the centres of the map's cells

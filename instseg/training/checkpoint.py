@@ -10,14 +10,6 @@ from torch import nn
 from instseg.errors import UserError
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
-
-
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> None:
     """Save what a run needs to go on after ``iteration`` steps, atomically.
 

@@ -15,6 +15,7 @@ from instseg import progress, seeds
 from instseg.data.loader import Batch
 from instseg.detector.mask_rcnn import MaskRCNN
 from instseg.errors import DivergedError, UserError
+from instseg.files import write_atomically
 from instseg.training import checkpoint
 from instseg.training.schedule import Schedule
 
@@ -157,7 +158,7 @@ class _Metrics:
     def __init__(self, path: Path, keep_until: int) -> None:
         self.path = path
         kept = [line for line in _lines(path) if line["iteration"] <= keep_until]
-        checkpoint.write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._sums: dict[str, float] = defaultdict(float)
         self._count = 0
 

@@ -1,0 +1,78 @@
+"""Copy what is worth keeping of a study: tables, plots and where the numbers come from, but no weights and no data."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.aggregate import Study, read
+from instseg.errors import UserError
+from instseg.files import write_atomically
+
+TABLES = ("ap.csv", "ap.md", "ap.tex", "speed.csv", "speed.md", "speed.tex", "runs.csv", "runs.md")
+PLOTS = ("learning_curves", "ap_latency")
+SOURCES = ("study.json", "speed.json")
+
+
+def publish(study_dir: Path, to: Path) -> list[Path]:
+    """Copy a study's tables, plots, ``speed.json`` and the configuration of each run into an empty or old ``to``.
+
+    Panels go along only where all pictures are generated ones: photographs of data sets may not be passed on.
+
+    Args:
+        study_dir: ``results/<study>``, with a report built.
+        to: replaced as a whole.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: the report was not built, or a run comes from code with uncommitted changes.
+    """
+    study = read(study_dir)
+    if not (study_dir / "ap.csv").exists():
+        raise UserError(f"{study_dir} has no ap.csv: build the report first")
+    unclean = study.runs[study.runs["dirty"] != False]  # noqa: E712  (None: no checkout)
+    if len(unclean):
+        raise UserError(
+            f"{study_dir}: {len(unclean)} runs come from code that is in no commit, the first: "
+            f"{unclean.iloc[0]['folder']}; commit, delete these runs and sweep again"
+        )
+    names = [*TABLES, *SOURCES, *(f"{plot}.{ending}" for plot in PLOTS for ending in ("png", "pdf"))]
+    if set(study.runs["dataset"]) == {"generated"}:
+        names += ["panels.png", *(f"panels/{path.name}" for path in sorted(study_dir.glob("panels/*.png")))]
+    if to.exists():
+        shutil.rmtree(to)
+    written = []
+    for name in names:
+        if (study_dir / name).exists():
+            written.append(write_atomically(to / name, (study_dir / name).read_bytes()))
+    for folder in study.runs["folder"]:
+        config = (study_dir / "runs" / folder / "config.yaml").read_text()
+        lines = [line for line in config.splitlines() if not line.startswith(("data_root:", "results_dir:"))]
+        written.append(write_atomically(to / "configs" / f"{folder}.yaml", "\n".join(lines) + "\n"))
+    if (study_dir / "speed.csv").exists():
+        written.append(write_atomically(to / "summary.md", summary(study, study_dir)))
+    return written
+
+
+def summary(study: Study, study_dir: Path) -> str:
+    """The table for a README: AP, difference to the baseline, and cost of each variant."""
+    ap, speed = pd.read_csv(study_dir / "ap.csv"), pd.read_csv(study_dir / "speed.csv").set_index("variant")
+    rows = []
+    for _, row in ap.iterrows():
+        cost = speed.loc[row["variant"]]
+        low, high = row["mask_AP_diff_low"], row["mask_AP_diff_high"]
+        difference = f"{row['mask_AP_diff']:+.1f} [{low:+.1f}, {high:+.1f}]" if low == low else "–"
+        rows.append(
+            {
+                "mask head": row["variant"],
+                "box AP": f"{row['box_AP_mean']:.1f} ± {row['box_AP_std']:.1f}",
+                "mask AP": f"{row['mask_AP_mean']:.1f} ± {row['mask_AP_std']:.1f}",
+                "Δ mask AP [95 %]": difference,
+                "head parameters": f"{cost['head_parameters']:,.0f}",
+                "MFLOP/RoI": f"{cost['head_flops_per_roi'] / 1e6:.1f}",
+                "ms/100 RoIs": f"{cost['head_ms_median']:.1f}",
+            }
+        )
+    return pd.DataFrame(rows).to_markdown(index=False) + "\n"

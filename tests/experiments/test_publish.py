@@ -1,0 +1,61 @@
+"""Publishing copies tables and configurations, never photographs, and only of code that is in a commit."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import synthetic
+
+from experiments import study_report
+from experiments.publish import publish
+from instseg.errors import UserError
+
+
+def _study(folder: Path, dataset: str, dirty: bool) -> Path:
+    study = synthetic.make_study(folder / "study", {"fcn": 3.0, "unet": 1.0}, images=5)
+    for path in study.glob("runs/*/result.json"):
+        result = json.loads(path.read_text())
+        result["dataset"] = dataset
+        result["provenance"]["dirty"] = dirty
+        path.write_text(json.dumps(result))
+        (path.parent / "config.yaml").write_text("seed: 0\ndata_root: /home/somebody/photos\nresults_dir: results\n")
+    study_report.build(study, "fcn", 20)
+    return study
+
+
+@pytest.mark.parametrize(("dataset", "panels"), [("generated", True), ("pennfudan", False)])
+def test_panels_go_along_only_where_pictures_are_generated(tmp_path: Path, dataset: str, panels: bool) -> None:
+    study = _study(tmp_path, dataset, dirty=False)
+    assert (study / "panels.png").exists()
+    to = tmp_path / "reference"
+    (to / "old").mkdir(parents=True)
+    written = publish(study, to)
+    assert set(written) == {path for path in to.rglob("*") if path.is_file()}
+    assert (to / "panels.png").exists() == panels
+    assert not (to / "old").exists()
+    for name in ("ap.csv", "runs.csv", "learning_curves.pdf"):
+        assert (to / name).read_bytes() == (study / name).read_bytes()
+    assert not list(to.rglob("*.npz")) and not list(to.rglob("predictions.json"))
+    configs = list((to / "configs").iterdir())
+    assert len(configs) == len(list((study / "runs").iterdir()))
+    assert all("somebody" not in path.read_text() for path in configs)
+
+
+def test_summary_has_the_numbers_of_the_tables(tmp_path: Path) -> None:
+    study = _study(tmp_path, "generated", dirty=False)
+    publish(study, tmp_path / "to")
+    lines = (tmp_path / "to" / "summary.md").read_text().splitlines()
+    ap = pd.read_csv(study / "ap.csv")
+    assert len(lines) == 2 + len(ap)
+    for line, (_, row) in zip(lines[2:], ap.iterrows(), strict=True):
+        assert f" {row['mask_AP_mean']:.1f} " in line
+        if not row["is_baseline"]:
+            assert f"{row['mask_AP_diff']:+.1f} [{row['mask_AP_diff_low']:+.1f}" in line
+
+
+def test_runs_of_uncommitted_code_are_refused(tmp_path: Path) -> None:
+    study = _study(tmp_path, "generated", dirty=True)
+    with pytest.raises(UserError, match="no commit"):
+        publish(study, tmp_path / "to")
+    assert not (tmp_path / "to").exists()

@@ -1,0 +1,39 @@
+"""The README says what is so: its table is the committed one, its head works, its studies exist."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from instseg.detector.rois import MaskHead, RoIs
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_the_table_is_that_of_the_committed_runs() -> None:
+    (shown,) = re.findall(r"<!-- summary of (\S+) -->\n(.*?)<!-- end of summary -->", TEXT, re.DOTALL)
+    assert shown[1] == (ROOT / shown[0] / "summary.md").read_text()
+
+
+def test_files_that_it_names_are_there() -> None:
+    for link in re.findall(r"\]\(([^)#:]+)\)", TEXT):
+        assert (ROOT / link).exists(), link
+
+
+def test_every_study_is_in_its_table() -> None:
+    for path in (ROOT / "experiments" / "conf" / "study").glob("*.yaml"):
+        assert re.search(rf"^\|.*`{path.stem}`", TEXT, re.MULTILINE), path.stem
+
+
+def test_the_head_that_it_shows_works() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    # `Tensor` and `nn` come from the snippet's own imports
+    space: dict[str, object] = {"__name__": "heads.tiny"}
+    exec(code, space)
+    (tiny,) = [v for v in space.values() if isinstance(v, type) and issubclass(v, MaskHead) and v is not MaskHead]
+    rois = RoIs({2: torch.rand(1, 8, 16, 16)}, [torch.tensor([[0.0, 0.0, 30.0, 40.0]])])
+    logits = tiny(8, 3, width=4)(rois)  # type: ignore[call-arg]
+    assert isinstance(logits, Tensor)
+    assert logits.shape == (1, 3, 28, 28)

@@ -61,7 +61,7 @@ class Study:
         first = self.runs.drop_duplicates("variant").set_index("variant")
         wanted = first.loc[variant]
         agreement = {
-            label: sum(row[key] == wanted[key] for key in _SETTINGS)
+            label: sum(row[key] == wanted[key] for key in (*_SETTINGS, "settings"))
             for label, row in first[first["name"] == baseline].iterrows()
         }
         best = [str(label) for label, count in agreement.items() if count == max(agreement.values())]
@@ -122,6 +122,7 @@ def _row(folder: Path) -> dict[str, Any]:
             "name": str(result["variant"]),
             "head": result["head"]["name"],
             "options": dict(result["head"].get("options") or {}),
+            "settings": dict(result.get("settings") or {}),
             **{key: result.get(key) for key in _SETTINGS},
             "fold": int(result["fold"]),
             "seed": int(result["seed"]),
@@ -157,13 +158,20 @@ def _label(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         by_name.setdefault(row["name"], []).append(row)
     for name, group in by_name.items():
-        settings = [{"head": r["head"], **r["options"], **{k: r[k] for k in _SETTINGS}} for r in group]
+        told = [{k: r[k] for k in _SETTINGS} | _own(r, group) for r in group]
+        settings = [{"head": r["head"], **r["options"], **more} for r, more in zip(group, told, strict=True)]
         keys = list(dict.fromkeys(key for one in settings for key in one))
         shown = [{key: _short(one[key]) for key in keys if key in one} for one in settings]
         differing = [key for key in keys if len({one.get(key) for one in shown}) > 1]
         for row, one in zip(group, shown, strict=True):
             extra = ", ".join(f"{key}={one[key]}" for key in differing if key in one)
             row["variant"] = f"{name}({extra})" if extra else name
+
+
+def _own(row: dict[str, Any], group: list[dict[str, Any]]) -> dict[str, Any]:
+    """A run's settings, less those of trunk or data set where another name of these tells runs apart."""
+    named = tuple(f"{key}." for key in ("trunk", "dataset") if len({r[key] for r in group}) > 1)
+    return {key: value for key, value in row["settings"].items() if not key.startswith(named)}
 
 
 def _short(value: Any) -> str:

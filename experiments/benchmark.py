@@ -4,14 +4,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from experiments import cli, speed, tables
+from experiments import app_config, cli, speed, tables
 from experiments.aggregate import read
 
 
 def _job(cfg: DictConfig) -> None:
-    folder = Path(cfg.results_dir) / cfg.study
+    config = app_config.typed(cfg, app_config.Benchmark)
+    folder = Path(config.results_dir) / config.study
     measured = speed.measure_study(
-        folder, data_root=cfg.data_root, device=cfg.device, rois=cfg.rois, rounds=cfg.rounds, again=True
+        folder, data_root=config.data_root, device=config.device, rois=config.rois, rounds=config.rounds, again=True
     )
     frame = tables.speed_frame(measured, read(folder).variants)
     tables.write_speed(folder, frame, measured)
@@ -19,4 +20,5 @@ def _job(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    app_config.register()
     cli.run(cli.app("pkg://experiments.conf_apps", "benchmark", _job))

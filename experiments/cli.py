@@ -1,5 +1,6 @@
 """What the apps share: errors of one line, and exit codes (0 well, 1 something failed, 2 wrong input)."""
 
+import argparse
 import os
 import re
 import sys
@@ -24,6 +25,9 @@ CONF = Path(__file__).parent / "conf"
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run an app's ``main`` and exit; what a user did wrong is printed as one line."""
+    # Python 3.14 refuses the lazy help text of one of Hydra's flags (facebookresearch/hydra, issue 3121)
+    if hasattr(argparse.ArgumentParser, "_check_help"):
+        argparse.ArgumentParser._check_help = lambda *_: None
     # Hydra would print errors its own way and leave
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

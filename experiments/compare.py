@@ -42,6 +42,8 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
     for label in labels:
         runs = study.counted(label)
         other = study.baseline_of(label, baseline)
+        differing = _other_settings(runs, study.counted(other)) if other is not None else []
+        rival = None if differing else other
         row: dict[str, Any] = {"variant": label, "is_baseline": label == other, "compared_with": other}
         row |= {key: runs[key].iloc[0] for key in ("protocol", "dataset", "trunk", "iterations")}
         row["n"] = len(runs)
@@ -51,14 +53,25 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
                 values = runs[column].dropna() if column in runs else pd.Series(dtype=float)
                 row |= {f"{column}_mean": values.mean(), f"{column}_std": values.std(ddof=1)}
                 row[f"{column}_n"] = len(values)
-            row |= _intervals(matches[kind], label, other, f"{kind}_AP", resamples)
-        if other is not None and other != label and not row["mask_AP_diff_n"]:
+            row |= _intervals(matches[kind], label, rival, f"{kind}_AP", resamples)
+        if differing:
+            study.notes.append(
+                f"{label} and {other} differ in {', '.join(differing)}: no difference is given, as it would not be the "
+                "head's alone"
+            )
+        elif other is not None and other != label and not row["mask_AP_diff_n"]:
             study.notes.append(f"{label}: no run has the fold, seed and ground truth of a run of {other}")
         rows.append(row)
     if all(row["compared_with"] is None for row in rows):
         why = "is no single variant" if baseline in set(study.runs["name"]) else "has no finished run"
         study.notes.append(f"baseline {baseline!r} {why}, so differences are –; variants: {', '.join(labels)}")
     return pd.DataFrame(rows)
+
+
+def _other_settings(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:
+    """Keys of the configuration, the head's apart, in which two variants differ."""
+    mine, theirs = runs["settings"].iloc[0], others["settings"].iloc[0]
+    return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
 
 
 def _intervals(matched: _Matched, label: str, other: str | None, column: str, resamples: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -180,14 +181,11 @@ class Config:
             raise UserError(
                 f"detector.anchor_sizes: one list a level P2..P6, five in all, not {len(self.detector.anchor_sizes)}"
             )
-        for key in ("jobs", "log_every", "checkpoint_every"):
-            if getattr(self.runtime, key) < 1:
-                raise UserError(f"runtime.{key}={getattr(self.runtime, key)}: must be 1 or more")
-        if self.evaluation.batch_size < 1:
-            raise UserError(f"evaluation.batch_size={self.evaluation.batch_size}: must be 1 or more")
+        self._check_ranges()
         if self.trunk.norm == "frozen" and self.trunk.weights is None:
             raise UserError(
-                "trunk.norm=frozen needs trunk.weights: statistics of no data can't be frozen; use trunk.norm=batch"
+                "trunk.norm=frozen needs trunk.weights: statistics of no data can't be frozen; "
+                "from scratch use trunk.norm=batch trunk.trainable_layers=null"
             )
         self.make_schedule()
         torch_device(self.runtime.device)
@@ -196,6 +194,36 @@ class Config:
                 self.trunk.name, norm=self.trunk.norm, trainable_layers=self.trunk.trainable_layers, out_channels=8
             )
             self.make_head(num_classes=2)
+
+    def _check_ranges(self) -> None:
+        sizes = self.detector.anchor_sizes
+        if not all(sizes) or min(map(min, sizes)) < 1:
+            raise UserError("detector.anchor_sizes: each level needs one or more, 1 pixel or larger")
+        if not self.detector.anchor_ratios or min(self.detector.anchor_ratios) <= 0:
+            raise UserError(f"detector.anchor_ratios={self.detector.anchor_ratios}: one or more, each above 0")
+        d = self.dataset
+        if d.max_size < d.min_size or d.train_max_size < max(d.train_min_size):
+            raise UserError("dataset.max_size and dataset.train_max_size: at least the size of the short side")
+        least = {
+            "seed": (self.seed, 0),
+            "runtime.jobs": (self.runtime.jobs, 1),
+            "runtime.threads": (self.runtime.threads, 1),
+            "runtime.workers": (self.runtime.workers, 0),
+            "runtime.log_every": (self.runtime.log_every, 1),
+            "runtime.checkpoint_every": (self.runtime.checkpoint_every, 1),
+            "runtime.evaluate_every": (self.runtime.evaluate_every, 0),
+            "evaluation.batch_size": (self.evaluation.batch_size, 1),
+            "evaluation.resamples": (self.evaluation.resamples, 1),
+            "trunk.out_channels": (self.trunk.out_channels, 1),
+        }
+        for key, value in vars(self.detector).items():
+            if isinstance(value, int):
+                least[f"detector.{key}"] = (value, 1)
+            elif isinstance(value, float) and not 0 <= value <= 1:
+                raise UserError(f"detector.{key}={value}: must be between 0 and 1")
+        for name, (number, low) in least.items():
+            if number is not None and number < low:
+                raise UserError(f"{name}={number}: must be {low} or more")
 
     def make_schedule(self) -> Schedule:
         """The schedule for the batch size that was asked for."""
@@ -231,6 +259,17 @@ class Config:
             parts["trunk"]["weights"] = hashlib.sha256(Path(self.trunk.weights).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
+    def settings(self) -> dict[str, Any]:
+        """What runs of one study share if their difference is to be the head's alone, flat: ``schedule.lr`` and
+        so on. Names of trunk and data set, iterations, seed and fold are told elsewhere."""
+        flat: dict[str, Any] = {}
+        for group in ("dataset", "trunk", "detector", "schedule"):
+            flat |= {f"{group}.{key}": value for key, value in asdict(getattr(self, group)).items()}
+        for key in ("dataset.name", "dataset.fold", "trunk.name", "schedule.iterations"):
+            del flat[key]
+        flat["dataset.options"].pop("download_dir", None)
+        return flat
+
     def study_folder(self) -> Path:
         """``results/<study>``."""
         return Path(self.results_dir) / self.study.name
@@ -251,10 +290,9 @@ def torch_device(name: str) -> torch.device:
     """``auto`` -> the GPU where there is one, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"runtime.device={name}: must be auto, cpu or cuda") from error
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"runtime.device={name}: must be auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"runtime.device={name}: torch sees no GPU here; use runtime.device=cpu")
     return device

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from omegaconf import OmegaConf
 
 from experiments.config import Config, torch_device
 from experiments.provenance import now, provenance
-from instseg import detector, seeds
+from instseg import detector, progress, seeds
 from instseg.data import InstanceDataset, loader, transforms
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
@@ -26,6 +27,7 @@ from instseg.files import write_atomically
 from instseg.training.loop import train
 
 PANEL_PICTURES = 4
+LOCK = ".lock"
 ERROR = "error.txt"
 """What stopped a run, in its folder; gone when the run is tried again."""
 
@@ -41,11 +43,17 @@ def run(config: Config) -> Path:
         return folder
     device = prepare(config)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ERROR).unlink(missing_ok=True)
     with _only_process(folder):
+        if (folder / "result.json").exists():
+            return folder
+        (folder / ERROR).unlink(missing_ok=True)
         began, origin = time.perf_counter(), provenance(device)
         write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
         data, held_out = config.make_dataset("train"), config.make_dataset("val")
+        check_same_data(config, write=True)
+        for one, split in ((data, "train"), (held_out, "val")):
+            if one.left_out:
+                progress.say(f"{one.name} {split}: {len(one.left_out)} left out, the first: {one.left_out[0]}")
         model = build_model(config, data.num_classes).to(device, memory_format=torch.channels_last)
         trained = _train(config, model, data, held_out, folder, device)
         results = _predict(config, model, held_out, device, title=f"{config.head.variant}: evaluate")
@@ -67,6 +75,7 @@ def run(config: Config) -> Path:
             "fold": config.dataset.fold,
             "seed": config.seed,
             "iterations": config.make_schedule().iterations,
+            "settings": config.settings(),
             "ground_truth": _store_ground_truth(config, held_out, truth),
             "metrics": metrics,
             "left_out": [f"train: {line}" for line in data.left_out] + [f"val: {line}" for line in held_out.left_out],
@@ -91,6 +100,28 @@ def prepare(config: Config) -> torch.device:
     # filling what no algorithm reads costs 1,500 calls a step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
+
+
+def check_same_data(config: Config, write: bool = False) -> None:
+    """Where a run's data lies is no part of its name; this sees to it that a folder holds one data set's run alone.
+
+    Args:
+        config: the run.
+        write: note the data in the run's folder, if nothing is noted there yet.
+
+    Raises:
+        UserError: the run's folder is of other pictures or annotations.
+    """
+    now = {split: config.make_dataset(split).fingerprint() for split in ("train", "val")}
+    path = config.folder() / "data.json"
+    if not path.exists():
+        if write:
+            write_atomically(path, json.dumps(now))
+    elif json.loads(path.read_text()) != now:
+        raise UserError(
+            f"{config.folder()} is a run on other data than lies in data_root={config.data_root} now; "
+            "give a study.name or results_dir of its own, or delete the folder"
+        )
 
 
 def build_model(config: Config, num_classes: int) -> MaskRCNN:
@@ -179,7 +210,7 @@ def _predict(
 
 
 def _to_learn_from(data: InstanceDataset) -> list[int]:
-    indices = loader.annotated(data)
+    indices = data.learnable()
     if not indices:
         raise UserError(f"{data.name}: none of its {len(data)} training pictures has an instance to learn from")
     return indices
@@ -210,10 +241,14 @@ def _store_ground_truth(config: Config, held_out: InstanceDataset, truth: dict[s
 
 @contextmanager
 def _only_process(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system releases even when the process is killed."""
-    with (folder / ".lock").open("w") as lock:
+    """Hold the folder's lock, which the system releases even when the process is killed.
+
+    It is a lock of the process alone: loader workers do not inherit it, so they can't hold it past its death.
+    """
+    with (folder / LOCK).open("a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
             raise UserError(f"{folder}: another process is at this run") from error
+        os.utime(folder / LOCK)
         yield

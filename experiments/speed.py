@@ -1,8 +1,9 @@
 """Times, memory and FLOPs of a study's variants, measured in turns on one machine, into ``speed.json``."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.aggregate import Study, read
+from experiments.aggregate import Study, load_json, read
 from experiments.config import Config, typed
 from experiments.provenance import now, provenance
 from experiments.run import build_model, prepare, training_batches
 from instseg import progress
-from instseg.data import loader
+from instseg.data import InstanceDataset, loader
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
 from instseg.evaluation import timing
@@ -70,8 +71,8 @@ def measure_study(
     what = {"rois": rois, "rounds": rounds, "pictures": PICTURES, "runs": firsts}
     path = folder / "speed.json"
     if path.exists() and not again:
-        old = json.loads(path.read_text())
-        if old.get("what") == what and old.get("provenance", {}).get("device") == about["device"]:
+        old = load_json(path, "delete it and run the benchmark again")
+        if isinstance(old, dict) and old.get("what") == what and old["provenance"]["device"] == about["device"]:
             return old
 
     variants = {label: _load(config, folder / "runs" / firsts[label], target) for label, config in configs.items()}
@@ -84,6 +85,9 @@ def measure_study(
     for name, work in progress.bar(iterable=makers.items(), desc="timing", unit="kind"):
         seconds[name] = timing.alternating(work, rounds=rounds, device=target)
 
+    # what the others keep for their next step is no part of a variant's memory
+    for variant in variants.values():
+        variant.optimizer.zero_grad(set_to_none=True)
     measured = {
         label: {
             "head_ms": timing.spread([1000 * s for s in seconds["head"][label]]),
@@ -119,14 +123,14 @@ def _load(config: Config, folder: Path, device: torch.device) -> _Variant:
     schedule = config.make_schedule()
     optimizer = schedule.make_optimizer(model)
     model.load_state_dict(checkpoint.load(folder / "checkpoint.pt", device)["model"])
-    pictures = [image.to(device) for _, (image,) in zip(range(PICTURES), _one_by_one(held_out), strict=False)]
+    pictures = [loader.to_unit(image, device) for image in islice(_one_by_one(held_out), PICTURES)]
     (batch,) = training_batches(config, data, 0, 1, device)
     return _Variant(config, model, optimizer, pictures, batch)
 
 
-def _one_by_one(held_out: Any) -> Any:
-    for _, images in loader.pictures(held_out, batch_size=1):
-        yield images
+def _one_by_one(held_out: InstanceDataset) -> Iterator[torch.Tensor]:
+    for _, (image,) in loader.pictures(held_out, batch_size=1):
+        yield image
 
 
 def _head_work(variant: _Variant, rois: int, device: torch.device) -> Callable[[], Any]:
@@ -178,6 +182,7 @@ def _sizes(
     model, head = variant.model, variant.model.mask_head
     held = sum(timing.bytes_of(state) for state in (model.state_dict(), variant.optimizer.state_dict()))
     peak = timing.peak_memory(makers["train"][label], device, held)
+    variant.optimizer.zero_grad(set_to_none=True)
     return {
         "peak_memory_mib": peak / 2**20,
         "parameters": sum(p.numel() for p in model.parameters()),

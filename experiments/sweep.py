@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from typing import Any
 
 import hydra
@@ -18,17 +19,20 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import cli, config, speed, study_report
 from experiments.config import Config
-from experiments.run import ERROR, run
+from experiments.run import ERROR, LOCK, check_same_data, run
 from instseg import progress
 from instseg.errors import UserError
 from instseg.files import write_atomically
 
+GIVEN_UP = "INSTSEG_GIVEN_UP"
 _planned: list[Config] = []
+_kills: Counter[str] = Counter()
 
 
 class Plan(Callback):
@@ -62,21 +66,43 @@ def plan(sweep: DictConfig) -> list[Config]:
         if folder in folders[:i]:
             raise UserError(f"two runs of this sweep are the same, {folder.name}: sweep over different values")
     todo = [one for one in runs if not (one.folder() / "result.json").exists()]
-    print(f"study {runs[0].study.name}: {len(runs)} runs, {len(runs) - len(todo)} of them done", flush=True)
-    for one in runs:
-        state = "to do" if one in todo else "done"
-        if one in todo and (one.folder() / "checkpoint.pt").exists():
-            state = "to be resumed"
-        print(f"  {one.folder().name}: {state}")
     # what is wrong with the data is found now and not between two runs
-    for one in todo:
-        for split in ("train", "val"):
-            data = one.make_dataset(split)
-            if data.left_out:
-                print(
-                    f"  {data.name} {split}: {len(data.left_out)} annotations left out, the first: {data.left_out[0]}"
-                )
+    for one in runs if todo else []:
+        check_same_data(one)
+    print(f"study {runs[0].study.name}: {len(runs)} runs, {len(runs) - len(todo)} of them done")
+    for one in runs:
+        begun = (one.folder() / "checkpoint.pt").exists()
+        state = "done" if one not in todo else "to be resumed" if begun else "to do"
+        print(f"  {one.folder().name}: {state}, {one.make_schedule().iterations} iterations")
+    sys.stdout.flush()
     return runs
+
+
+def _carry_out() -> None:
+    """All runs of the sweep; where a run's process is killed, which ends those beside it too, the rest goes on."""
+    while True:
+        began = time.time()
+        try:
+            _job()
+            return
+        except TerminatedWorkerError:
+            torn = [one for one in _planned if _was_running(one, since=began)]
+            print(f"a process was killed while it ran {', '.join(one.folder().name for one in torn)}", file=sys.stderr)
+            for one in torn:
+                _kills[one.hash()] += 1
+                if _kills[one.hash()] == 2:
+                    why = "its process was killed twice; is there enough memory? runtime.jobs=1 needs less"
+                    write_atomically(one.folder() / ERROR, why)
+            # read by the processes that are started next
+            os.environ[GIVEN_UP] = ",".join(run for run, count in _kills.items() if count >= 2)
+            if not torn:
+                raise
+
+
+def _was_running(one: Config, since: float) -> bool:
+    folder = one.folder()
+    ended = (folder / "result.json").exists() or (folder / ERROR).exists()
+    return not ended and (folder / LOCK).exists() and (folder / LOCK).stat().st_mtime >= since - 1
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="sweep")
@@ -84,6 +110,8 @@ def _job(cfg: DictConfig) -> None:
     """One run. It may be carried out by a process of its own, so what went wrong goes through a file."""
     number = HydraConfig.get().job.num
     one = _typed(cfg)
+    if one.hash() in os.environ.get(GIVEN_UP, "").split(","):
+        return
     if one.runtime.jobs > 1:
         progress.use_line(number % one.runtime.jobs)
         _end_with(os.getppid())
@@ -95,7 +123,7 @@ def _job(cfg: DictConfig) -> None:
         if not expected:
             traceback.print_exc()
         why = str(error) if expected else f"{type(error).__name__}: {error}"
-        write_atomically(one.folder() / ERROR, why.encode())
+        write_atomically(one.folder() / ERROR, why)
 
 
 def _end_with(parent: int) -> None:
@@ -118,7 +146,7 @@ def _typed(cfg: DictConfig) -> Config:
 def main() -> int:
     """Run the study, then write and print its tables; 1 where a run failed."""
     config.register()
-    _job()
+    _carry_out()
     if not _planned:
         # --help, --cfg and the like
         return 0

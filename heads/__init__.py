@@ -6,10 +6,11 @@ Files whose name begins with ``_`` hold parts that several heads share.
 import importlib
 import inspect
 import pkgutil
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from instseg.detector.rois import MaskHead
-from instseg.errors import unknown_name
+from instseg.errors import UserError, unknown_name
 
 
 def names() -> list[str]:
@@ -57,7 +58,25 @@ def build(name: str, in_channels: int, num_classes: int, *, class_agnostic: bool
         UserError: an unknown head or option, or an option's value that the head can't take.
     """
     known = options(name)
-    for option in chosen:
+    wanted = get_type_hints(head_class(name).__init__)
+    for option, value in chosen.items():
         if option not in known:
             raise unknown_name(f"option of head {name}:", option, [*known, "class_agnostic"])
+        if not _fits(value, wanted.get(option, Any)):
+            raise UserError(f"option of head {name}: {option}={value!r} is no {_said(wanted[option])}")
     return head_class(name)(in_channels, 1 if class_agnostic else num_classes, **chosen)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a plain type, or of one of several; other hints are left to the head."""
+    kinds = get_args(hint) or (hint,)
+    if not all(isinstance(kind, type) for kind in kinds):
+        return True
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
+
+
+def _said(hint: Any) -> str:
+    names = {int: "whole number", float: "number", str: "name", bool: "true or false", NoneType: "null"}
+    return " or ".join(names.get(kind, str(kind)) for kind in get_args(hint) or (hint,))

@@ -14,6 +14,11 @@ def use_line(line: int) -> None:
     _line = line
 
 
+def say(line: str) -> None:
+    """Print a line without breaking the bars."""
+    tqdm.write(line, file=sys.stderr)
+
+
 def bar(*, nested: bool = False, **options: Any) -> tqdm:
     """A tqdm bar; where stderr is no terminal it says where it is every ten seconds instead of ten times a second.
 

@@ -32,6 +32,11 @@ _BUILDERS: dict[str, Callable[..., InstanceDataset]] = {
     "pennfudan": _pennfudan,
     "coco": _coco,
 }
+_OPTIONS = {
+    "generated": ("size", "seed", "figures"),
+    "pennfudan": ("download_dir",),
+    "coco": ("invalid",),
+}
 _FOLDS = {"pennfudan": FOLDS}
 
 
@@ -61,10 +66,12 @@ def build(
     folds = _FOLDS.get(name, 1)
     if not 0 <= fold < folds:
         raise UserError(f"dataset.fold={fold}: {name} has {f'folds 0 to {folds - 1}' if folds > 1 else 'fold 0 alone'}")
-    try:
-        return _BUILDERS[name](split, fold, root, images, **options)
-    except (TypeError, KeyError) as error:
-        raise UserError(f"dataset.options of {name}: {error}") from error
+    for option in options:
+        if option not in _OPTIONS[name]:
+            raise unknown_name(f"option of data set {name}:", option, _OPTIONS[name])
+    if images is not None and images < 1:
+        raise UserError(f"dataset.{split}_images={images}: must be 1 or more, or null for all")
+    return _BUILDERS[name](split, fold, root, images, **options)
 
 
 __all__ = ["InstanceDataset", "build", "names"]

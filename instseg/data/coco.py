@@ -3,6 +3,7 @@
 Source: T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; https://cocodataset.org.
 """
 
+import hashlib
 import math
 import pickle
 from pathlib import Path
@@ -72,6 +73,11 @@ class CocoDataset(InstanceDataset):
         packed = [pickle.dumps(tuple(picture), protocol=5) for picture in contents.pictures]
         self._ends = np.cumsum([len(piece) for piece in packed])
         self._packed = b"".join(packed)
+        self._learnable = [
+            i
+            for i, (_, annotations, unfit) in enumerate(contents.pictures)
+            if any(not a.get("iscrowd", 0) and a["id"] not in unfit for a in annotations)
+        ]
 
     def __getitem__(self, index: int) -> Sample:
         record, annotations, unfit = self._picture(index)
@@ -119,6 +125,12 @@ class CocoDataset(InstanceDataset):
             "annotations": annotations,
             "categories": [dict(category) for category in self._categories],
         }
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self._packed + repr(self._categories).encode()).hexdigest()[:16]
+
+    def learnable(self) -> list[int]:
+        return self._learnable
 
     def describe(self, index: int) -> str:
         return str(self._path(self._picture(index).record))

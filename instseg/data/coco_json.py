@@ -202,6 +202,6 @@ def _sort_in(
     if left_out and not drop_invalid:
         raise DataError(
             f"{path}: {left_out[0]}; {len(left_out)} such annotation(s) in all: correct them, or leave them out "
-            "with dataset.invalid=drop"
+            "with dataset.options.invalid=drop"
         )
     return left_out

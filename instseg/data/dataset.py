@@ -55,6 +55,16 @@ class InstanceDataset(Dataset[Sample], ABC):
         polygons or compressed RLE with ``counts`` a ``str``, so that it can be dumped as JSON."""
 
     @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when other pictures or annotations lie where this data set was read from; cheap, so that of
+        pictures only what the folder says of them counts."""
+
+    def learnable(self) -> list[int]:
+        """Indices of the pictures that have an instance to learn from, one that is no crowd region."""
+        ids = {a["image_id"] for a in self.ground_truth()["annotations"] if not a.get("iscrowd", 0)}
+        return [i for i, image_id in enumerate(self.image_ids) if image_id in ids]
+
+    @abstractmethod
     def describe(self, index: int) -> str:
         """Where picture ``index`` comes from (its file, or its seed), for messages."""
 

@@ -6,6 +6,7 @@ pixels alike, and then reduced, so that a mask is just what can be seen of the f
 what stands in front of them, is in no mask.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -114,6 +115,12 @@ class Generated(InstanceDataset):
             "annotations": annotations,
             "categories": [dict(category) for category in self.categories],
         }
+
+    def fingerprint(self) -> str:
+        # all that the pictures depend on, but for the code that draws them: one of them stands for that
+        owners = self._draw(self.image_ids[0])
+        content = repr((self.split, self.size, self.seed, self.figures, len(self))).encode()
+        return hashlib.sha256(content + b"".join(part.tobytes() for part in owners)).hexdigest()[:16]
 
     def describe(self, index: int) -> str:
         return f"generated {self.split} picture {self.image_ids[index]} (seed {self.seed})"

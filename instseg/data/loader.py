@@ -1,5 +1,6 @@
 """Batches whose order and augmentation depend on the seed and the iteration alone, not on workers or restarts."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,13 +16,6 @@ from instseg.errors import UserError
 Batch = tuple[list[torch.Tensor], list[dict[str, Any]]]
 
 
-def annotated(dataset: InstanceDataset) -> list[int]:
-    """Indices of the pictures that have an instance to learn from (one that is no crowd region)."""
-    truth = dataset.ground_truth()
-    ids = {a["image_id"] for a in truth["annotations"] if not a.get("iscrowd", 0)}
-    return [i for i, image_id in enumerate(dataset.image_ids) if image_id in ids]
-
-
 def training_batches(
     dataset: InstanceDataset,
     indices: list[int],
@@ -34,7 +28,8 @@ def training_batches(
     workers: int = 0,
     pin: bool = False,
 ) -> Iterator[Batch]:
-    """The batches of iterations ``start`` to ``iterations - 1``: (images, targets) lists of ``batch_size``.
+    """The batches of iterations ``start`` to ``iterations - 1``: (images, targets) lists of ``batch_size``,
+    the images (3, H, W) uint8, which is what is quickest to hand over.
 
     Every epoch is a permutation of ``indices`` drawn from (seed, epoch); every sample's augmentation is drawn
     from (seed, position). A resumed run therefore sees what an unbroken one sees.
@@ -47,9 +42,10 @@ def training_batches(
         batch_sampler=_Order(indices, batch_size, iterations, seed, start),
         collate_fn=_collate,
         num_workers=workers,
+        multiprocessing_context=_context(workers),
         pin_memory=pin,
         generator=torch.Generator(),
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=2 if workers else None,
     )
     for batch in loader:
         if isinstance(batch, UserError):
@@ -58,7 +54,7 @@ def training_batches(
 
 
 def pictures(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) -> Iterator[tuple[list[int], Any]]:
-    """All pictures in order, for evaluation: their indices, and (3, H, W) float32 images in [0, 1].
+    """All pictures in order, for evaluation: their indices, and (3, H, W) uint8 images.
 
     Raises:
         UserError: see :func:`training_batches`.
@@ -68,12 +64,25 @@ def pictures(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) -> 
         batch_size=batch_size,
         collate_fn=_collate,
         num_workers=workers,
+        multiprocessing_context=_context(workers),
         generator=torch.Generator(),
     )
     for batch in loader:
         if isinstance(batch, UserError):
             raise batch
         yield batch
+
+
+def to_unit(image: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """(3, H, W) uint8 -> float32 in [0, 1] on a device."""
+    return image.to(device, non_blocking=True).float() / 255
+
+
+def _context(workers: int) -> str | None:
+    """How workers are started: said outright, since a sweep's own processes set a default that workers can't use."""
+    if not workers:
+        return None
+    return "fork" if sys.platform == "linux" else "spawn"
 
 
 class _TrainingSamples(Dataset[Any]):
@@ -99,7 +108,7 @@ class _Pictures(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         try:
-            return index, self.dataset[index][0].as_subclass(torch.Tensor).float() / 255
+            return index, self.dataset[index][0].as_subclass(torch.Tensor)
         except UserError as error:
             return error
 

@@ -5,6 +5,7 @@ ACCV 2007; https://www.cis.upenn.edu/~jshi/ped_html/. The pictures may not be re
 there.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,11 @@ class PennFudan(InstanceDataset):
             "annotations": annotations,
             "categories": [dict(c) for c in self.categories],
         }
+
+    def fingerprint(self) -> str:
+        files = [self._image(i) for i in range(len(self))]
+        files += [self._folder / "PedMasks" / f"{stem}_mask.png" for stem in self._stems]
+        return hashlib.sha256(repr([(f.name, f.stat().st_size) for f in files]).encode()).hexdigest()[:16]
 
     def describe(self, index: int) -> str:
         return str(self._image(index))

@@ -23,7 +23,6 @@ def training(*, flip: float, min_size: Sequence[int], max_size: int) -> v2.Trans
         [
             v2.RandomHorizontalFlip(flip),
             v2.RandomShortestSize(list(min_size), max_size=max_size, antialias=True),
-            v2.ToDtype(torch.float32, scale=True),
         ]
     )
 
@@ -40,7 +39,7 @@ def apply(transform: v2.Transform, sample: Sample) -> tuple[torch.Tensor, dict[s
     """A training sample: transformed, without crowds, as plain tensors.
 
     Returns:
-        (3, H, W) float32 in [0, 1], and the target (see :class:`instseg.data.dataset.InstanceDataset`).
+        (3, H, W) uint8, and the target (see :class:`instseg.data.dataset.InstanceDataset`).
     """
     image, target = sample
     # slicing a tv_tensor gives a plain tensor, which v2 would not move: crowds go last

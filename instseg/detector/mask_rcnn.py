@@ -84,8 +84,9 @@ class MaskRCNN(FasterRCNN):
         """The losses of the RPN, the box branch and the mask head, each a scalar; see :meth:`forward`."""
         batch, scaled = self.transform(images, targets)
         features = self.backbone(batch.tensors)
-        proposals, losses = self.rpn(batch, features, scaled)
-        proposals, matched, labels, regression = self.roi_heads.select_training_samples(proposals, scaled)
+        with _exact(batch.tensors):
+            proposals, losses = self.rpn(batch, _float(features), scaled)
+            proposals, matched, labels, regression = self.roi_heads.select_training_samples(proposals, scaled)
         class_logits, box_regression = self._box_branch(features, proposals, batch.image_sizes)
         classifier, box_reg = fastrcnn_loss(class_logits, box_regression, labels, regression)
 
@@ -110,11 +111,13 @@ class MaskRCNN(FasterRCNN):
         """
         batch, _ = self.transform(images)
         features = self.backbone(batch.tensors)
-        proposals, _ = self.rpn(batch, features)
+        with _exact(batch.tensors):
+            proposals, _ = self.rpn(batch, _float(features))
         class_logits, box_regression = self._box_branch(features, proposals, batch.image_sizes)
-        boxes, scores, labels = self.roi_heads.postprocess_detections(
-            class_logits.float(), box_regression.float(), proposals, batch.image_sizes
-        )
+        with _exact(batch.tensors):
+            boxes, scores, labels = self.roi_heads.postprocess_detections(
+                class_logits, box_regression, proposals, batch.image_sizes
+            )
         masks = self.mask_head.predict(RoIs(_pyramid(features), boxes), torch.cat(labels))
 
         counts = [len(box) for box in boxes]
@@ -145,7 +148,17 @@ class MaskRCNN(FasterRCNN):
         self, features: dict[str, Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
         pooled = self.roi_heads.box_roi_pool(features, proposals, sizes)
-        return self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+        class_logits, box_regression = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+        return class_logits.float(), box_regression.float()
+
+
+def _exact(like: Tensor) -> torch.autocast:
+    """No autocast: a bfloat16 has eight bits, too few for the coordinates of a box and the order of scores."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def _float(features: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: feature.float() for name, feature in features.items()}
 
 
 def _pyramid(features: dict[str, Tensor]) -> dict[int, Tensor]:

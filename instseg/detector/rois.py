@@ -66,7 +66,8 @@ class RoIs:
         image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(self.boxes)])
         rois = torch.cat([image, boxes], dim=1)
         levels = fpn_levels(boxes)
-        parts, order = [], []
+        parts: list[Tensor] = []
+        order: list[Tensor] = []
         for k in ROI_LEVELS:
             chosen = torch.where(levels == k)[0]
             # a level without boxes would only fill a map of zeros on the way back

@@ -50,6 +50,11 @@ def build(
     """
     if norm not in NORMS:
         raise unknown_name("trunk.norm", norm, NORMS)
+    if trainable_layers is not None and (norm != "frozen" or name == "small"):
+        raise UserError(
+            f"trunk.trainable_layers={trainable_layers}: stages are kept as they are only with trunk.norm=frozen and "
+            "a trunk that has weights; use null"
+        )
     if name == "small":
         if weights is not None:
             raise UserError(f"trunk.weights={weights}: the small trunk has no weights; use trunk.weights=null")

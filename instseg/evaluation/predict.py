@@ -4,7 +4,7 @@ import torch
 
 from instseg import progress
 from instseg.data.dataset import InstanceDataset
-from instseg.data.loader import pictures
+from instseg.data.loader import pictures, to_unit
 from instseg.detector.mask_rcnn import MaskRCNN
 from instseg.evaluation.coco import Results, to_results
 from instseg.training.loop import autocast
@@ -34,7 +34,7 @@ def predict(
     with progress.bar(total=len(dataset), desc=title, unit="img", nested=True) as bar:
         for indices, images in pictures(dataset, batch_size=batch_size, workers=workers):
             with autocast(device, precision):
-                found = model.detect_rle([image.to(device) for image in images])
+                found = model.detect_rle([to_unit(image, device) for image in images])
             for detection in found:
                 if "mask_scores" in detection:
                     detection["scores"] = detection["scores"] * detection["mask_scores"]

@@ -74,16 +74,17 @@ def flops(call: Callable[[], Any]) -> int:
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device, held: int = 0) -> int:
-    """Most bytes of tensors alive at once during a call.
+    """Most bytes of tensors alive at once during a call, and ``held``, what the caller says was kept before.
 
-    On a GPU the allocator's own number, which includes what was alive before. On the CPU every storage that an
-    operator returns is counted until it dies, and ``held``, what the caller kept before, is added; scratch
-    memory inside operators is not seen.
+    What else was alive before does not count. On a GPU the allocator tells; on the CPU every storage that an
+    operator makes is counted until it dies, and scratch memory inside operators is not seen.
     """
     if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         call()
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_allocated(device) - before + held
     with _Alive() as alive:
         call()
     return alive.peak + held
@@ -129,7 +130,7 @@ def _wait(device: torch.device) -> None:
 
 
 class _Alive(TorchDispatchMode):
-    """Follows the bytes of the storages that operators return."""
+    """Follows the bytes of the storages that operators make."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,6 +138,8 @@ class _Alive(TorchDispatchMode):
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # what an operator is given without another one having made it was there before
+        self._seen.update(t.untyped_storage() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):

@@ -10,8 +10,8 @@ from torch import nn
 from instseg.errors import UserError
 
 
-def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> None:
-    """Save what a run needs to go on after ``iteration`` steps, atomically.
+def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int, seconds: float) -> None:
+    """Save what a run needs to go on after ``iteration`` steps, which took ``seconds`` to train, atomically.
 
     Data order, augmentation and sampling are functions of (seed, iteration), and so is the learning rate: there
     is no generator state to save.
@@ -19,21 +19,22 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, iterati
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
-        torch.save({"iteration": iteration, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+        state = {"iteration": iteration, "seconds": seconds}
+        torch.save({**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """``iteration``, ``model`` and ``optimizer`` of a checkpoint.
+    """``iteration``, ``seconds``, ``model`` and ``optimizer`` of a checkpoint.
 
     Raises:
         UserError: the file is not a checkpoint of this suite.
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        return {"iteration": state["iteration"], "model": state["model"], "optimizer": state["optimizer"]}
+        return {key: state[key] for key in ("iteration", "seconds", "model", "optimizer")}
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such checkpoint") from error
     except Exception as error:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from instseg import progress, seeds
-from instseg.data.loader import Batch
+from instseg.data.loader import Batch, to_unit
 from instseg.detector.mask_rcnn import MaskRCNN
 from instseg.errors import DivergedError, UserError
 from instseg.files import write_atomically
@@ -54,19 +54,19 @@ def train(
         title: what the progress bar says.
 
     Returns:
-        ``seconds`` of training in this call, and ``start``, the iteration that it resumed from.
+        ``seconds`` of training, those before a break included, and ``start``, the iteration that it resumed from.
 
     Raises:
-        DivergedError: a loss is not finite; the line names the iteration, the losses and the pictures.
+        DivergedError: a loss or gradient is not finite; the line names the iteration, the losses and the pictures.
         UserError: the checkpoint is of another model.
     """
     optimizer = schedule.make_optimizer(model)
     path = folder / "checkpoint.pt"
-    start = _resume(path, model, optimizer, device) if path.exists() else 0
+    start, seconds = _resume(path, model, optimizer, device) if path.exists() else (0, 0.0)
     metrics = _Metrics(folder / "metrics.jsonl", keep_until=start)
 
     model.train()
-    seconds, began = 0.0, time.perf_counter()
+    began = time.perf_counter()
     with progress.bar(total=schedule.iterations, initial=start, desc=title, unit="it") as bar:
         for iteration, batch in enumerate(batches(start), start=start):
             lr = schedule.lr_at(iteration)
@@ -78,7 +78,7 @@ def train(
             except FloatingPointError as error:
                 pictures = ", ".join(describe(target["image_id"]) for target in batch[1])
                 raise DivergedError(
-                    f"loss not finite at iteration {iteration} ({error}); pictures: {pictures}; "
+                    f"training is not finite at iteration {iteration} ({error}); pictures: {pictures}; "
                     f"a lower schedule.lr={schedule.lr:g} or schedule.clip_norm may help"
                 ) from error
             done = iteration + 1
@@ -95,19 +95,19 @@ def train(
                 metrics.append({"iteration": done, "eval": evaluate(model)})
                 model.train()
             if save_now:
-                checkpoint.save(path, model, optimizer, done)
+                checkpoint.save(path, model, optimizer, done, seconds)
             began = time.perf_counter()
     return {"seconds": seconds, "start": start}
 
 
-def _resume(path: Path, model: MaskRCNN, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
+def _resume(path: Path, model: MaskRCNN, optimizer: torch.optim.Optimizer, device: torch.device) -> tuple[int, float]:
     state = checkpoint.load(path, device)
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} is the checkpoint of another model; delete it to train from the start") from error
-    return int(state["iteration"])
+    return int(state["iteration"]), float(state["seconds"])
 
 
 def step(
@@ -119,14 +119,14 @@ def step(
         The losses by name.
 
     Raises:
-        FloatingPointError: a loss is not finite; the weights are as they were.
+        FloatingPointError: a loss or the gradient is not finite; the weights are as they were.
     """
     images, targets = batch
     size = len(images) // schedule.accumulate
     sums: dict[str, float] = defaultdict(float)
     optimizer.zero_grad(set_to_none=True)
     for first in range(0, len(images), size):
-        part = [image.to(device, non_blocking=True) for image in images[first : first + size]]
+        part = [to_unit(image, device) for image in images[first : first + size]]
         truth = [_to(target, device) for target in targets[first : first + size]]
         with autocast(device, schedule.precision):
             losses = model(part, truth)
@@ -137,8 +137,10 @@ def step(
         (stacked.sum() / schedule.accumulate).backward()
         for name, value in zip(losses, values, strict=True):
             sums[name] += value / schedule.accumulate
-    if schedule.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm)
+    limit = math.inf if schedule.clip_norm is None else schedule.clip_norm
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"gradient norm {norm}, losses " + ", ".join(f"{k}={v:.4g}" for k, v in sums.items()))
     optimizer.step()
     return sums
 

@@ -64,8 +64,16 @@ class Schedule:
         for key in ("iterations", "batch_size", "accumulate"):
             if getattr(self, key) < 1:
                 raise UserError(f"schedule.{key}={getattr(self, key)}: must be 1 or more")
-        if self.lr <= 0:
-            raise UserError(f"schedule.lr={self.lr}: must be more than 0")
+        for key in ("lr", "gamma", "clip_norm"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"schedule.{key}={value}: must be a number above 0")
+        for key in ("momentum", "weight_decay", "norm_weight_decay", "warmup", "warmup_factor"):
+            value = getattr(self, key)
+            if value is not None and not 0 <= value < math.inf:
+                raise UserError(f"schedule.{key}={value}: must be 0 or more")
+        if any(m < 0 for m in self.milestones):
+            raise UserError(f"schedule.milestones={list(self.milestones)}: each must be 0 or more")
         if self.batch_size % self.accumulate:
             raise UserError(f"schedule.accumulate={self.accumulate}: must divide schedule.batch_size={self.batch_size}")
 

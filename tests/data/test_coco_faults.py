@@ -151,7 +151,7 @@ def test_a_degenerate_instance_is_an_error_or_left_out(
 ) -> None:
     content = change(document(), "annotations", 0, **values)
     line = refused(lambda: files.load(content), files.json, "annotation 11", "image 7", part, "1 such")
-    assert "dataset.invalid=drop" in line
+    assert "dataset.options.invalid=drop" in line
     data = files.load(content, invalid="drop")
     assert len(data.left_out) == 1
     assert "annotation 11 of image 7" in data.left_out[0]

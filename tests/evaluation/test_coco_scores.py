@@ -77,21 +77,150 @@ def test_crowd_regions_are_ignored() -> None:
     assert coco.metrics(coco.evaluate(truth, [*results, in_crowd], "mask"))["AP"] == pytest.approx(100)
 
 
+SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
+NOT_IDS = [None, True, 7.0, "7", [7], {}, 2**64]
+NOT_NUMBERS = [None, True, "0.5", [0.5], float("nan"), float("inf"), 10**400]
+NOT_BOXES = [
+    None,
+    "box",
+    3,
+    {},
+    [],
+    [1, 2, 3],
+    [1, 2, 3, 4, 5],
+    [1, 2, 3, None],
+    [1, 2, 3, "4"],
+    [1, 2, 3, float("inf")],
+]
+NOT_MASKS = [
+    (None, "polygons"),
+    (3, "polygons"),
+    ("RLE", "polygons"),
+    ([], "missing"),
+    ([3], "polygons"),
+    ([[10, 10, 20, 20]], "3 points"),
+    ([[10, 10, 20, 10, 20, 20, 10]], "in pairs"),
+    ([[10, 10, 20, 10, 20, "20"]], "no number"),
+    ({"size": [40, 40]}, "damaged"),
+    ({"size": [40, 41], "counts": [1640]}, "[40, 41]"),
+    ({"size": [40, 40], "counts": [1599]}, "1600"),
+    ({"size": [40, 40], "counts": "no RLE"}, "damaged"),
+    ({"size": [40, 40], "counts": "0"}, "1600"),
+]
+"""What is no segmentation of 40 x 40 pixels, and what the error must say."""
+
+
 @pytest.mark.parametrize(
-    ("change", "parts"),
+    ("key", "value", "part"),
     [
-        ({"image_id": 99}, ["result 0", "image 99"]),
-        ({"category_id": 4}, ["result 0", "category 4", "3"]),
-        ({"score": None}, ["result 0", "score"]),
-        ({"segmentation": None}, ["result 0", "segmentation"]),
+        ("image_id", 99, "image 99"),
+        ("category_id", 4, "category 4, which the annotations don't have; they have 3"),
+        *[("image_id", value, "whole number") for value in NOT_IDS],
+        *[("category_id", value, "whole number") for value in NOT_IDS],
+        *[("score", value, "finite number") for value in NOT_NUMBERS],
+        *[("bbox", value, "4 finite numbers") for value in NOT_BOXES],
+        *[("segmentation", value, part) for value, part in NOT_MASKS],
     ],
 )
-def test_results_that_do_not_fit_are_named(change: dict[str, Any], parts: list[str], refused: Any) -> None:
+def test_results_that_do_not_fit_are_named(key: str, value: Any, part: str, refused: Any) -> None:
     truth = _tiny()
-    result = {k: v for k, v in {**_perfect(truth)[0], **change}.items() if v is not None}
-    refused(lambda: coco.evaluate(truth, [result], "mask"), *parts)
+    good = _perfect(truth)[0]
+    line = refused(lambda: coco.evaluate(truth, [good, {**good, key: value}], "mask"), "result 1 (image ", part)
+    assert len(line) < 250
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id", "score", "segmentation"])
+def test_results_that_lack_something_are_named(key: str, refused: Any) -> None:
+    truth = _tiny()
+    result = {k: v for k, v in _perfect(truth)[0].items() if k != key}
+    refused(lambda: coco.evaluate(truth, [result], "mask"), "result 0", f"has no {key}")
+
+
+def test_either_all_results_have_boxes_or_none(refused: Any) -> None:
+    truth = _tiny()
+    with_box = _perfect(truth)[0]
+    without = {k: v for k, v in with_box.items() if k != "bbox"}
+    refused(lambda: coco.evaluate(truth, [with_box, without], "mask"), "result 1", "bbox")
+    refused(lambda: coco.evaluate(truth, [without, with_box], "mask"), "result 1", "bbox")
+    assert coco.metrics(coco.evaluate(truth, [without], "mask"))["AP"] == pytest.approx(100)
+
+
+def test_forms_of_masks_that_pycocotools_takes(refused: Any) -> None:
+    truth = _tiny()
+    counts = [410, 10, *[30, 10] * 9, 820]
+    for segmentation in (SQUARE, {"size": [40, 40], "counts": counts}):
+        result = {**_perfect(truth)[0], "segmentation": segmentation}
+        assert coco.metrics(coco.evaluate(truth, [result], "mask"))["AP"] == pytest.approx(100)
+        # areas of such masks without boxes are beyond pycocotools
+        del result["bbox"]
+        refused(lambda result=result: coco.evaluate(truth, [result], "mask"), "result 0", "compressed")
+
+
+def test_other_keys_of_results_change_nothing() -> None:
+    truth = _tiny()
+    result = {**_perfect(truth)[0], "caption": "a cat", "keypoints": [1, 2, 3], "id": 0, "iscrowd": 1}
+    assert coco.metrics(coco.evaluate(truth, [result], "mask"))["AP"] == pytest.approx(100)
 
 
 def test_results_that_are_no_list(refused: Any) -> None:
     refused(lambda: coco.evaluate(_tiny(), {"images": []}, "box"), "dict")  # type: ignore[arg-type]
     refused(lambda: coco.evaluate(_tiny(), [3], "box"), "result 0", "int")  # type: ignore[list-item]
+
+
+def test_ground_truth_without_fault_passes() -> None:
+    truth = _tiny()
+    coco.check_ground_truth(truth, ["box", "mask"])
+    truth["annotations"][0]["segmentation"] = SQUARE
+    coco.check_ground_truth(truth, ["box", "mask"])
+    del truth["annotations"][0]["segmentation"]
+    coco.check_ground_truth(truth, ["box"])
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value", "part"),
+    [
+        *[(where, "id", v, "whole number") for where in ("images", "annotations", "categories") for v in NOT_IDS],
+        *[("annotations", key, v, "whole number") for key in ("image_id", "category_id") for v in NOT_IDS],
+        *[("images", key, v, "above 0") for key in ("height", "width") for v in (None, 0, -1, 40.0, "40", True)],
+        ("images", "height", 2**31, "pixels"),
+        ("annotations", "image_id", 9, "image 9"),
+        ("annotations", "category_id", 1, "category 1"),
+        *[("annotations", "area", v, "area is") for v in (*NOT_NUMBERS, -1)],
+        *[("annotations", "iscrowd", v, "0 or 1") for v in (None, 2, "0", [])],
+        *[("annotations", "bbox", v, "4 finite numbers") for v in NOT_BOXES],
+        *[("annotations", "segmentation", v, part) for v, part in NOT_MASKS],
+    ],
+)
+def test_ground_truth_with_a_fault_is_named(where: str, key: str, value: Any, part: str, refused: Any) -> None:
+    truth = _tiny()
+    truth[where][0][key] = value
+    # "image 7: ..." or, where the id is what is wrong, "image entry 0 ..."
+    entry = {"images": "image ", "annotations": "annotation ", "categories": "category "}[where]
+    line = refused(lambda: coco.check_ground_truth(truth, ["box", "mask"]), entry, part)
+    assert len(line) < 250
+
+
+@pytest.mark.parametrize(
+    ("where", "key"),
+    [
+        *[("images", key) for key in ("id", "height", "width")],
+        *[("annotations", k) for k in ("id", "image_id", "category_id", "bbox", "area", "segmentation", "iscrowd")],
+        ("categories", "id"),
+    ],
+)
+def test_ground_truth_that_lacks_something_is_named(where: str, key: str, refused: Any) -> None:
+    truth = _tiny()
+    del truth[where][0][key]
+    refused(lambda: coco.check_ground_truth(truth, ["box", "mask"]), f"has no {key}")
+
+
+@pytest.mark.parametrize("where", ["images", "annotations", "categories"])
+def test_ground_truth_of_wrong_lists_is_named(where: str, refused: Any) -> None:
+    truth = _tiny()
+    entry = truth[where][0]
+    truth[where] = [entry, dict(entry)]
+    refused(lambda: coco.check_ground_truth(truth, ["box"]), f"id {entry['id']} is there twice")
+    truth[where] = [entry, 3]
+    refused(lambda: coco.check_ground_truth(truth, ["box"]), "entry 1 is a int")
+    truth[where] = {"1": entry}
+    refused(lambda: coco.check_ground_truth(truth, ["box"]), f"no list {where!r}")

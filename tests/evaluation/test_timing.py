@@ -63,6 +63,17 @@ def test_peak_memory_counts_what_lives_at_once() -> None:
     assert timing.peak_memory(in_turn, CPU, held=7) - timing.peak_memory(in_turn, CPU) == 7
 
 
+def test_peak_memory_leaves_out_what_was_there_before() -> None:
+    weight = torch.zeros(2**18)
+
+    def in_place() -> None:
+        weight.add_(1)
+        weight.view(2, -1).mul_(2)
+
+    assert timing.peak_memory(in_place, CPU) < 1000
+    assert timing.peak_memory(lambda: weight + 1, CPU) == pytest.approx(2**20, rel=0.01)
+
+
 def test_peak_memory_sees_what_backward_keeps() -> None:
     weight = torch.zeros(2**18, requires_grad=True)
     depth = 8

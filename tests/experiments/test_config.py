@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 import heads
 from experiments import cli, config
 from experiments.config import Config
+from experiments.run import check_same_data
 from instseg import data, detector
 from instseg.errors import UserError
 
@@ -160,7 +161,24 @@ def test_misspelt_overrides_are_named_in_one_line(override: str, parts: list[str
         ("dataset.train_min_size=[]", ["dataset.train_min_size"]),
         ("detector.anchor_sizes=[[32]]", ["detector.anchor_sizes", "five"]),
         ("runtime.device=gpu", ["runtime.device=gpu", "cuda"]),
+        ("runtime.device=mps", ["runtime.device=mps"]),
         ("runtime.log_every=0", ["runtime.log_every=0"]),
+        ("runtime.threads=0", ["runtime.threads=0"]),
+        ("runtime.workers=-1", ["runtime.workers=-1"]),
+        ("seed=-1", ["seed=-1"]),
+        ("schedule.lr=nan", ["schedule.lr=nan"]),
+        ("schedule.momentum=-1", ["schedule.momentum=-1"]),
+        ("schedule.clip_norm=-1", ["schedule.clip_norm=-1"]),
+        ("schedule.milestones=[-5]", ["schedule.milestones"]),
+        ("detector.anchor_ratios=[]", ["detector.anchor_ratios"]),
+        ("detector.box_features=0", ["detector.box_features=0"]),
+        ("detector.box_nms_thresh=1.5", ["detector.box_nms_thresh=1.5"]),
+        ("dataset.max_size=40", ["dataset.max_size"]),
+        ("evaluation.resamples=0", ["evaluation.resamples=0"]),
+        ("trunk.trainable_layers=2", ["trunk.trainable_layers=2"]),
+        ("head.options.convs=two", ["convs='two'", "whole number"]),
+        ("head.options.convs=2.5", ["convs=2.5", "whole number"]),
+        ("head.options.norm=3", ["norm=3", "name"]),
     ],
 )
 def test_values_that_cannot_be_are_found_beforehand(override: str, parts: list[str]) -> None:
@@ -176,6 +194,38 @@ def test_folds_are_checked() -> None:
         composed("dataset=pennfudan", "dataset.fold=5").make_dataset("val")
     with pytest.raises(UserError, match=r"dataset.fold=1: generated has fold 0"):
         composed("dataset.fold=1").make_dataset("val")
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("dataset.train_images=0", ["dataset.train_images=0"]),
+        ("+dataset.options.sede=1", ["'sede'", "'seed'"]),
+        ("dataset.options.size=5", ["size=5"]),
+        ("dataset.options.figures=[5,2]", ["figures"]),
+    ],
+)
+def test_data_that_cannot_be_made(override: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        composed(override).make_dataset("train")
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_folder_holds_runs_on_one_data_set_alone(real_data: Path, tmp_path: Path) -> None:
+    place = tmp_path / "PennFudanPed"
+    for part in ("PNGImages", "PedMasks"):
+        (place / part).mkdir(parents=True)
+        for path in sorted((real_data / "PennFudanPed" / part).iterdir())[:10]:
+            (place / part / path.name).symlink_to(path)
+    arguments = ("dataset=pennfudan", f"results_dir={tmp_path / 'results'}")
+    here, there = (composed(*arguments, f"data_root={root}") for root in (tmp_path, real_data))
+    assert here.folder() == there.folder()
+    here.folder().mkdir(parents=True)
+    check_same_data(here, write=True)
+    check_same_data(here)
+    with pytest.raises(UserError, match="other data"):
+        check_same_data(there)
 
 
 def test_coco_recipes_are_the_published_ones() -> None:

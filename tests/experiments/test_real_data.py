@@ -10,6 +10,7 @@ import pytest
 SMALL = (
     "trunk.weights=null",
     "trunk.norm=batch",
+    "trunk.trainable_layers=null",
     "dataset.train_min_size=[128]",
     "dataset.train_max_size=192",
     "dataset.min_size=128",

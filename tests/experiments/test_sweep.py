@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import os
 import signal
 import subprocess
 import time
@@ -135,7 +136,41 @@ def test_runs_side_by_side_give_the_same_numbers(tmp_path: Path) -> None:
         )
 
 
-def test_a_killed_sweep_takes_its_processes_with_it(tmp_path: Path) -> None:
+def _children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for one in map(int, listed) for child in (one, *_children(one))]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc to find a process's children")
+def test_a_killed_run_does_not_stop_the_others(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        apps.command(
+            *("sweep", *apps.TINY, "runtime.jobs=2", "head=fcn,unet,unet_no_skip", "evaluation.speed=false"),
+            *("schedule.iterations=80", "runtime.evaluate_every=0", f"results_dir={tmp_path}"),
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("quick/runs/*/checkpoint.pt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    workers = [
+        pid for pid in _children(process.pid) if b"popen_loky_posix" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-3000:]
+    assert "a process was killed while it ran" in err
+    assert "Traceback" not in err
+    assert len(list(tmp_path.glob("quick/runs/*/result.json"))) == 3
+    assert "3 finished and 0 unfinished" in out
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_sweep_takes_its_processes_with_it(tmp_path: Path, workers: int) -> None:
     process = subprocess.Popen(
         apps.command(
             "sweep",
@@ -143,6 +178,7 @@ def test_a_killed_sweep_takes_its_processes_with_it(tmp_path: Path) -> None:
             "runtime.jobs=2",
             "head=fcn,unet",
             "schedule.iterations=100000",
+            f"runtime.workers={workers}",
             f"results_dir={tmp_path}",
         ),
         stdout=subprocess.DEVNULL,
@@ -158,9 +194,9 @@ def test_a_killed_sweep_takes_its_processes_with_it(tmp_path: Path) -> None:
         with (folder / ".lock").open("w") as lock:
             while True:
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
-                except BlockingIOError:
+                except OSError:
                     assert time.monotonic() < deadline, "a run goes on without its sweep"
                     time.sleep(0.05)
 
@@ -201,6 +237,6 @@ def test_a_run_is_not_done_twice_at_once(tmp_path: Path) -> None:
     folder = composed(*apps.TINY, f"results_dir={tmp_path}").folder()
     folder.mkdir(parents=True)
     with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.lockf(lock, fcntl.LOCK_EX)
         done = apps.run("train", *apps.TINY, f"results_dir={tmp_path}")
     assert "another process" in apps.only_error(done)

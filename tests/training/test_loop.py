@@ -10,6 +10,7 @@ import small
 import torch
 
 from instseg import seeds
+from instseg.data.loader import to_unit
 from instseg.errors import DivergedError, UserError
 from instseg.training import checkpoint
 
@@ -95,7 +96,7 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(tmp_path: Path) -> None
     images, targets = next(iter(small.batches(1, batch_size=4)))
     torch.manual_seed(seeds.derive(0, "iteration", 0))
     for part in (slice(0, 2), slice(2, 4)):
-        losses = expected(images[part], targets[part])
+        losses = expected([to_unit(image, small.CPU) for image in images[part]], targets[part])
         (sum(losses.values()) / 2).backward()
     after = dict(net.named_parameters())
     for name, parameter in expected.named_parameters():
@@ -121,6 +122,14 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_pictures(tmp_path: Path) 
     assert "iteration 2" in message and "picture-" in message and "loss_" in message and "\n" not in message
     # what was good before is kept
     assert checkpoint.load(tmp_path / "checkpoint.pt")["iteration"] == 2
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None:
+    net = small.model()
+    net.mask_head.predictor[-1].bias.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(DivergedError, match=r"iteration 0 .*gradient norm"):
+        small.trained(tmp_path, small.recipe(2), net)
+    assert all(torch.isfinite(value).all() for value in net.state_dict().values())
 
 
 def test_gradients_are_clipped(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""The typed form of ``conf_apps/``: the keys of the small apps, and what can be said against them beforehand."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from instseg.errors import UserError
+
+
+@dataclass
+class App:
+    """What the apps share."""
+
+    def check(self) -> None:
+        """Find what is wrong before anything is read.
+
+        Raises:
+            UserError: one line that names the key and what would be right.
+        """
+
+
+@dataclass
+class Evaluate(App):
+    """Keys of ``experiments.evaluate``."""
+
+    annotations: str = MISSING
+    predictions: str = MISSING
+    output: str | None = None
+
+    def check(self) -> None:
+        _not_empty("annotations", self.annotations)
+        _not_empty("predictions", self.predictions)
+        _not_empty("output", self.output)
+
+
+@dataclass
+class Report(App):
+    """Keys of ``experiments.report``."""
+
+    study: str = MISSING
+    results_dir: str = "results"
+    baseline: str | None = None
+    resamples: int | None = None
+    publish: str | None = None
+
+    def check(self) -> None:
+        _is_study(self.study)
+        if self.resamples is not None:
+            _at_least_one("resamples", self.resamples)
+        _not_empty("baseline", self.baseline)
+        _not_empty("publish", self.publish)
+
+
+@dataclass
+class Benchmark(App):
+    """Keys of ``experiments.benchmark``."""
+
+    study: str = MISSING
+    results_dir: str = "results"
+    data_root: str | None = None
+    device: str = "auto"
+    rois: int = 100
+    rounds: int = 7
+
+    def check(self) -> None:
+        _is_study(self.study)
+        _at_least_one("rois", self.rois)
+        _at_least_one("rounds", self.rounds)
+
+
+SCHEMAS: dict[str, type[App]] = {"evaluate": Evaluate, "report": Report, "benchmark": Benchmark}
+
+AnyApp = TypeVar("AnyApp", bound=App)
+
+
+def register() -> None:
+    """Make the schemas known to Hydra, so that a value of the wrong type is an error."""
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(f"schema_{name}", node=schema)
+
+
+def typed(cfg: DictConfig, schema: type[AnyApp]) -> AnyApp:
+    """A composed configuration as its dataclass, checked."""
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, schema)
+    config.check()
+    return config
+
+
+def _is_study(name: str) -> None:
+    if name in ("", ".", "..") or any(character in name for character in "/\\\0"):
+        raise UserError(f"study={name}: must be the name of a folder under results_dir, such as quick")
+
+
+def _at_least_one(key: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"{key}={value}: must be 1 or more")
+
+
+def _not_empty(key: str, value: str | None) -> None:
+    if value == "":
+        raise UserError(f"{key}= is empty: give it a value or leave it out")

@@ -1,0 +1,121 @@
+"""The keys of the small apps: typed, checked, and wrong ones named in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import apps
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments import app_config, cli, report
+from instseg.errors import UserError
+
+NEEDED = {
+    "evaluate": ["annotations=a.json", "predictions=p.json"],
+    "report": ["study=quick"],
+    "benchmark": ["study=quick"],
+}
+
+
+def composed(app: str, *overrides: str) -> Any:
+    app_config.register()
+    with initialize_config_module("experiments.conf_apps", version_base="1.3"):
+        return app_config.typed(compose(app, overrides=[*NEEDED[app], *overrides]), app_config.SCHEMAS[app])
+
+
+def _refusal(app: str, *overrides: str) -> str:
+    with pytest.raises((UserError, HydraException, OmegaConfBaseException)) as caught:
+        composed(app, *overrides)
+    line = str(caught.value) if isinstance(caught.value, UserError) else cli.one_line(caught.value)
+    assert len(line.splitlines()) == 1
+    return line
+
+
+@pytest.mark.parametrize("app", sorted(NEEDED))
+def test_the_yaml_s_defaults_are_the_schema_s(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INSTSEG_DATA", raising=False)
+    given = dict(item.split("=") for item in NEEDED[app])
+    assert composed(app) == app_config.SCHEMAS[app](**given)
+
+
+def test_keys_arrive() -> None:
+    one = composed("report", "study=12", "publish=to/here", "resamples=5", "baseline=unet")
+    assert (one.study, one.publish, one.resamples, one.baseline) == ("12", "to/here", 5, "unet")
+    assert composed("evaluate", "output=x.json").output == "x.json"
+    assert composed("benchmark", "rois=1", "rounds=1").rounds == 1
+
+
+@pytest.mark.parametrize(
+    ("app", "override", "parts"),
+    [
+        ("report", "resamples=x", ["resamples", "'x'"]),
+        ("report", "resamples=1.5", ["resamples", "1.5"]),
+        ("report", "resamples=0", ["resamples=0", "1 or more"]),
+        ("report", "study=", ["study=", "name of a folder"]),
+        ("report", "study=a/b", ["study=a/b", "name of a folder"]),
+        ("report", "study=..", ["study=..", "name of a folder"]),
+        ("report", "study=null", ["study"]),
+        ("report", "study=[a]", ["study"]),
+        ("report", "publish=", ["publish", "empty"]),
+        ("report", "resample=3", ["resample", "did you mean 'resamples'"]),
+        ("benchmark", "rois=x", ["rois", "'x'"]),
+        ("benchmark", "rounds=x", ["rounds", "'x'"]),
+        ("benchmark", "rois=0", ["rois=0", "1 or more"]),
+        ("benchmark", "rounds=-1", ["rounds=-1", "1 or more"]),
+        ("benchmark", "rounds=null", ["rounds"]),
+        ("benchmark", "study=", ["study=", "name of a folder"]),
+        ("evaluate", "annotations=null", ["annotations"]),
+        ("evaluate", "annotations=", ["annotations", "empty"]),
+        ("evaluate", "output=", ["output", "empty"]),
+    ],
+)
+def test_wrong_values_are_named(app: str, override: str, parts: list[str]) -> None:
+    line = _refusal(app, override)
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(("app", "override"), [("report", "resamples=x"), ("benchmark", "rois=x")])
+def test_the_apps_print_one_line(app: str, override: str) -> None:
+    key = override.split("=")[0]
+    assert apps.only_error(apps.run(app, "study=quick", override)).startswith(f"error: {key}: Value 'x'")
+
+
+@pytest.mark.parametrize("app", sorted(NEEDED))
+def test_help_lists_the_keys(app: str) -> None:
+    done = apps.run(app, "--help")
+    assert done.returncode == 0, done.stderr
+    for item in NEEDED[app]:
+        assert f"{item.split('=')[0]}: ???" in done.stdout
+    assert "schema" not in done.stdout
+
+
+def test_a_study_s_own_baseline_and_resamples(tmp_path: Path) -> None:
+    assert report.about(tmp_path) == ("fcn", 1000)
+    (tmp_path / "study.json").write_text(json.dumps({"baseline": "unet", "resamples": 50, "more": 1}))
+    assert report.about(tmp_path) == ("unet", 50)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"baseline"',
+        b"\xff",
+        b"[]",
+        b"3",
+        b'{"baseline": 3}',
+        b'{"resamples": "x"}',
+        b'{"resamples": 0}',
+        b'{"resamples": true}',
+        b'{"resamples": null}',
+        b'{"baseline": ""}',
+    ],
+)
+def test_a_damaged_study_file_is_named(tmp_path: Path, content: bytes, refused: Any) -> None:
+    path = tmp_path / "study.json"
+    path.write_bytes(content)
+    refused(lambda: report.about(tmp_path), f"{path} is damaged", "delete it", error=UserError)

@@ -187,6 +187,8 @@ class Config:
                 "trunk.norm=frozen needs trunk.weights: statistics of no data can't be frozen; "
                 "from scratch use trunk.norm=batch trunk.trainable_layers=null"
             )
+        if self.trunk.name in detector.trunk.names() and self.trunk.weights is not None:
+            detector.trunk.find_weights(self.trunk.name, self.trunk.weights)
         self.make_schedule()
         torch_device(self.runtime.device)
         with torch.device("meta"):

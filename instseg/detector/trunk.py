@@ -9,6 +9,7 @@ from urllib.error import URLError
 import torch
 import torchvision.models as tvm
 from torch import Tensor, nn
+from torchvision.models import WeightsEnum
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
@@ -57,7 +58,7 @@ def build(
         )
     if name == "small":
         if weights is not None:
-            raise UserError(f"trunk.weights={weights}: the small trunk has no weights; use trunk.weights=null")
+            find_weights(name, weights)
         body: nn.Module = _SmallNet(NORMS[norm])
         layers = dict(zip(("stage2", "stage3", "stage4", "stage5"), "0123", strict=True))
         return BackboneWithFPN(body, layers, list(_SmallNet.widths), out_channels)
@@ -96,10 +97,28 @@ def _freeze(body: nn.Module, groups: list[tuple[str, ...]], trainable: int | Non
         parameter.requires_grad_(bool(trained) and name.startswith(trained))
 
 
-def _load_weights(network: nn.Module, name: str, weights: str | Path) -> None:
+def find_weights(name: str, weights: str | Path) -> WeightsEnum | Path:
+    """Where weights come from: torchvision's entry of that name, or a file.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if name == "small":
+        raise UserError(f"trunk.weights={weights}: the small trunk has no weights; use trunk.weights=null")
     known = tvm.get_model_weights(name)
     if str(weights) in known.__members__:
-        entry = known[str(weights)]
+        return known[str(weights)]
+    if Path(weights).is_file():
+        return Path(weights)
+    raise UserError(
+        f"trunk.weights={weights}: no such file, and no weights of {name} by that name; "
+        f"known: {', '.join(known.__members__)}, or null"
+    )
+
+
+def _load_weights(network: nn.Module, name: str, weights: str | Path) -> None:
+    entry = find_weights(name, weights)
+    if isinstance(entry, WeightsEnum):
         try:
             state = entry.get_state_dict(progress=True, check_hash=True)
         except (URLError, OSError, RuntimeError) as error:
@@ -108,16 +127,10 @@ def _load_weights(network: nn.Module, name: str, weights: str | Path) -> None:
                 f"{Path(torch.hub.get_dir()) / 'checkpoints'} or give its path as trunk.weights=FILE"
             ) from error
     else:
-        path = Path(weights)
-        if not path.is_file():
-            raise UserError(
-                f"trunk.weights={weights}: no such file, and no weights of {name} by that name; "
-                f"known: {', '.join(known.__members__)}, or null"
-            )
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(entry, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise UserError(f"trunk.weights={path}: not a file of weights ({type(error).__name__})") from error
+            raise UserError(f"trunk.weights={entry}: not a file of weights ({type(error).__name__})") from error
     try:
         # a trunk has no classifier: whatever number of classes the file has, it is not needed
         network.load_state_dict({**_classifier(network), **_without_classifier(state)})

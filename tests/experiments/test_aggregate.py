@@ -1,6 +1,7 @@
 """Run folders -> rows: labels, what is ignored, and what is refused."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,25 @@ def test_runs_of_several_commits_are_noted(tmp_path: Path) -> None:
 
 def test_natural_order() -> None:
     assert sorted(["u(10)", "u", "u(9)", "fcn"], key=natural) == ["fcn", "u", "u(9)", "u(10)"]
+
+
+def test_runs_of_other_settings_are_told_apart(tmp_path: Path) -> None:
+    slow, fast = ({"schedule.lr": lr, "schedule.batch_size": 4} for lr in (0.001, 0.01))
+    make_run(tmp_path, "fcn", 1.0, settings=slow)
+    make_run(tmp_path, "fcn", 2.0, settings=fast)
+    make_run(tmp_path, "unet", 1.0, settings=fast)
+    study = read(tmp_path)
+    assert study.variants == ["fcn(schedule.lr=0.001)", "fcn(schedule.lr=0.01)", "unet"]
+    assert study.baseline_of("unet", "fcn") == "fcn(schedule.lr=0.01)"
+    table = compare(study, "fcn", 20).set_index("variant")
+    assert table.loc["unet", "compared_with"] == "fcn(schedule.lr=0.01)"
+    assert table.loc["unet", "mask_AP_diff_n"] == 1
+
+
+def test_no_difference_is_given_where_more_than_the_head_differs(tmp_path: Path) -> None:
+    make_run(tmp_path, "fcn", 1.0, settings={"schedule.lr": 0.001, "dataset.flip": 0.5})
+    make_run(tmp_path, "unet", 2.0, settings={"schedule.lr": 0.01, "dataset.flip": 0.5})
+    study = read(tmp_path)
+    table = compare(study, "fcn", 20).set_index("variant")
+    assert math.isnan(table.loc["unet", "mask_AP_diff"])
+    assert any("differ in schedule.lr" in note for note in study.notes)

@@ -153,6 +153,8 @@ def test_misspelt_overrides_are_named_in_one_line(override: str, parts: list[str
         ("trunk.name=resnet52", ["trunk 'resnet52'", "resnet50"]),
         ("trunk.norm=group", ["trunk.norm 'group'", "batch"]),
         ("trunk.norm=frozen", ["trunk.norm=frozen", "trunk.weights"]),
+        ("trunk.weights=IMAGENET1K_V1", ["trunk.weights=IMAGENET1K_V1", "small"]),
+        ("dataset.train_max_size=100", ["dataset.train_max_size"]),
         ("+head.options.dpeth=2", ["'dpeth'"]),
         ("head.options.norm=layer", ["'layer'", "group"]),
         ("schedule.optimizer=adam", ["'adam'", "adamw"]),
@@ -187,6 +189,12 @@ def test_values_that_cannot_be_are_found_beforehand(override: str, parts: list[s
     assert "\n" not in str(error.value)
     for part in parts:
         assert part in str(error.value)
+
+
+def test_weights_that_are_nowhere_are_found_beforehand() -> None:
+    with pytest.raises(UserError, match=r"trunk.weights=imagenet: no such file.* IMAGENET1K_V1") as error:
+        composed("trunk=resnet18", "trunk.weights=imagenet").check()
+    assert "\n" not in str(error.value)
 
 
 def test_folds_are_checked() -> None:

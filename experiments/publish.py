@@ -21,13 +21,14 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
 
     Args:
         study_dir: ``results/<study>``, with a report built.
-        to: replaced as a whole.
+        to: made, or replaced as a whole where an earlier publication lies there; nothing else is ever replaced.
 
     Returns:
         The files written.
 
     Raises:
-        UserError: the report was not built, or a run comes from code with uncommitted changes.
+        UserError: the report was not built, a run comes from code with uncommitted changes, or ``to`` holds
+            something else than a publication.
     """
     study = read(study_dir)
     if not (study_dir / "ap.csv").exists():
@@ -42,6 +43,8 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
     if set(study.runs["dataset"]) == {"generated"}:
         names.append("panels.png")
     if to.exists():
+        if not _is_publication(to):
+            raise UserError(f"publish={to}: holds something else than published tables; give a new or empty folder")
         shutil.rmtree(to)
     written = []
     for name in names:
@@ -54,6 +57,15 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
     if (study_dir / "speed.csv").exists():
         written.append(write_atomically(to / "summary.md", summary(study, study_dir)))
     return written
+
+
+def _is_publication(folder: Path) -> bool:
+    """Whether a folder holds only what :func:`publish` writes, so that nothing of a user's is lost with it."""
+    known = {*TABLES, *SOURCES, "summary.md", "panels.png", "configs"}
+    known |= {f"{plot}.{ending}" for plot in PLOTS for ending in ("png", "pdf")}
+    if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= known:
+        return False
+    return all(path.suffix == ".yaml" for path in folder.glob("configs/*"))
 
 
 def summary(study: Study, study_dir: Path) -> str:

@@ -87,7 +87,9 @@ def run(config: Config) -> Path:
                 "resumed_from": trained["start"],
             },
         }
-        write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
+        write_atomically(folder / "result.json", json.dumps(result, indent=1))
+        # another process that found this run taken may have said so
+        (folder / ERROR).unlink(missing_ok=True)
     return folder
 
 

@@ -25,6 +25,7 @@ from instseg.training import checkpoint
 from instseg.training.loop import autocast, step
 
 PICTURES = 8
+"""Held-out pictures that the whole model is timed on, where there are as many."""
 
 
 @dataclass
@@ -91,7 +92,7 @@ def measure_study(
     measured = {
         label: {
             "head_ms": timing.spread([1000 * s for s in seconds["head"][label]]),
-            "images_per_s": timing.spread([PICTURES / s for s in seconds["inference"][label]]),
+            "images_per_s": timing.spread([len(variant.pictures) / s for s in seconds["inference"][label]]),
             "train_images_per_s": timing.spread([len(variant.batch[0]) / s for s in seconds["train"][label]]),
             **_sizes(variant, makers, label, rois, target),
         }

@@ -29,11 +29,11 @@ def test_panels_go_along_only_where_pictures_are_generated(tmp_path: Path, datas
     study = _study(tmp_path, dataset, dirty=False)
     assert (study / "panels.png").exists()
     to = tmp_path / "reference"
-    (to / "old").mkdir(parents=True)
+    publish(study, to)
+    (to / "configs" / "of_a_run_that_is_gone.yaml").write_text("")
     written = publish(study, to)
     assert set(written) == {path for path in to.rglob("*") if path.is_file()}
     assert (to / "panels.png").exists() == panels
-    assert not (to / "old").exists()
     for name in ("ap.csv", "runs.csv", "learning_curves.pdf"):
         assert (to / name).read_bytes() == (study / name).read_bytes()
     assert not list(to.rglob("*.npz")) and not list(to.rglob("predictions.json"))
@@ -59,3 +59,18 @@ def test_runs_of_uncommitted_code_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no commit"):
         publish(study, tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("mine", ["thesis.txt", "configs/thesis.txt", "runs/a/result.json"])
+def test_nothing_of_a_users_is_ever_replaced(tmp_path: Path, mine: str) -> None:
+    study = _study(tmp_path, "generated", dirty=False)
+    to = tmp_path / "home"
+    publish(study, to)
+    (to / mine).parent.mkdir(parents=True, exist_ok=True)
+    (to / mine).write_text("two years of work")
+    with pytest.raises(UserError, match="something else"):
+        publish(study, to)
+    assert (to / mine).read_text() == "two years of work"
+    with pytest.raises(UserError, match="something else"):
+        publish(study, study)
+    assert (study / "runs").is_dir()

@@ -13,6 +13,7 @@ import apps
 import pytest
 import torch
 
+from experiments import speed
 from instseg.training import checkpoint
 
 
@@ -240,3 +241,27 @@ def test_a_run_is_not_done_twice_at_once(tmp_path: Path) -> None:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         done = apps.run("train", *apps.TINY, f"results_dir={tmp_path}")
     assert "another process" in apps.only_error(done)
+
+
+def test_rates_count_the_pictures_that_were_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("sweep", *apps.TINY, f"results_dir={tmp_path}", "head=fcn", "schedule.iterations=2")
+    assert apps.run(*arguments, "evaluation.speed=false").returncode == 0
+    # every piece of work takes a second: rates are then the numbers of pictures, three held out, two a batch
+    monkeypatch.setattr(speed.timing, "alternating", lambda work, **_: {key: [1.0] * 3 for key in work})
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        found = speed.measure_study(tmp_path / "quick", data_root=None, device="cpu")["variants"]["fcn"]
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert found["images_per_s"]["median"] == 3
+    assert found["train_images_per_s"]["median"] == 2
+    assert found["head_ms"]["median"] == 1000
+
+    # what can't be timed is said, and the tables of AP are there all the same
+    for path in [tmp_path / "quick" / "speed.json", *tmp_path.glob("quick/ap.*"), *tmp_path.glob("quick/*/*/*.pt")]:
+        path.unlink()
+    done = apps.run(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("not timed: ")
+    assert "checkpoint.pt" in done.stderr
+    assert (tmp_path / "quick" / "ap.md").exists()

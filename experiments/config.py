@@ -19,6 +19,8 @@ from instseg.detector.rois import MaskHead
 from instseg.errors import UserError, unknown_name
 from instseg.training.schedule import Schedule
 
+COMPILE = ("auto", "true", "false")
+
 PROTOCOLS = ("end_to_end",)
 
 
@@ -109,12 +111,15 @@ class ScheduleConfig:
 
 @dataclass
 class Runtime:
-    """How runs are carried out; nothing here can change their numbers on one machine but ``threads``, by rounding.
+    """How runs are carried out; nothing here can change their numbers on one machine but ``threads`` and ``compile``,
+    by rounding.
 
     Attributes:
         device: ``auto`` (the GPU where there is one), ``cpu`` or ``cuda``.
         workers: processes that read pictures; 0: the training process does.
         jobs: runs of a sweep that are carried out at a time.
+        compile: ``true`` compiles the layers by ``torch.compile``, which takes minutes at first; ``auto`` does so on
+            a GPU.
         threads: threads of torch on the CPU in each run; None: as many as there are cores.
         log_every, checkpoint_every, evaluate_every: iterations between them; evaluate_every 0: at the end alone.
     """
@@ -122,6 +127,7 @@ class Runtime:
     device: str = "auto"
     workers: int = 0
     jobs: int = 1
+    compile: str = "auto"
     threads: int | None = None
     log_every: int = 20
     checkpoint_every: int = 1000
@@ -190,6 +196,9 @@ class Config:
         if self.trunk.name in detector.trunk.names() and self.trunk.weights is not None:
             detector.trunk.find_weights(self.trunk.name, self.trunk.weights)
         self.make_schedule()
+        # YAML reads true and false as no words
+        if self.runtime.compile.lower() not in COMPILE:
+            raise unknown_name("runtime.compile", self.runtime.compile, COMPILE)
         torch_device(self.runtime.device)
         with torch.device("meta"):
             detector.trunk.build(

@@ -55,6 +55,8 @@ def run(config: Config) -> Path:
             if one.left_out:
                 progress.say(f"{one.name} {split}: {len(one.left_out)} left out, the first: {one.left_out[0]}")
         model = build_model(config, data.num_classes).to(device, memory_format=torch.channels_last)
+        if wants_compiling(config, device):
+            model.compile_layers()
         trained = _train(config, model, data, held_out, folder, device)
         results = _predict(config, model, held_out, device, title=f"{config.head.variant}: evaluate")
         truth = held_out.ground_truth()
@@ -99,9 +101,18 @@ def prepare(config: Config) -> torch.device:
     if config.runtime.threads is not None:
         torch.set_num_threads(config.runtime.threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
+    # float32 means float32: torch's own default for convolutions is TF32
+    tf32 = config.schedule.precision != "float32"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
     # filling what no algorithm reads costs 1,500 calls a step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
+
+
+def wants_compiling(config: Config, device: torch.device) -> bool:
+    """What ``runtime.compile`` comes to on a device."""
+    return {"true": True, "false": False, "auto": device.type == "cuda"}[config.runtime.compile.lower()]
 
 
 def check_same_data(config: Config, write: bool = False) -> None:

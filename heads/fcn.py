@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from heads._blocks import conv, doublings, initialise
+from heads._blocks import Doubling, Pointwise, conv, doublings, initialise
 from instseg.detector.rois import MaskHead, RoIs
 from instseg.errors import UserError
 
@@ -48,9 +48,9 @@ class FCN(MaskHead):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i in range(doublings(roi_size, output_size)):
             # the first deconvolution bears torchvision's name
-            layers[f"conv{5 + i}_mask"] = nn.ConvTranspose2d(width, width, 2, 2)
+            layers[f"conv{5 + i}_mask"] = Doubling(width, width)
             layers["relu" if i == 0 else f"relu{i + 1}"] = nn.ReLU(inplace=True)
-        layers["mask_fcn_logits"] = nn.Conv2d(width, num_classes, 1)
+        layers["mask_fcn_logits"] = Pointwise(width, num_classes)
         self.predictor = nn.Sequential(layers)
         initialise(self)
         self.register_load_state_dict_pre_hook(_rename_first_release)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads._blocks import conv, doublings, initialise
+from heads._blocks import Doubling, Pointwise, conv, doublings, initialise
 from instseg.detector.rois import MaskHead, RoIs
 from instseg.errors import UserError, unknown_name
 
@@ -57,12 +57,12 @@ class UNet(MaskHead):
         self.down = nn.ModuleList(
             _stage(inputs, outputs, norm) for inputs, outputs in zip([in_channels, *widths[:-1]], widths, strict=True)
         )
-        self.grow = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, 2) for w in widths[-2::-1])
+        self.grow = nn.ModuleList(Doubling(2 * w, w) for w in widths[-2::-1])
         self.up = nn.ModuleList(_stage(2 * w if skip == "concat" else w, w, norm) for w in widths[-2::-1])
         end: list[nn.Module] = []
         for _ in range(doublings(roi_size, output_size)):
-            end += [nn.ConvTranspose2d(width, width, 2, 2), nn.ReLU(inplace=True)]
-        self.predictor = nn.Sequential(*end, nn.Conv2d(width, num_classes, 1))
+            end += [Doubling(width, width), nn.ReLU(inplace=True)]
+        self.predictor = nn.Sequential(*end, Pointwise(width, num_classes))
         initialise(self)
 
     def forward(self, rois: RoIs) -> Tensor:

@@ -5,21 +5,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torch.profiler import record_function
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.roi_heads import fastrcnn_loss
-from torchvision.models.detection.transform import resize_boxes
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from instseg import masks as mask_ops
+from instseg.detector import matching
+from instseg.detector.box_branch import BoxBranch, positives
+from instseg.detector.matching import Targets
+from instseg.detector.roi_align import Pyramid
 from instseg.detector.rois import MaskHead, MaskTargets, RoIs
+from instseg.detector.rpn import RPN
 
-Targets = list[dict[str, Any]]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class MaskRCNN(FasterRCNN):
-    """torchvision's Faster R-CNN (trunk, RPN, box branch) with RoIs and a mask branch of our own.
+class MaskRCNN(nn.Module):
+    """Trunk, RPN and box branch as in torchvision's Mask R-CNN, and a mask head over RoIs.
+
+    Parameters bear torchvision's names in the state dict, and numbers and thresholds its names as arguments.
 
     Args:
         backbone: maps a batch to pyramid maps ``"0".."3", "pool"`` (P2..P6).
@@ -27,10 +31,17 @@ class MaskRCNN(FasterRCNN):
         num_classes: the background included.
         resize_in_training: whether training pictures are resized to ``min_size``; False where the data pipeline
             has brought them to their size.
+        min_size, max_size: of the sides that pictures are resized to, in pixels.
+        image_mean, image_std: of the colours, each in [0, 1].
+        size_divisible: batches are padded to a multiple of this.
         anchor_sizes: one or several anchor sizes, in pixels, for each of the five levels.
         anchor_ratios: height / width of the anchors.
         box_features: width of the box branch's two fully connected layers.
-        options: torchvision's own names: ``min_size``, ``rpn_nms_thresh``, ``box_score_thresh`` and so on.
+        rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test, rpn_post_nms_top_n_train, rpn_post_nms_top_n_test,
+        rpn_nms_thresh, rpn_fg_iou_thresh, rpn_bg_iou_thresh, rpn_batch_size_per_image, rpn_positive_fraction,
+        rpn_score_thresh: see :class:`~instseg.detector.rpn.RPN`.
+        box_score_thresh, box_nms_thresh, box_detections_per_img, box_fg_iou_thresh, box_bg_iou_thresh,
+        box_batch_size_per_image, box_positive_fraction: see :class:`~instseg.detector.box_branch.BoxBranch`.
     """
 
     def __init__(
@@ -40,20 +51,67 @@ class MaskRCNN(FasterRCNN):
         num_classes: int,
         *,
         resize_in_training: bool = True,
+        min_size: int = 800,
+        max_size: int = 1333,
+        image_mean: Sequence[float] = IMAGENET_MEAN,
+        image_std: Sequence[float] = IMAGENET_STD,
+        size_divisible: int = 32,
         anchor_sizes: Sequence[Sequence[int]] = ((32,), (64,), (128,), (256,), (512,)),
         anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
         box_features: int = 1024,
-        **options: Any,
+        rpn_pre_nms_top_n_train: int = 2000,
+        rpn_pre_nms_top_n_test: int = 1000,
+        rpn_post_nms_top_n_train: int = 2000,
+        rpn_post_nms_top_n_test: int = 1000,
+        rpn_nms_thresh: float = 0.7,
+        rpn_fg_iou_thresh: float = 0.7,
+        rpn_bg_iou_thresh: float = 0.3,
+        rpn_batch_size_per_image: int = 256,
+        rpn_positive_fraction: float = 0.5,
+        rpn_score_thresh: float = 0.0,
+        box_score_thresh: float = 0.05,
+        box_nms_thresh: float = 0.5,
+        box_detections_per_img: int = 100,
+        box_fg_iou_thresh: float = 0.5,
+        box_bg_iou_thresh: float = 0.5,
+        box_batch_size_per_image: int = 512,
+        box_positive_fraction: float = 0.25,
     ) -> None:
-        super().__init__(
-            backbone,
-            rpn_anchor_generator=AnchorGenerator(
-                tuple(tuple(sizes) for sizes in anchor_sizes), (tuple(anchor_ratios),) * len(anchor_sizes)
-            ),
-            box_head=TwoMLPHead(backbone.out_channels * 7**2, box_features),
-            box_predictor=FastRCNNPredictor(box_features, num_classes),
+        super().__init__()
+        self.transform = GeneralizedRCNNTransform(
+            min_size,
+            max_size,
+            list(image_mean),
+            list(image_std),
+            size_divisible=size_divisible,
             _skip_resize=not resize_in_training,
-            **options,
+        )
+        self.backbone = backbone
+        self.rpn = RPN(
+            backbone.out_channels,
+            anchor_sizes=anchor_sizes,
+            anchor_ratios=anchor_ratios,
+            pre_nms_top_n=(rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test),
+            post_nms_top_n=(rpn_post_nms_top_n_train, rpn_post_nms_top_n_test),
+            nms_thresh=rpn_nms_thresh,
+            fg_iou_thresh=rpn_fg_iou_thresh,
+            bg_iou_thresh=rpn_bg_iou_thresh,
+            batch_size_per_image=rpn_batch_size_per_image,
+            positive_fraction=rpn_positive_fraction,
+            score_thresh=rpn_score_thresh,
+        )
+        # torchvision's name, for the sake of its state dicts
+        self.roi_heads = BoxBranch(
+            backbone.out_channels,
+            num_classes,
+            features=box_features,
+            score_thresh=box_score_thresh,
+            nms_thresh=box_nms_thresh,
+            detections_per_img=box_detections_per_img,
+            fg_iou_thresh=box_fg_iou_thresh,
+            bg_iou_thresh=box_bg_iou_thresh,
+            batch_size_per_image=box_batch_size_per_image,
+            positive_fraction=box_positive_fraction,
         )
         self.mask_head = mask_head
         self.register_state_dict_post_hook(_to_torchvision_names)
@@ -80,27 +138,32 @@ class MaskRCNN(FasterRCNN):
             results.append({**found, "masks": pasted[:, None]})
         return results
 
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Compile the layers by ``torch.compile``: trunk, RPN head, box branch and mask head.
+
+        The second size of pictures or number of RoIs that comes along makes torch compile a graph for all sizes,
+        so that compilation ends after some batches. The state dict stays as it is.
+        """
+        self.backbone.compile(backend=backend)
+        self.mask_head.compile(backend=backend)
+        for part, name in ((self.rpn, "predict"), (self.roi_heads, "layers")):
+            setattr(part, name, torch.compile(getattr(part, name), backend=backend))
+
     def losses(self, images: list[Tensor], targets: Targets) -> dict[str, Tensor]:
         """The losses of the RPN, the box branch and the mask head, each a scalar; see :meth:`forward`."""
-        batch, scaled = self.transform(images, targets)
-        features = self.backbone(batch.tensors)
-        with _exact(batch.tensors):
-            proposals, losses = self.rpn(batch, _float(features), scaled)
-            proposals, matched, labels, regression = self.roi_heads.select_training_samples(proposals, scaled)
-        class_logits, box_regression = self._box_branch(features, proposals, batch.image_sizes)
-        classifier, box_reg = fastrcnn_loss(class_logits, box_regression, labels, regression)
-
-        positive = [torch.where(label > 0)[0] for label in labels]
-        boxes = [box[keep] for box, keep in zip(proposals, positive, strict=True)]
-        rois = RoIs(_pyramid(features), boxes)
-        truth = MaskTargets(
-            labels=torch.cat([label[keep] for label, keep in zip(labels, positive, strict=True)]),
-            masks=[target["masks"] for target in scaled],
-            matched=[index[keep] for index, keep in zip(matched, positive, strict=True)],
-            boxes=boxes,
-        )
-        mask_losses = self.mask_head.loss(self.mask_head(rois), rois, truth)
-        return {**losses, "loss_classifier": classifier, "loss_box_reg": box_reg, **mask_losses}
+        pyramid, padded, sizes, scaled = self._features(images, targets)
+        truth = matching.pad(scaled)
+        with record_function("stage/rpn"):
+            proposals, losses = self.rpn([pyramid[k] for k in sorted(pyramid)], padded, sizes, truth)
+        with record_function("stage/box"):
+            training = self.roi_heads.choose(proposals, truth)
+            logits, deltas = self.roi_heads(pyramid, training.boxes)
+            losses |= self.roi_heads.losses(logits, deltas, training, truth)
+        with record_function("stage/mask"):
+            boxes, matched, labels = positives(training)
+            rois = RoIs(pyramid, boxes)
+            mask_targets = MaskTargets(labels, [target["masks"] for target in scaled], matched, boxes)
+            return losses | self.mask_head.loss(self.mask_head(rois), rois, mask_targets)
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Detections with their masks left in their boxes.
@@ -109,26 +172,26 @@ class MaskRCNN(FasterRCNN):
             One dict an image: ``boxes`` (n, 4) xyxy in the image's own pixels, ``labels`` (n,), ``scores`` (n,),
             ``mask_probabilities`` (n, M, M), and ``mask_scores`` (n,) where the head rates its masks.
         """
-        batch, _ = self.transform(images)
-        features = self.backbone(batch.tensors)
-        with _exact(batch.tensors):
-            proposals, _ = self.rpn(batch, _float(features))
-        class_logits, box_regression = self._box_branch(features, proposals, batch.image_sizes)
-        with _exact(batch.tensors):
-            boxes, scores, labels = self.roi_heads.postprocess_detections(
-                class_logits, box_regression, proposals, batch.image_sizes
-            )
-        masks = self.mask_head.predict(RoIs(_pyramid(features), boxes), torch.cat(labels))
+        pyramid, padded, sizes, _ = self._features(images)
+        with record_function("stage/rpn"):
+            proposals, _ = self.rpn([pyramid[k] for k in sorted(pyramid)], padded, sizes)
+        with record_function("stage/box"):
+            logits, deltas = self.roi_heads(pyramid, proposals.boxes)
+            found = self.roi_heads.detections(logits, deltas, proposals, sizes)
+        with record_function("stage/mask"):
+            boxes = [b[:n] for b, n in zip(found.boxes, found.counts, strict=True)]
+            labels = [label[:n] for label, n in zip(found.labels, found.counts, strict=True)]
+            masks = self.mask_head.predict(RoIs(pyramid, boxes), torch.cat(labels))
 
-        counts = [len(box) for box in boxes]
+        scale = torch.tensor([_size(image) for image in images], device=sizes.device) / sizes
+        original = found.boxes * scale.flip(1).repeat(1, 2)[:, None]
         results = []
-        for i, probabilities in enumerate(masks.probabilities.split(counts)):
-            original = resize_boxes(boxes[i], batch.image_sizes[i], _size(images[i]))
-            found = {"boxes": original, "labels": labels[i], "scores": scores[i]}
-            results.append({**found, "mask_probabilities": probabilities})
+        for i, (n, probabilities) in enumerate(zip(found.counts, masks.probabilities.split(found.counts), strict=True)):
+            one = {"boxes": original[i, :n], "labels": labels[i], "scores": found.scores[i, :n]}
+            results.append({**one, "mask_probabilities": probabilities})
         if masks.scores is not None:
-            for found, mask_scores in zip(results, masks.scores.split(counts), strict=True):
-                found["mask_scores"] = mask_scores
+            for one, mask_scores in zip(results, masks.scores.split(found.counts), strict=True):
+                one["mask_scores"] = mask_scores
         return results
 
     def detect_rle(self, images: list[Tensor], threshold: float = 0.5) -> list[dict[str, Any]]:
@@ -144,26 +207,19 @@ class MaskRCNN(FasterRCNN):
             results.append({**{k: v.cpu() for k, v in found.items()}, "segmentations": rles})
         return results
 
-    def _box_branch(
-        self, features: dict[str, Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
-        pooled = self.roi_heads.box_roi_pool(features, proposals, sizes)
-        class_logits, box_regression = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
-        return class_logits.float(), box_regression.float()
-
-
-def _exact(like: Tensor) -> torch.autocast:
-    """No autocast: a bfloat16 has eight bits, too few for the coordinates of a box and the order of scores."""
-    return torch.autocast(like.device.type, enabled=False)
-
-
-def _float(features: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: feature.float() for name, feature in features.items()}
-
-
-def _pyramid(features: dict[str, Tensor]) -> dict[int, Tensor]:
-    """torchvision's names of the maps -> their levels."""
-    return {level: features[name] for level, name in enumerate(("0", "1", "2", "3", "pool"), start=2)}
+    def _features(
+        self, images: list[Tensor], targets: Targets | None = None
+    ) -> tuple[Pyramid, tuple[int, int], Tensor, Targets]:
+        """The pyramid of a batch, (H, W) of the network's input, (B, 2) sizes of the pictures in it, and targets
+        scaled to them."""
+        with record_function("stage/transform"):
+            batch, scaled = self.transform(images, targets)
+            sizes = torch.tensor(batch.image_sizes, device=batch.tensors.device)
+        with record_function("stage/trunk"):
+            maps = self.backbone(batch.tensors)
+        # torchvision's names of the maps
+        pyramid = Pyramid({level: maps[name] for level, name in enumerate(("0", "1", "2", "3", "pool"), start=2)})
+        return pyramid, _size(batch.tensors), sizes, scaled or []
 
 
 def _size(image: Tensor) -> tuple[int, int]:

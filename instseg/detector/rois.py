@@ -7,7 +7,9 @@ from typing import ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
+from torchvision.ops import roi_align as crop_and_resize
+
+from instseg.detector.roi_align import Pyramid, roi_align
 
 ROI_LEVELS = (2, 3, 4, 5)
 """Pyramid levels that RoIs are taken from (P6 serves the RPN alone)."""
@@ -36,7 +38,7 @@ class RoIs:
     """
 
     def __init__(self, pyramid: Mapping[int, Tensor], boxes: list[Tensor]) -> None:
-        self.pyramid = pyramid
+        self.pyramid = pyramid if isinstance(pyramid, Pyramid) else Pyramid(pyramid)
         self.boxes = boxes
         self._aligned: dict[tuple[int, int | None], Tensor] = {}
         self._sampled: dict[int, tuple[Tensor, Tensor]] = {}
@@ -44,6 +46,7 @@ class RoIs:
     def __len__(self) -> int:
         return sum(len(boxes) for boxes in self.boxes)
 
+    @torch.compiler.disable
     def align(self, size: int, level: int | None = None) -> Tensor:
         """RoIAlign (He et al., *Mask R-CNN*, ICCV 2017), two samples a bin and axis, as torchvision does it.
 
@@ -52,7 +55,7 @@ class RoIs:
             level: the pyramid level to read for every box; None reads the level that fits each box.
 
         Returns:
-            (R, C, size, size), remembered for the next head that asks for the same.
+            (R, C, size, size) in memory format channels_last, remembered for the next head that asks for the same.
         """
         key = (size, level)
         if key not in self._aligned:
@@ -60,22 +63,19 @@ class RoIs:
         return self._aligned[key]
 
     def _align(self, size: int, level: int | None) -> Tensor:
-        if level is not None:
-            return roi_align(self._features(level), self.boxes, size, 1 / 2**level, sampling_ratio=2)
         boxes = torch.cat(self.boxes)
-        image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(self.boxes)])
-        rois = torch.cat([image, boxes], dim=1)
-        levels = fpn_levels(boxes)
-        parts: list[Tensor] = []
-        order: list[Tensor] = []
-        for k in ROI_LEVELS:
-            chosen = torch.where(levels == k)[0]
-            # a level without boxes would only fill a map of zeros on the way back
-            if len(chosen) or (k == ROI_LEVELS[-1] and not parts):
-                parts.append(roi_align(self._features(k), rois[chosen], size, 1 / 2**k, sampling_ratio=2))
-                order.append(chosen)
-        return torch.cat(parts)[torch.cat(order).argsort()]
+        if level is None:
+            levels = fpn_levels(boxes)
+        else:
+            self._features(level)
+            levels = torch.full((len(boxes),), level, device=boxes.device)
+        return roi_align(self.pyramid, boxes, self._image(), levels, size)
 
+    def _image(self) -> Tensor:
+        """(R,) int64: the picture that each RoI lies in."""
+        return torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(self.boxes)])
+
+    @torch.compiler.disable
     def sample(self, points: Tensor, level: int) -> Tensor:
         """Features at points inside the boxes, bilinear between the centres of the map's cells
         (Kirillov et al., *PointRend*, CVPR 2020).
@@ -133,7 +133,7 @@ class MaskTargets:
             parts = []
             for masks, matched, boxes in zip(self._masks, self._matched, self._boxes, strict=True):
                 rois = torch.cat([matched[:, None].to(boxes), boxes], dim=1)
-                parts.append(roi_align(masks[:, None].to(boxes), rois, size)[:, 0])
+                parts.append(crop_and_resize(masks[:, None].to(boxes), rois, size)[:, 0])
             self._crops[size] = torch.cat(parts)
         return self._crops[size]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from instseg import progress, seeds
 from instseg.data.loader import Batch, to_unit
@@ -123,7 +124,8 @@ def step(
     """
     images, targets = batch
     size = len(images) // schedule.accumulate
-    sums: dict[str, float] = defaultdict(float)
+    names: list[str] = []
+    parts: list[Tensor] = []
     optimizer.zero_grad(set_to_none=True)
     for first in range(0, len(images), size):
         part = [to_unit(image, device) for image in images[first : first + size]]
@@ -131,22 +133,27 @@ def step(
         with autocast(device, schedule.precision):
             losses = model(part, truth)
         stacked = torch.stack([loss.float() for loss in losses.values()])
-        values = stacked.tolist()
+        with record_function("stage/backward"):
+            (stacked.sum() / schedule.accumulate).backward()
+        names = list(losses)
+        parts.append(stacked.detach())
+    with record_function("stage/optimizer"):
+        limit = math.inf if schedule.clip_norm is None else schedule.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit, foreach=True)
+        # the one place where the CPU waits for the GPU's numbers
+        *values, size_of_gradient = torch.cat([torch.stack(parts).mean(0), norm[None]]).tolist()
+        means = dict(zip(names, values, strict=True))
         if not all(map(math.isfinite, values)):
-            raise FloatingPointError(", ".join(f"{k}={v:.4g}" for k, v in zip(losses, values, strict=True)))
-        (stacked.sum() / schedule.accumulate).backward()
-        for name, value in zip(losses, values, strict=True):
-            sums[name] += value / schedule.accumulate
-    limit = math.inf if schedule.clip_norm is None else schedule.clip_norm
-    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
-    if not math.isfinite(norm):
-        raise FloatingPointError(f"gradient norm {norm}, losses " + ", ".join(f"{k}={v:.4g}" for k, v in sums.items()))
-    optimizer.step()
-    return sums
+            raise FloatingPointError(", ".join(f"{k}={v:.4g}" for k, v in means.items()))
+        if not math.isfinite(size_of_gradient):
+            told = ", ".join(f"{k}={v:.4g}" for k, v in means.items())
+            raise FloatingPointError(f"gradient norm {size_of_gradient}, losses {told}")
+        optimizer.step()
+    return means
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Autocast to bfloat16 where ``precision`` is ``bfloat16``, and nothing where it is ``float32``."""
+    """Autocast to bfloat16 where ``precision`` is ``bfloat16``, and nothing where it is another."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 

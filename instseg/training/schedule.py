@@ -12,6 +12,7 @@ from instseg.errors import UserError, unknown_name
 
 OPTIMIZERS = ("sgd", "adamw")
 DECAYS = ("step", "cosine")
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,8 @@ class Schedule:
         warmup: iterations over which the rate rises linearly from ``warmup_factor`` × lr.
         decay: ``step`` multiplies by ``gamma`` at each milestone, ``cosine`` goes down to 0.
         clip_norm: largest norm of the gradient; None: any.
-        precision: ``float32``, or ``bfloat16`` for autocast.
+        precision: ``float32``; ``tf32``, the same but with factors of 10 bits in the matrix products of a GPU; or
+            ``bfloat16`` for autocast.
         reference_batch: the batch size that lr and lengths were published for; None: they are for any.
     """
 
@@ -59,8 +61,8 @@ class Schedule:
             raise unknown_name("schedule.optimizer", self.optimizer, OPTIMIZERS)
         if self.decay not in DECAYS:
             raise unknown_name("schedule.decay", self.decay, DECAYS)
-        if self.precision not in ("float32", "bfloat16"):
-            raise unknown_name("schedule.precision", self.precision, ("float32", "bfloat16"))
+        if self.precision not in PRECISIONS:
+            raise unknown_name("schedule.precision", self.precision, PRECISIONS)
         for key in ("iterations", "batch_size", "accumulate"):
             if getattr(self, key) < 1:
                 raise UserError(f"schedule.{key}={getattr(self, key)}: must be 1 or more")
@@ -118,5 +120,7 @@ class Schedule:
         if norms:
             groups.append({"params": norms, "weight_decay": self.norm_weight_decay})
         if self.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
-        return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)
+            return torch.optim.SGD(
+                groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True
+            )
+        return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=True)

@@ -1,10 +1,14 @@
 """RoIs against torchvision and against functions whose answer is known."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torchvision
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.ops import MultiScaleRoIAlign
 
+from instseg.detector import roi_align
 from instseg.detector.rois import MaskTargets, RoIs, class_channel, fpn_levels
 
 
@@ -27,6 +31,43 @@ def test_align_is_torchvisions(counts: tuple[int, int]) -> None:
     found = RoIs(pyramid, boxes).align(14)
     assert found.shape == (sum(counts), 3, 14, 14)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("path", [roi_align._by_rows, roi_align._by_matmul])
+@pytest.mark.parametrize("order", ["by image", "shuffled"])
+def test_both_ways_to_align_agree_with_torchvision(path: Callable[..., torch.Tensor], order: str) -> None:
+    torch.manual_seed(1)
+    maps = {level: torch.rand(3, 5, 100 // 2**level, 140 // 2**level).requires_grad_() for level in (2, 3)}
+    pyramid = roi_align.Pyramid(maps)
+    # inside, across the borders, outside, without area, and turned over
+    boxes = torch.cat([_boxes(20, 100), _boxes(20, 100) - 60, _boxes(5, 100) + 200, torch.full((2, 4), 7.0)])
+    boxes = torch.cat([boxes, boxes[:3, [2, 3, 0, 1]]])
+    image, level = torch.randint(0, 3, (50,)), torch.randint(2, 4, (50,))
+    if order == "by image":
+        image, level = image.sort().values, torch.full((50,), 2)
+    expected = torch.zeros(50, 5, 7, 7)
+    for k, features in maps.items():
+        rois = torch.cat([image[:, None].float(), boxes], dim=1)[level == k]
+        aligned = torchvision.ops.roi_align(features, rois, 7, 1 / 2**k, sampling_ratio=2)
+        expected = expected.index_put((torch.where(level == k)[0],), aligned)
+    found = path(pyramid, boxes / (2.0**level)[:, None], image, level - 2, 7).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found, expected)
+    weights = torch.rand_like(found)
+    gradients = [
+        torch.autograd.grad((out * weights).sum(), list(maps.values()), materialize_grads=True)
+        for out in (expected, found)
+    ]
+    for theirs, ours in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_aligned_features_keep_the_maps_type_and_lie_channels_last() -> None:
+    pyramid = {level: features.bfloat16() for level, features in _pyramid().items()}
+    boxes = [_boxes(4), _boxes(2)]
+    found = RoIs(pyramid, boxes).align(7)
+    assert found.dtype == torch.bfloat16 and found.is_contiguous(memory_format=torch.channels_last)
+    exact = RoIs({level: features.float() for level, features in pyramid.items()}, boxes).align(7)
+    torch.testing.assert_close(found, exact.bfloat16())
 
 
 def test_align_on_one_level_and_its_memory() -> None:

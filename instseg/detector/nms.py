@@ -1,0 +1,82 @@
+"""Greedy non-maximum suppression of many groups of boxes at once."""
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+
+from instseg.detector.boxes import iou, rows_at_a_time
+
+ROUNDS = 4
+"""Rounds between two looks at whether the fixed point is reached; a look makes the CPU wait for a GPU."""
+
+
+def keep(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None = None) -> Tensor:
+    """Which boxes greedy NMS keeps: those that no kept box of a higher score overlaps by more than ``threshold``.
+
+    On a CPU this is torchvision's operator, group by group; elsewhere :func:`fixed_point`. Both give the same.
+
+    Args:
+        boxes: (G, N, 4) xyxy; each row is a group of its own, from the highest score to the lowest.
+        valid: (G, N) bool; the others are neither kept nor suppress any.
+        threshold: largest IoU that two kept boxes may have.
+        labels: (G, N); boxes of different labels don't suppress each other. None: all are alike.
+
+    Returns:
+        (G, N) bool.
+    """
+    if boxes.device.type == "cpu":
+        return _group_by_group(boxes, valid, threshold, labels)
+    return fixed_point(boxes, valid, threshold, labels)
+
+
+def _group_by_group(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None) -> Tensor:
+    kept = torch.zeros_like(valid)
+    falling = torch.arange(boxes.shape[1], 0, -1, dtype=boxes.dtype)
+    for g in range(len(boxes)):
+        groups = [valid[g]] if labels is None else [valid[g] & (labels[g] == c) for c in labels[g][valid[g]].unique()]
+        for group in groups:
+            index = group.nonzero()[:, 0]
+            kept[g, index[torchvision.ops.nms(boxes[g, index], falling[: len(index)], threshold)]] = True
+    return kept
+
+
+def fixed_point(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None = None) -> Tensor:
+    """:func:`keep` without a walk from box to box: "kept is what no kept box of a higher score overlaps" is put into
+    practice for all boxes at once, again and again until nothing changes.
+
+    After t rounds the first t boxes of every chain of suppressions are decided, so a fixed point is reached, and
+    there is only one: the greedy answer. Rounds are few, as chains are short. Memory is bounded: groups are worked
+    on in parts where their N × N overlaps would be too many.
+    """
+    count = boxes.shape[1]
+    step = rows_at_a_time(count * count)
+    parts = [
+        _fixed_point(
+            boxes[i : i + step], valid[i : i + step], threshold, None if labels is None else labels[i : i + step]
+        )
+        for i in range(0, len(boxes), step)
+    ]
+    return torch.cat(parts) if parts else valid.clone()
+
+
+def _fixed_point(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None) -> Tensor:
+    over = (iou(boxes, boxes) > _as_float32(threshold)).triu(1)
+    if labels is not None:
+        over &= labels[:, :, None] == labels[:, None, :]
+    # products of zeros and ones: only whether a sum is above 0 counts, so half precision is exact enough
+    over_ = over.to(torch.float32 if boxes.device.type == "cpu" else torch.float16)
+    kept = valid
+    while True:
+        for _ in range(ROUNDS):
+            before = kept
+            suppressed = torch.bmm(before[:, None].to(over_.dtype), over_)[:, 0] > 0
+            kept = valid & ~suppressed
+        if torch.equal(kept, before):
+            return kept
+
+
+def _as_float32(threshold: float) -> float:
+    """The largest float32 that is not above the threshold: torchvision compares in double precision."""
+    nearest = np.float32(threshold)
+    return float(nearest if float(nearest) <= threshold else np.nextafter(nearest, np.float32(-np.inf)))

@@ -1,12 +1,15 @@
 """The typed form of ``conf_apps/``: the keys of the small apps, and what can be said against them beforehand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from instseg.errors import UserError
+from instseg.errors import UserError, unknown_name
+
+SMALLEST = 32
+"""Least height and width of a benchmark's pictures: one cell of the coarsest map of a backbone."""
 
 
 @dataclass
@@ -53,21 +56,52 @@ class Report(App):
         _not_empty("publish", self.publish)
 
 
+WHATS = ("study", "train", "inference", "heads", "rle", "nms", "eval", "data", "accuracy")
+"""What ``experiments.benchmark`` can measure; all but ``study`` are modules of ``experiments.benchmarks``."""
+PEERS = ("torchvision", "detectron2")
+
+
 @dataclass
 class Benchmark(App):
-    """Keys of ``experiments.benchmark``."""
+    """Keys of ``experiments.benchmark``; ``conf_apps/benchmark.yaml`` says what each means."""
 
-    study: str = MISSING
+    what: str = "study"
+    study: str = "quick"
+    against: list[str] = field(default_factory=lambda: list(PEERS))
     results_dir: str = "results"
     data_root: str | None = None
     device: str = "auto"
-    rois: int = 100
+    out: str = "results/speed"
     rounds: int = 7
+    rois: int = 100
+    head: str | None = None
+    batch: int | None = None
+    image: list[int] | None = None
+    instances: int = 8
+    classes: int | None = None
+    precision: str | None = None
+    compile: str | None = None
+    pictures: int = 100
+    workers: int | None = None
+    iterations: int = 200
 
     def check(self) -> None:
+        if self.what not in WHATS:
+            raise unknown_name("what", self.what, WHATS)
         _is_study(self.study)
-        _at_least_one("rois", self.rois)
-        _at_least_one("rounds", self.rounds)
+        for peer in self.against:
+            if peer not in PEERS:
+                raise unknown_name("against", peer, PEERS)
+        for key in ("head", "precision", "compile", "out"):
+            _not_empty(key, getattr(self, key))
+        for key in ("rounds", "rois", "batch", "instances", "pictures", "workers", "iterations"):
+            if (value := getattr(self, key)) is not None:
+                _at_least_one(key, value)
+        if self.classes is not None and self.classes < 2:
+            raise UserError(f"classes={self.classes}: must be 2 or more, the background included")
+        if self.image is not None and (len(self.image) != 2 or min(self.image) < SMALLEST):
+            given = ",".join(map(str, self.image))
+            raise UserError(f"image=[{given}]: must be [height,width] in pixels, each {SMALLEST} or more")
 
 
 SCHEMAS: dict[str, type[App]] = {"evaluate": Evaluate, "report": Report, "benchmark": Benchmark}

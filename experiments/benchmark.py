@@ -1,24 +1,46 @@
-"""Time a study's variants against each other on this machine: ``python -m experiments.benchmark study=NAME``."""
+"""Time things on this machine: ``python -m experiments.benchmark what=WHAT study=NAME``; ``--help`` lists them.
 
+Without ``what`` the trained variants of a study are timed against each other.
+"""
+
+import importlib
+import re
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from experiments import app_config, cli, speed, tables
 from experiments.aggregate import read
+from experiments.benchmarks import outcome, setup
 
 
 def _job(cfg: DictConfig) -> None:
-    config = app_config.typed(cfg, app_config.Benchmark)
-    folder = Path(config.results_dir) / config.study
+    options = app_config.typed(cfg, app_config.Benchmark)
+    if options.what == "study":
+        _study(options)
+        return
+    made = setup.make(options)
+    found = importlib.import_module(f"experiments.benchmarks.{options.what}").measure(made)
+    print(outcome.write(found, options, made.config, made.device))
+
+
+def _study(options: app_config.Benchmark) -> None:
+    folder = Path(options.results_dir) / options.study
     measured = speed.measure_study(
-        folder, data_root=config.data_root, device=config.device, rois=config.rois, rounds=config.rounds, again=True
+        folder, data_root=options.data_root, device=options.device, rois=options.rois, rounds=options.rounds, again=True
     )
     frame = tables.speed_frame(measured, read(folder).variants)
     tables.write_speed(folder, frame, measured)
     print(tables.speed_text(frame).to_markdown(index=False))
 
 
+def _as_list(argument: str) -> str:
+    """``against=a,b``, which Hydra would take for a sweep, as the list that it is."""
+    return re.sub(r"^against=([\w,]*)$", r"against=[\1]", argument)
+
+
 if __name__ == "__main__":
+    sys.argv[1:] = map(_as_list, sys.argv[1:])
     app_config.register()
     cli.run(cli.app("pkg://experiments.conf_apps", "benchmark", _job))

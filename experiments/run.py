@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from experiments.config import Config, torch_device
 from experiments.provenance import now, provenance
-from instseg import detector, progress, seeds
+from instseg import detector, memory, progress, seeds
 from instseg.data import InstanceDataset, loader, transforms
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
@@ -54,7 +54,7 @@ def run(config: Config) -> Path:
         for one, split in ((data, "train"), (held_out, "val")):
             if one.left_out:
                 progress.say(f"{one.name} {split}: {len(one.left_out)} left out, the first: {one.left_out[0]}")
-        model = build_model(config, data.num_classes).to(device, memory_format=torch.channels_last)
+        model = build_model(config, data.num_classes).to(device).to(memory_format=torch.channels_last)
         if wants_compiling(config, device):
             model.compile_layers()
         trained = _train(config, model, data, held_out, folder, device)
@@ -100,6 +100,7 @@ def prepare(config: Config) -> torch.device:
     device = torch_device(config.runtime.device)
     if config.runtime.threads is not None:
         torch.set_num_threads(config.runtime.threads)
+    memory.keep_freed_memory()
     torch.use_deterministic_algorithms(device.type == "cpu")
     # float32 means float32: torch's own default for convolutions is TF32
     tf32 = config.schedule.precision != "float32"

@@ -120,7 +120,7 @@ def _load(config: Config, folder: Path, device: torch.device) -> _Variant:
     data, held_out = config.make_dataset("train"), config.make_dataset("val")
     # the checkpoint holds all weights; the ImageNet ones need not be at hand
     config.trunk.weights = None
-    model = build_model(config, data.num_classes).to(device, memory_format=torch.channels_last)
+    model = build_model(config, data.num_classes).to(device).to(memory_format=torch.channels_last)
     schedule = config.make_schedule()
     optimizer = schedule.make_optimizer(model)
     model.load_state_dict(checkpoint.load(folder / "checkpoint.pt", device)["model"])

@@ -35,23 +35,54 @@ class Pointwise(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 1)
 
+    def cells(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C'), whatever the cells' order."""
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return self.cells(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Doubling(nn.ConvTranspose2d):
-    """2×2 deconvolution of stride 2: as its patches don't overlap, one matrix product and a change of places."""
+    """2×2 deconvolution of stride 2: as its patches don't overlap, one matrix product and a change of places.
+
+    What it gives is a view: a ReLU behind it must not work in place, or the way back copies it twice.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 2, 2)
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        count, inputs, height, width = x.shape
-        weight = self.weight.permute(2, 3, 1, 0).reshape(-1, inputs)
+    def cells(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., 2, 2, C'): each cell's patch."""
+        weight = self.weight.permute(2, 3, 1, 0).reshape(-1, self.in_channels)
         assert self.bias is not None
-        patches = F.linear(x.permute(0, 2, 3, 1), weight, self.bias.repeat(4))
-        placed = patches.view(count, height, width, 2, 2, self.out_channels).transpose(2, 3)
-        return placed.reshape(count, 2 * height, 2 * width, self.out_channels).permute(0, 3, 1, 2)
+        return F.linear(x, weight, self.bias.repeat(4)).unflatten(-1, (2, 2, self.out_channels))
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return _in_place(self.cells(x.permute(0, 2, 3, 1)))
+
+
+class Predictor(nn.Sequential):
+    """Doublings, ReLUs and a pointwise convolution one after another: (R, C, H, W) -> (R, K, 2^d·H, 2^d·W).
+
+    Nothing in it looks at a neighbour, so the cells are brought to their places once, at the end, when they have
+    few channels.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = x.permute(0, 2, 3, 1)
+        for layer in self:
+            cells = layer.cells(cells) if isinstance(layer, Pointwise | Doubling) else layer(cells)
+        return _in_place(cells)
+
+
+def _in_place(cells: Tensor) -> Tensor:
+    """(R, H, W, 2, 2, ..., C), d times 2, 2 for row and column in the patch -> (R, C, 2^d·H, 2^d·W)."""
+    count, height, width, channels = *cells.shape[:3], cells.shape[-1]
+    last = cells.dim() - 1
+    times = 2 ** ((last - 3) // 2)
+    rows_and_columns = cells.permute(0, 1, *range(3, last, 2), 2, *range(4, last, 2), last)
+    return rows_and_columns.reshape(count, times * height, times * width, channels).permute(0, 3, 1, 2)
 
 
 def doublings(roi_size: int, output_size: int) -> int:

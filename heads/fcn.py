@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from heads._blocks import Doubling, Pointwise, conv, doublings, initialise
+from heads._blocks import Doubling, Pointwise, Predictor, conv, doublings, initialise
 from instseg.detector.rois import MaskHead, RoIs
 from instseg.errors import UserError
 
@@ -49,9 +49,9 @@ class FCN(MaskHead):
         for i in range(doublings(roi_size, output_size)):
             # the first deconvolution bears torchvision's name
             layers[f"conv{5 + i}_mask"] = Doubling(width, width)
-            layers["relu" if i == 0 else f"relu{i + 1}"] = nn.ReLU(inplace=True)
+            layers["relu" if i == 0 else f"relu{i + 1}"] = nn.ReLU()
         layers["mask_fcn_logits"] = Pointwise(width, num_classes)
-        self.predictor = nn.Sequential(layers)
+        self.predictor = Predictor(layers)
         initialise(self)
         self.register_load_state_dict_pre_hook(_rename_first_release)
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads._blocks import Doubling, Pointwise, conv, doublings, initialise
+from heads._blocks import Doubling, Pointwise, Predictor, conv, doublings, initialise
 from instseg.detector.rois import MaskHead, RoIs
 from instseg.errors import UserError, unknown_name
 
@@ -61,8 +61,8 @@ class UNet(MaskHead):
         self.up = nn.ModuleList(_stage(2 * w if skip == "concat" else w, w, norm) for w in widths[-2::-1])
         end: list[nn.Module] = []
         for _ in range(doublings(roi_size, output_size)):
-            end += [Doubling(width, width), nn.ReLU(inplace=True)]
-        self.predictor = nn.Sequential(*end, Pointwise(width, num_classes))
+            end += [Doubling(width, width), nn.ReLU()]
+        self.predictor = Predictor(*end, Pointwise(width, num_classes))
         initialise(self)
 
     def forward(self, rois: RoIs) -> Tensor:

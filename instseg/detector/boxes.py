@@ -49,10 +49,11 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of boxes (..., N, 4) and (..., M, 4), each with each: (..., N, M)."""
     ax1, ay1, ax2, ay2 = a[..., :, None, :].unbind(-1)
     bx1, by1, bx2, by2 = b[..., None, :, :].unbind(-1)
-    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
-    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
-    common = width * height
-    return common / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - common)
+    # in place, as these are a step's largest temporaries outside the layers
+    common = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
+    common.mul_(torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0))
+    union = ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1)).sub_(common)
+    return common.div_(union)
 
 
 def rows_at_a_time(elements_a_row: int, budget: int = 2**26) -> int:

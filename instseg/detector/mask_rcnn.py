@@ -78,7 +78,7 @@ class MaskRCNN(nn.Module):
         box_positive_fraction: float = 0.25,
     ) -> None:
         super().__init__()
-        self.transform = GeneralizedRCNNTransform(
+        self.transform = _Transform(
             min_size,
             max_size,
             list(image_mean),
@@ -201,11 +201,17 @@ class MaskRCNN(nn.Module):
             One dict an image: ``boxes, labels, scores`` (and ``mask_scores``) on the CPU, ``segmentations`` a
             list of n RLEs.
         """
-        results = []
-        for image, found in zip(images, self.detect(images), strict=True):
-            rles = mask_ops.to_rle(found.pop("mask_probabilities"), found["boxes"], _size(image), threshold)
-            results.append({**{k: v.cpu() for k, v in found.items()}, "segmentations": rles})
-        return results
+        detected = self.detect(images)
+        rles = mask_ops.to_rles(
+            [found.pop("mask_probabilities") for found in detected],
+            [found["boxes"] for found in detected],
+            [_size(image) for image in images],
+            threshold,
+        )
+        return [
+            {**{k: v.cpu() for k, v in found.items()}, "segmentations": rle}
+            for found, rle in zip(detected, rles, strict=True)
+        ]
 
     def _features(
         self, images: list[Tensor], targets: Targets | None = None
@@ -220,6 +226,16 @@ class MaskRCNN(nn.Module):
         # torchvision's names of the maps
         pyramid = Pyramid({level: maps[name] for level, name in enumerate(("0", "1", "2", "3", "pool"), start=2)})
         return pyramid, _size(batch.tensors), sizes, scaled or []
+
+
+class _Transform(GeneralizedRCNNTransform):
+    """Resizing, colours and padding; pictures that have their size already are not interpolated to it once more."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        short, long = sorted(_size(image))
+        if not self.training and min(self.min_size[-1] / short, self.max_size / long) == 1:
+            return image, target
+        return super().resize(image, target)
 
 
 def _size(image: Tensor) -> tuple[int, int]:

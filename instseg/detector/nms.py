@@ -33,11 +33,15 @@ def keep(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None =
 def _group_by_group(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None) -> Tensor:
     kept = torch.zeros_like(valid)
     falling = torch.arange(boxes.shape[1], 0, -1, dtype=boxes.dtype)
-    for g in range(len(boxes)):
+    whole = (valid.all(1) if labels is None else torch.zeros(len(valid), dtype=torch.bool)).tolist()
+    for g, row in enumerate(boxes):
+        if whole[g]:
+            kept[g, torchvision.ops.nms(row, falling, threshold)] = True
+            continue
         groups = [valid[g]] if labels is None else [valid[g] & (labels[g] == c) for c in labels[g][valid[g]].unique()]
         for group in groups:
             index = group.nonzero()[:, 0]
-            kept[g, index[torchvision.ops.nms(boxes[g, index], falling[: len(index)], threshold)]] = True
+            kept[g, index[torchvision.ops.nms(row[index], falling[: len(index)], threshold)]] = True
     return kept
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -130,12 +131,21 @@ class MaskTargets:
         """(R, size, size) float32 in [0, 1]: the true masks inside the boxes, averaged over each cell by
         RoIAlign as torchvision does; remembered for the next head that asks for the same size."""
         if size not in self._crops:
-            parts = []
-            for masks, matched, boxes in zip(self._masks, self._matched, self._boxes, strict=True):
-                rois = torch.cat([matched[:, None].to(boxes), boxes], dim=1)
-                parts.append(crop_and_resize(masks[:, None].to(boxes), rois, size)[:, 0])
-            self._crops[size] = torch.cat(parts)
+            self._crops[size] = torch.cat([_crop(*one, size) for one in self._of_one_size()])
         return self._crops[size]
+
+    def _of_one_size(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(masks, matched, boxes) that can be cropped together: the whole batch where its pictures are of one size."""
+        if len({masks.shape[1:] for masks in self._masks}) > 1:
+            return list(zip(self._masks, self._matched, self._boxes, strict=True))
+        starts = accumulate((len(masks) for masks in self._masks), initial=0)
+        matched = [index + start for index, start in zip(self._matched, starts, strict=False)]
+        return [(torch.cat(self._masks), torch.cat(matched), torch.cat(self._boxes))]
+
+
+def _crop(masks: Tensor, matched: Tensor, boxes: Tensor, size: int) -> Tensor:
+    rois = torch.cat([matched[:, None].to(boxes), boxes], dim=1)
+    return crop_and_resize(masks[:, None].to(boxes), rois, size)[:, 0]
 
 
 class MaskPrediction(NamedTuple):

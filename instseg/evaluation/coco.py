@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from instseg.data.coco_shapes import shape_fault
+from instseg.data.coco_shapes import shape_fault, sound_codes
 from instseg.errors import DataError
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -105,13 +105,14 @@ def check_results(ground_truth: dict[str, Any], results: Results, kind: str) -> 
     categories = {category["id"] for category in ground_truth["categories"]}
     needed = ("image_id", "category_id", "score", {"box": "bbox", "mask": "segmentation"}[kind])
     boxes = bool(results) and isinstance(results[0], dict) and "bbox" in results[0]
+    sound: Sequence[bool] = sound_codes(results, sizes).tolist() if kind == "mask" else []
     for i, result in enumerate(results):
         if not isinstance(result, dict):
             raise DataError(f"result {i} is a {type(result).__name__}, not an object with image_id, score and so on")
         if missing := [key for key in needed if key not in result]:
             raise DataError(f"result {i} (image {_short(result.get('image_id', '?'))}) has no {', '.join(missing)}")
         reason = _result_fault(result, sizes, categories) or _mixed_boxes(result, boxes)
-        if reason is None and kind == "mask":
+        if reason is None and kind == "mask" and not sound[i]:
             reason = _segmentation_fault(result["segmentation"], *sizes[result["image_id"]])
             if reason is None and not boxes and not _is_compressed(result["segmentation"]):
                 reason = "segmentation must be RLE with a compressed string where results have no bbox"

@@ -1,6 +1,7 @@
-"""How fast, how large: times in alternating rounds, peak memory, and FLOPs by torch's own counter."""
+"""How fast, how large: times in alternating rounds, stages, peak memory, and FLOPs by torch's own counter."""
 
 import math
+import os
 import statistics
 import time
 import weakref
@@ -9,11 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from instseg.detector.rois import MaskHead, RoIs
+
+STAGE = "stage/"
+"""What the names of ``torch.profiler.record_function`` ranges begin with that :func:`stages` tells apart."""
+REST = "rest"
 
 
 def alternating(
@@ -31,7 +38,7 @@ def alternating(
         rounds: how often each is measured; fewer, but at least 3, where that would take longer than the budget.
         device: waited for before the clock is read.
         least: seconds that a measurement lasts at least; short work is called again and again in it.
-        budget: seconds that all measurements together should not exceed.
+        budget: seconds that all measurements together should not exceed; may be infinite.
 
     Returns:
         name -> one time a round.
@@ -50,7 +57,7 @@ def alternating(
     once = {name: min(first, measure(work[name], 1)) if first < 1 else first for name, first in once.items()}
     repeats = {name: math.ceil(least / seconds) for name, seconds in once.items()}
     a_round = sum(once[name] * repeats[name] for name in work)
-    rounds = min(rounds, max(3, int(budget / a_round)))
+    rounds = min(rounds, max(3, int(min(rounds, budget / a_round))))
     times: dict[str, list[float]] = {name: [] for name in work}
     for i in range(rounds):
         # every other round backwards, so that none always follows the same one
@@ -65,10 +72,79 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": median, "low": low, "high": high}
 
 
+def stages(call: Callable[[], Any], device: torch.device, repeats: int = 3) -> dict[str, float]:
+    """What share of a call's time each of its stages takes.
+
+    A stage is a ``torch.profiler.record_function`` range named ``stage/NAME``; a range inside another counts for
+    itself alone. On the CPU it is wall time; on a GPU the time of the kernels that were launched while the range was
+    open, by any thread, so that a backward pass counts where it was called.
+
+    Returns:
+        stage -> share, the longest first, and ``rest`` for what is in none; they add up to 1. Empty where the
+        profiler is not let at a GPU's counters.
+    """
+    # the profiler greets on stderr otherwise
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
+    with profile(activities=activities, acc_events=True) as profiler:
+        for _ in range(repeats):
+            with record_function(STAGE + REST):
+                call()
+        _wait(device)
+    events = list(profiler.events() or [])
+    spans = sorted(
+        ((e.time_range.start, -e.time_range.end, e.name) for e in events if e.name.startswith(STAGE) and _on_cpu(e)),
+    )
+    times = _kernel_times(events, spans) if cuda else _wall_times(spans)
+    whole = sum(times.values())
+    if not whole:
+        return {}
+    return {name: times[name] / whole for name in sorted(times, key=lambda name: (name == REST, -times[name]))}
+
+
+def _on_cpu(event: FunctionEvent) -> bool:
+    return event.device_type == torch.autograd.DeviceType.CPU
+
+
+def _wall_times(spans: list[tuple[float, float, str]]) -> dict[str, float]:
+    """Time in each range less the time in ranges inside it; the ranges as (start, -end, name), sorted."""
+    times: dict[str, float] = {}
+    outer: list[tuple[float, str]] = []
+    for start, minus_end, name in spans:
+        while outer and outer[-1][0] <= start:
+            outer.pop()
+        took = -minus_end - start
+        stage = name.removeprefix(STAGE)
+        times[stage] = times.get(stage, 0.0) + took
+        if outer:
+            times[outer[-1][1]] -= took
+        outer.append((-minus_end, stage))
+    return times
+
+
+def _kernel_times(events: list[FunctionEvent], spans: list[tuple[float, float, str]]) -> dict[str, float]:
+    """Time of kernels by the innermost range in which each was launched."""
+    # a GPU also reports every range as if it were a kernel
+    ranges = {event.name for event in events if event.is_user_annotation or event.name.startswith(STAGE)}
+    times: dict[str, float] = {}
+    for event in events:
+        took = sum(kernel.duration for kernel in event.kernels if kernel.name not in ranges) if _on_cpu(event) else 0
+        if took:
+            begun = event.time_range.start
+            open_then = [name for start, minus_end, name in spans if start <= begun <= -minus_end]
+            stage = open_then[-1].removeprefix(STAGE) if open_then else REST
+            times[stage] = times.get(stage, 0.0) + took
+    return times
+
+
 def flops(call: Callable[[], Any]) -> int:
     """Floating-point operations of a call, as ``torch.utils.flop_counter`` counts them: convolutions and matrix
-    products, two operations a multiply-add; RoIAlign, interpolation and normalisation are not in it."""
-    with FlopCounterMode(display=False) as counter:
+    products, two operations a multiply-add; interpolation and normalisation are not in it, and RoIAlign only where it
+    is done as a matrix product.
+
+    What is compiled runs as it was written meanwhile, since the counter sees no operator of a compiled graph."""
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 
@@ -118,9 +194,11 @@ def random_rois(channels: int, size: tuple[int, int], count: int, device: torch.
 
 
 def head_flops(head: MaskHead, rois: Callable[[], RoIs]) -> float:
-    """FLOPs of a mask head for one RoI."""
+    """FLOPs of a mask head for one RoI, RoIAlign left out."""
     made = rois()
     with torch.inference_mode():
+        # what was aligned once is remembered, and not counted again
+        head(made)
         return flops(lambda: head(made)) / len(made)
 
 

@@ -138,8 +138,9 @@ def step(
         names = list(losses)
         parts.append(stacked.detach())
     with record_function("stage/optimizer"):
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         limit = math.inf if schedule.clip_norm is None else schedule.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(trained, limit, foreach=True)
         # the one place where the CPU waits for the GPU's numbers
         *values, size_of_gradient = torch.cat([torch.stack(parts).mean(0), norm[None]]).tolist()
         means = dict(zip(names, values, strict=True))

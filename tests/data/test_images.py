@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,6 +121,53 @@ def test_a_picture_cut_anywhere_or_with_a_flipped_byte_never_ends_in_another_err
             path.write_bytes(broken[: dice.integers(1, len(whole) + 1)])
             with suppress(DataError):  # a JPEG may survive
                 assert read_image(path).shape[2] == 3
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}])
+def test_jpegs_have_the_pixels_of_pillow_as_they_are_stored(tmp_path: Path, options: dict[str, Any]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8)
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    for quality in (30, 75, 98):
+        path = tmp_path / "a.jpg"
+        Image.fromarray(pixels).save(path, quality=quality, exif=sideways, **options)
+        image = read_image(path)
+        assert image.flags.writeable
+        with Image.open(path) as expected:
+            assert np.array_equal(image, np.array(expected))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_jpegs_of_other_modes_become_rgb_by_pillow(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(ramp()).convert("RGB").convert(mode).save(path)
+    with Image.open(path) as expected:
+        assert expected.mode == mode
+        assert np.array_equal(read_image(path), np.array(expected.convert("RGB")))
+
+
+def test_a_damaged_jpeg_is_read_or_refused_as_by_pillow(tmp_path: Path) -> None:
+    dice = np.random.default_rng(0)
+    whole = photo(tmp_path / "a.jpg", size=40).read_bytes()
+    path = tmp_path / "b.jpg"
+    verdicts = set()
+    for number in range(200):
+        broken = bytearray(whole)
+        if number % 2:
+            broken[dice.integers(len(whole))] ^= int(dice.integers(1, 256))
+        # every second cut takes but a few bytes: Pillow reads pictures that lack their end marker alone
+        least = len(whole) - 6 if number % 4 < 2 else 1
+        path.write_bytes(broken[: dice.integers(least, len(whole) + 1)])
+        expected: np.ndarray | None = None
+        with suppress(Exception), Image.open(path) as image:
+            expected = np.array(image.convert("RGB"))
+        verdicts.add(expected is None)
+        if expected is None:
+            with pytest.raises(DataError):
+                read_image(path)
+        else:
+            assert np.array_equal(read_image(path), expected)
+    assert verdicts == {True, False}
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:

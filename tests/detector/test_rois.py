@@ -33,7 +33,7 @@ def test_align_is_torchvisions(counts: tuple[int, int]) -> None:
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("path", [roi_align._by_rows, roi_align._by_matmul])
+@pytest.mark.parametrize("path", [roi_align.by_rows, roi_align._DenseOnTheWayBack.apply])
 @pytest.mark.parametrize("order", ["by image", "shuffled"])
 def test_both_ways_to_align_agree_with_torchvision(path: Callable[..., torch.Tensor], order: str) -> None:
     torch.manual_seed(1)
@@ -50,7 +50,8 @@ def test_both_ways_to_align_agree_with_torchvision(path: Callable[..., torch.Ten
         rois = torch.cat([image[:, None].float(), boxes], dim=1)[level == k]
         aligned = torchvision.ops.roi_align(features, rois, 7, 1 / 2**k, sampling_ratio=2)
         expected = expected.index_put((torch.where(level == k)[0],), aligned)
-    found = path(pyramid, boxes / (2.0**level)[:, None], image, level - 2, 7).permute(0, 3, 1, 2)
+    grid = roi_align.Grid(pyramid.sizes(), 3, 7)
+    found = path(pyramid.rows(), boxes / (2.0**level)[:, None], image, level - 2, grid).permute(0, 3, 1, 2)
     torch.testing.assert_close(found, expected)
     weights = torch.rand_like(found)
     gradients = [

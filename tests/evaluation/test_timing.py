@@ -2,9 +2,12 @@
 
 import time
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch.profiler import record_function
 
 import heads
 from instseg.evaluation import timing
@@ -94,3 +97,56 @@ def test_random_rois_lie_in_the_picture() -> None:
     assert len(rois) == 40
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 2] <= 150.01).all() and (boxes[:, 3] <= 100.01).all()
     assert (boxes[:, 2:] > boxes[:, :2]).all()
+
+
+def test_a_stage_s_time_is_its_own() -> None:
+    def call() -> None:
+        with record_function("stage/outer"):
+            time.sleep(0.02)
+            with record_function("stage/inner"):
+                time.sleep(0.04)
+        with record_function("something else"):
+            time.sleep(0.02)
+
+    shares = timing.stages(call, CPU)
+    assert list(shares) == ["inner", "outer", "rest"] and sum(shares.values()) == pytest.approx(1)
+    assert shares["inner"] == pytest.approx(0.5, abs=0.1)
+    assert shares["outer"] == pytest.approx(0.25, abs=0.1) and shares["rest"] == pytest.approx(0.25, abs=0.1)
+    assert timing.stages(lambda: time.sleep(0.01), CPU) == {"rest": 1}
+
+
+def test_kernels_belong_to_the_innermost_stage_open_when_they_were_launched() -> None:
+    def event(
+        name: str, begin: float, end: float, *kernels: tuple[str, float], cpu: bool = True, mark: bool = False
+    ) -> Any:
+        return SimpleNamespace(
+            name=name,
+            time_range=SimpleNamespace(start=begin, end=end),
+            kernels=[SimpleNamespace(name=kernel, duration=took) for kernel, took in kernels],
+            device_type=torch.autograd.DeviceType.CPU if cpu else torch.autograd.DeviceType.CUDA,
+            is_user_annotation=mark,
+        )
+
+    events = [
+        event("stage/rest", 0, 100, mark=True),
+        event("stage/box", 10, 50, ("stage/box", 999), mark=True),
+        event("stage/mask", 20, 30, mark=True),
+        event("stage/backward", 60, 90, mark=True),
+        event("stage/box", 300, 900, cpu=False, mark=True),
+        event("Optimizer.step", 91, 95, ("Optimizer.step", 999), mark=True),
+        event("aten::conv2d", 12, 14, ("gemm", 5), ("copy", 1)),
+        event("aten::conv2d", 22, 24, ("gemm", 7)),
+        # autograd's own thread, while the caller waits
+        event("aten::convolution_backward", 70, 71, ("gemm", 20)),
+        event("aten::add_", 92, 93, ("add", 3)),
+    ]
+    spans = sorted((e.time_range.start, -e.time_range.end, e.name) for e in events[:4])
+    assert timing._kernel_times(events, spans) == {"box": 6, "mask": 7, "backward": 20, "rest": 3}
+
+
+def test_flops_of_what_is_compiled() -> None:
+    weight = torch.rand(8, 16)
+    compiled = torch.compile(lambda x: x @ weight.T, backend="aot_eager")
+    batch = torch.rand(3, 16)
+    compiled(batch)
+    assert timing.flops(lambda: compiled(batch)) == 2 * 3 * 16 * 8

@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import heads
+from heads._blocks import Doubling, Pointwise, Predictor
 from instseg.detector.rois import MaskTargets, RoIs
 from instseg.errors import UserError
 
@@ -172,3 +175,18 @@ def test_wrong_options_are_named(name: str, options: dict[str, Any], parts: list
     assert "\n" not in str(error.value)
     for part in parts:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_matrix_products_are_torchs_convolutions(count: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(count, 6, 5, 7)
+    doubling, pointwise = Doubling(6, 4), Pointwise(6, 3)
+    torch.testing.assert_close(doubling(x), F.conv_transpose2d(x, doubling.weight, doubling.bias, stride=2))
+    torch.testing.assert_close(pointwise(x), F.conv2d(x, pointwise.weight, pointwise.bias))
+    layers = [doubling, nn.ReLU(), Doubling(4, 6), nn.ReLU(), pointwise]
+    expected = x
+    for layer in layers:
+        expected = layer(expected)
+    assert expected.shape == (count, 3, 20, 28)
+    torch.testing.assert_close(Predictor(*layers)(x), expected)

@@ -1,0 +1,122 @@
+"""Every mask head of ``conf/head`` on the study's pyramid, with random weights and random RoIs."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments import cli
+from experiments.benchmarks.outcome import Outcome, Row
+from experiments.benchmarks.setup import Setup, load
+from instseg import seeds
+from instseg.detector.rois import MaskHead, RoIs
+from instseg.evaluation import timing
+from instseg.training.loop import autocast
+
+BACKWARD = ", forward + backward"
+
+
+def measure(setup: Setup) -> Outcome:
+    """Two rows a head: forward alone, and forward and backward down to the pyramid."""
+    heads: dict[str, MaskHead] = {}
+    for name in names():
+        with seeds.stream(setup.config.seed, "mask head"):
+            head = load(setup.options.study, f"head={name}").make_head(setup.classes)
+        heads[name] = head.to(setup.device).to(memory_format=torch.channels_last)
+        if setup.compiles:
+            head.compile()
+    base = setup.config.head.variant
+    heads = {base: heads[base], **heads}
+    work: dict[str, Callable[[], Any]] = {}
+    for name, head in heads.items():
+        work[name] = _forward(setup, head)
+        work[name + BACKWARD] = _backward(setup, head)
+    seconds = timing.alternating(work, rounds=setup.options.rounds, device=setup.device, budget=math.inf)
+    rows = []
+    for name, head in heads.items():
+        numbers = _numbers(setup, head)
+        for end in ("", BACKWARD):
+            rows.append(Row(name + end, seconds[name + end], setup.options.rois, base + end, numbers))
+    rows.sort(key=lambda row: row.name.endswith(BACKWARD))
+    measured = {
+        "rois": setup.options.rois,
+        "channels": setup.config.trunk.out_channels,
+        "classes": setup.classes,
+        "height": setup.size[0],
+        "width": setup.size[1],
+        "precision": setup.config.schedule.precision,
+        "compiled": "yes" if setup.compiles else "no",
+    }
+    return Outcome(rows, "rois", measured, [f"ms: for {setup.options.rois} RoIs"])
+
+
+def names() -> list[str]:
+    """Every configuration of a head."""
+    return sorted(path.stem for path in Path(cli.CONF, "head").glob("*.yaml"))
+
+
+def _rois(setup: Setup, learn: bool = False) -> Callable[[], RoIs]:
+    make = timing.random_rois(setup.config.trunk.out_channels, setup.size, setup.options.rois, setup.device)
+    for level in make().pyramid.values():
+        level.requires_grad_(learn)
+    return make
+
+
+def _forward(setup: Setup, head: MaskHead) -> Callable[[], Any]:
+    make = _rois(setup)
+
+    def work() -> None:
+        head.eval()
+        with torch.inference_mode(), autocast(setup.device, setup.config.schedule.precision):
+            head(make())
+
+    return work
+
+
+def _backward(setup: Setup, head: MaskHead) -> Callable[[], Any]:
+    make = _rois(setup, learn=True)
+
+    def work() -> None:
+        head.train()
+        rois = make()
+        with autocast(setup.device, setup.config.schedule.precision):
+            logits = head(rois)
+        logits.float().square().mean().backward()
+        head.zero_grad(set_to_none=True)
+        for level in rois.pyramid.values():
+            level.grad = None
+
+    return work
+
+
+class _Asked(RoIs):
+    """RoIs that note what they were asked for."""
+
+    def __init__(self, rois: RoIs) -> None:
+        super().__init__(rois.pyramid, rois.boxes)
+        self.asked: list[str] = []
+
+    def align(self, size: int, level: int | None = None) -> Tensor:
+        self.asked.append(f"{size}×{size} of {'the fitting level' if level is None else f'P{level}'}")
+        return super().align(size, level)
+
+    def sample(self, points: Tensor, level: int) -> Tensor:
+        self.asked.append(f"{points.shape[1]} points of P{level}")
+        return super().sample(points, level)
+
+
+def _numbers(setup: Setup, head: MaskHead) -> dict[str, float | str]:
+    make = _rois(setup)
+    rois = _Asked(make())
+    head.eval()
+    with torch.inference_mode():
+        logits = head(rois)
+    return {
+        "reads": ", ".join(dict.fromkeys(rois.asked)),
+        "output": f"{logits.shape[-2]}×{logits.shape[-1]}",
+        "parameters": sum(p.numel() for p in head.parameters()),
+        "mflop_per_roi": timing.head_flops(head, make) / 1e6,
+    }

@@ -69,6 +69,7 @@ class CocoDataset(InstanceDataset):
         self.categories = [{"id": c["id"], "name": c["name"]} for c in contents.categories]
         self.left_out = contents.left_out
         self.image_ids = [picture.record["id"] for picture in contents.pictures]
+        self._sizes = [(picture.record["height"], picture.record["width"]) for picture in contents.pictures]
         self._labels = {category["id"]: label for label, category in enumerate(self.categories, start=1)}
         # One block of bytes instead of millions of objects, which forked workers would copy by counting references.
         packed = io.BytesIO()
@@ -136,6 +137,9 @@ class CocoDataset(InstanceDataset):
 
     def learnable(self) -> list[int]:
         return self._learnable
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return self._sizes
 
     def describe(self, index: int) -> str:
         return str(self._path(self._picture(index).record))

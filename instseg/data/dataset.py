@@ -65,6 +65,11 @@ class InstanceDataset(Dataset[Sample], ABC):
         ids = {a["image_id"] for a in self.ground_truth()["annotations"] if not a.get("iscrowd", 0)}
         return [i for i, image_id in enumerate(self.image_ids) if image_id in ids]
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of every picture, in pixels."""
+        sizes = {image["id"]: (image["height"], image["width"]) for image in self.ground_truth()["images"]}
+        return [sizes[image_id] for image_id in self.image_ids]
+
     @abstractmethod
     def describe(self, index: int) -> str:
         """Where picture ``index`` comes from (its file, or its seed), for messages."""

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -33,14 +34,17 @@ def training_batches(
     the images (3, H, W) uint8, which is what is quickest to hand over.
 
     Every epoch is a permutation of ``indices`` drawn from (seed, epoch); every sample's augmentation is drawn
-    from (seed, position). A resumed run therefore sees what an unbroken one sees.
+    from (seed, position). A resumed run therefore sees what an unbroken one sees. A batch holds tall pictures or
+    wide ones.
 
     Raises:
         UserError: what the data set raised while reading a picture, as it was, also out of a worker process.
     """
+    sizes = dataset.sizes()
+    tall = [sizes[index][0] > sizes[index][1] for index in indices]
     loader = DataLoader(
         _TrainingSamples(dataset, transform, seed),
-        batch_sampler=_Order(indices, batch_size, iterations, seed, start),
+        batch_sampler=_Order(indices, tall, batch_size, iterations, seed, start),
         collate_fn=_collate,
         num_workers=workers,
         multiprocessing_context=_context(workers),
@@ -116,27 +120,38 @@ class _Pictures(Dataset[Any]):
 
 
 class _Order(Sampler[list[tuple[int, int]]]):
-    """For each iteration its (index, position)s; position counts samples from the start of training."""
+    """For each iteration its (index, position)s; position counts samples from the start of training.
 
-    def __init__(self, indices: list[int], batch_size: int, iterations: int, seed: int, start: int) -> None:
-        self.indices, self.batch_size, self.iterations = indices, batch_size, iterations
+    Pictures are drawn epoch by epoch, and a batch is made as soon as there are enough of one kind (tall or wide), so
+    that little of it is padding. Whoever is left over at an epoch's end goes first in the next.
+    """
+
+    def __init__(
+        self, indices: list[int], tall: list[bool], batch_size: int, iterations: int, seed: int, start: int
+    ) -> None:
+        self.indices, self.tall, self.batch_size, self.iterations = indices, tall, batch_size, iterations
         self.seed, self.start = seed, start
 
     def __len__(self) -> int:
         return max(0, self.iterations - self.start)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        n = len(self.indices)
-        epoch, order = -1, torch.empty(0)
-        for iteration in range(self.start, self.iterations):
-            batch = []
-            for position in range(iteration * self.batch_size, (iteration + 1) * self.batch_size):
-                if position // n != epoch:
-                    epoch = position // n
-                    generator = torch.Generator().manual_seed(seeds.derive(self.seed, "order", epoch))
-                    order = torch.randperm(n, generator=generator)
-                batch.append((self.indices[int(order[position % n])], position))
-            yield batch
+        # who waits for company depends on all that went before: a resumed run goes through it again
+        return islice(self._from_the_start(), self.start, self.iterations)
+
+    def _from_the_start(self) -> Iterator[list[tuple[int, int]]]:
+        waiting: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+        for position, which in enumerate(self._drawn()):
+            group = waiting[self.tall[which]]
+            group.append((self.indices[which], position))
+            if len(group) == self.batch_size:
+                yield group.copy()
+                group.clear()
+
+    def _drawn(self) -> Iterator[int]:
+        for epoch in count():
+            generator = torch.Generator().manual_seed(seeds.derive(self.seed, "order", epoch))
+            yield from torch.randperm(len(self.indices), generator=generator).tolist()
 
 
 def _collate(samples: list[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,31 @@ def test_a_parcel_gives_back_what_was_put_in() -> None:
     assert torch.equal(again["gaps"], wide[:, ::2])
     assert again["scalar"].item() == 2
     assert again["rest"] == content["rest"]
+
+
+def test_batches_are_of_tall_or_of_wide_pictures_and_leave_nobody_out() -> None:
+    indices, tall = list(range(100, 111)), [i % 4 == 0 for i in range(11)]
+    order = list(loader._Order(indices, tall, 3, 40, 0, 0))
+    assert [len(batch) for batch in order] == [3] * 40
+    for batch in order:
+        assert len({tall[index - 100] for index, _ in batch}) == 1
+    drawn = [position for batch in order for _, position in batch]
+    assert len(set(drawn)) == 120
+    counts = Counter(index for batch in order for index, _ in batch)
+    # 120 samples of 11 pictures, and no picture waits for longer than until its kind is drawn again
+    assert set(counts) == set(indices)
+    assert max(counts.values()) - min(counts.values()) <= 2
+    assert list(loader._Order(indices, tall, 3, 40, 0, 17)) == order[17:]
+
+
+def test_pictures_of_one_kind_come_in_the_order_they_are_drawn() -> None:
+    order = list(loader._Order(list(range(7)), [False] * 7, 2, 14, 3, 0))
+    assert [position for batch in order for _, position in batch] == list(range(28))
+    for epoch in range(4):
+        flat = [index for batch in order for index, _ in batch][7 * epoch : 7 * epoch + 7]
+        assert sorted(flat) == list(range(7))
+
+
+def test_sizes_are_those_of_the_pictures(tmp_path: Path, data: Generated) -> None:
+    for one in (data, Files(tmp_path).load(document())):
+        assert one.sizes() == [tuple(one[i][0].shape[-2:]) for i in range(len(one))]

@@ -71,6 +71,7 @@ class Benchmark(App):
     results_dir: str = "results"
     data_root: str | None = None
     device: str = "auto"
+    threads: int | None = None
     out: str = "results/speed"
     rounds: int = 7
     rois: int = 100
@@ -94,7 +95,7 @@ class Benchmark(App):
                 raise unknown_name("against", peer, PEERS)
         for key in ("head", "precision", "compile", "out"):
             _not_empty(key, getattr(self, key))
-        for key in ("rounds", "rois", "batch", "instances", "pictures", "workers", "iterations"):
+        for key in ("threads", "rounds", "rois", "batch", "instances", "pictures", "workers", "iterations"):
             if (value := getattr(self, key)) is not None:
                 _at_least_one(key, value)
         if self.classes is not None and self.classes < 2:

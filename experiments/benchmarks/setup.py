@@ -84,6 +84,8 @@ def make(options: Benchmark) -> Setup:
     """
     one = load(options.study, *([f"head={options.head}"] if options.head else []))
     one.data_root, one.runtime.device = options.data_root, options.device
+    # a study's own number may be for several runs side by side
+    one.runtime.threads = options.threads
     if options.batch is not None:
         one.schedule.batch_size = options.batch
     if options.precision is not None:

@@ -33,7 +33,7 @@ def rates_and_stages(table: pd.DataFrame, caption: str) -> Figure:
     rates.barh(names, median, xerr=spread, color=colours, height=0.6, error_kw={"elinewidth": 1, "capsize": 2.5})
     for position, value in enumerate(median):
         rates.annotate(
-            f"{value:.3g}",
+            f"{value:,.0f}" if value >= 100 else f"{value:.3g}",
             (run["images_per_s_high"][position], position),
             xytext=(5, 0),
             textcoords="offset points",

@@ -51,6 +51,15 @@ def boxes(size: tuple[int, int], count: int, generator: torch.Generator) -> Tens
     return torch.cat([corners, corners + sides], dim=1)
 
 
+def detections(size: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+    """(count, 4) random xyxy boxes inside a picture of ``size``, as many small ones as large ones: the logarithms of
+    the sides are uniform between a fiftieth and a half of the picture's."""
+    extent = torch.tensor([size[1], size[0]])
+    sides = extent / 2 * 25 ** -torch.rand(count, 2, generator=generator)
+    corners = (extent - sides) * torch.rand(count, 2, generator=generator)
+    return torch.cat([corners, corners + sides], dim=1)
+
+
 def ellipses(inside: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, H, W) bool: the ellipse that fills each of N boxes."""
     centre, half = (inside[:, :2] + inside[:, 2:]) / 2, (inside[:, 2:] - inside[:, :2]) / 2

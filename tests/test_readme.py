@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -15,6 +16,19 @@ TEXT = (ROOT / "README.md").read_text()
 def test_the_table_is_that_of_the_committed_runs() -> None:
     (shown,) = re.findall(r"<!-- summary of (\S+) -->\n(.*?)<!-- end of summary -->", TEXT, re.DOTALL)
     assert shown[1] == (ROOT / shown[0] / "summary.md").read_text()
+
+
+def test_the_rates_are_those_of_the_committed_benchmarks() -> None:
+    rows = re.findall(
+        r"\| ([\d.,]+) \w+/s \| ([\d.,]+|–).*?\| \[([\d.]+|file)\]\((results/reference/speed/\S+)\.md\) \|", TEXT
+    )
+    assert len(rows) >= 8
+    for *shown, file in rows:
+        measured = pd.read_csv(ROOT / f"{file}.csv")
+        (column,) = (name for name in measured if name.endswith("per_s_median"))
+        numbers = [*measured[column].dropna(), *measured["ratio"].dropna()]
+        written = {f"{n:.3g}" for n in numbers} | {f"{n:.2f}" for n in numbers} | {f"{n:,.0f}" for n in numbers}
+        assert {s for s in shown if s not in ("–", "file")} <= written, file
 
 
 def test_files_that_it_names_are_there() -> None:

@@ -27,7 +27,11 @@ def test_the_rates_are_those_of_the_committed_benchmarks() -> None:
         measured = pd.read_csv(ROOT / f"{file}.csv")
         (column,) = (name for name in measured if name.endswith("per_s_median"))
         numbers = [*measured[column].dropna(), *measured["ratio"].dropna()]
-        written = {f"{n:.3g}" for n in numbers} | {f"{n:.2f}" for n in numbers} | {f"{n:,.0f}" for n in numbers}
+        written = (
+            {f"{n:.3g}" for n in numbers}
+            | {f"{n:.{d}f}" for n in numbers for d in (1, 2)}
+            | {f"{n:,.0f}" for n in numbers}
+        )
         assert {s for s in shown if s not in ("–", "file")} <= written, file
 
 

@@ -6,7 +6,9 @@ from typing import TypeVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from experiments.config import COMPILE
 from instseg.errors import UserError, unknown_name
+from instseg.training.schedule import PRECISIONS
 
 SMALLEST = 32
 """Least height and width of a benchmark's pictures: one cell of the coarsest map of a backbone."""
@@ -98,6 +100,10 @@ class Benchmark(App):
         for key in ("threads", "rounds", "rois", "batch", "instances", "pictures", "workers", "iterations"):
             if (value := getattr(self, key)) is not None:
                 _at_least_one(key, value)
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+        if self.compile is not None and self.compile.lower() not in COMPILE:
+            raise unknown_name("compile", self.compile, COMPILE)
         if self.classes is not None and self.classes < 2:
             raise UserError(f"classes={self.classes}: must be 2 or more, the background included")
         if self.image is not None and (len(self.image) != 2 or min(self.image) < SMALLEST):

@@ -21,6 +21,8 @@ def _job(cfg: DictConfig) -> None:
         _study(options)
         return
     made = setup.make(options)
+    # what can't be written is said before minutes of measuring
+    Path(options.out).mkdir(parents=True, exist_ok=True)
     found = importlib.import_module(f"experiments.benchmarks.{options.what}").measure(made)
     print(outcome.write(found, options, made.config, made.device))
 
@@ -37,7 +39,7 @@ def _study(options: app_config.Benchmark) -> None:
 
 def _as_list(argument: str) -> str:
     """``against=a,b``, which Hydra would take for a sweep, as the list that it is."""
-    return re.sub(r"^against=([\w,]*)$", r"against=[\1]", argument)
+    return re.sub(r"^against=([\w,\s]*)$", r"against=[\1]", argument)
 
 
 if __name__ == "__main__":

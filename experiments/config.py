@@ -232,6 +232,12 @@ class Config:
                 least[f"detector.{key}"] = (value, 1)
             elif isinstance(value, float) and not 0 <= value <= 1:
                 raise UserError(f"detector.{key}={value}: must be between 0 and 1")
+        for part in ("rpn", "box"):
+            high, low = (getattr(self.detector, f"{part}_{kind}_iou_thresh") for kind in ("fg", "bg"))
+            if high < low:
+                raise UserError(
+                    f"detector.{part}_fg_iou_thresh={high}: must be at least detector.{part}_bg_iou_thresh={low}"
+                )
         for name, (number, low) in least.items():
             if number is not None and number < low:
                 raise UserError(f"{name}={number}: must be {low} or more")

@@ -123,7 +123,8 @@ class _Order(Sampler[list[tuple[int, int]]]):
     """For each iteration its (index, position)s; position counts samples from the start of training.
 
     Pictures are drawn epoch by epoch, and a batch is made as soon as there are enough of one kind (tall or wide), so
-    that little of it is padding. Whoever is left over at an epoch's end goes first in the next.
+    that little of it is padding. Whoever is left over at an epoch's end goes first in the next; of a kind
+    with fewer pictures than a batch, one batch may hold the same picture twice.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from instseg.detector.roi_align import Pyramid
 from instseg.detector.rois import RoIs
 from instseg.detector.rpn import Proposals
 
-WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+WEIGHTS = (10.0, 5.0)
 SMALLEST_SIDE = 1e-2
 GRID = 7
 CANDIDATES = 1000

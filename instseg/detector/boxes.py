@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,22 +11,21 @@ LARGEST_SCALE = math.log(1000 / 16)
 """Bound on the logarithm of how much larger than its anchor a box may be."""
 
 
-def encode(boxes: Tensor, anchors: Tensor, weights: Sequence[float]) -> Tensor:
+def encode(boxes: Tensor, anchors: Tensor, weights: tuple[float, float]) -> Tensor:
     """Corrections (..., 4) that lead from anchors (..., 4) to boxes (..., 4): shifts of the centre in sides of the
-    anchor and logarithms of the sides' ratios, times the weights (Girshick et al., CVPR 2014, appendix C)."""
+    anchor and logarithms of the sides' ratios, times a weight each (Girshick et al., CVPR 2014, appendix C)."""
     centre, side = _centre_and_side(anchors)
     to_centre, to_side = _centre_and_side(boxes)
-    wx, wy, ww, wh = weights
-    shift = (to_centre - centre) / side * side.new_tensor([wx, wy])
-    return torch.cat([shift, torch.log(to_side / side) * side.new_tensor([ww, wh])], dim=-1)
+    of_centre, of_side = weights
+    return torch.cat([(to_centre - centre) / side * of_centre, torch.log(to_side / side) * of_side], dim=-1)
 
 
-def decode(deltas: Tensor, anchors: Tensor, weights: Sequence[float]) -> Tensor:
+def decode(deltas: Tensor, anchors: Tensor, weights: tuple[float, float]) -> Tensor:
     """The boxes (..., 4) that corrections (..., 4) make of anchors (..., 4)."""
     centre, side = _centre_and_side(anchors)
-    deltas = deltas / deltas.new_tensor(weights)
-    middle = deltas[..., :2] * side + centre
-    half = deltas[..., 2:].clamp(max=LARGEST_SCALE).exp() * side * 0.5
+    of_centre, of_side = weights
+    middle = deltas[..., :2] / of_centre * side + centre
+    half = (deltas[..., 2:] / of_side).clamp(max=LARGEST_SCALE).exp() * side * 0.5
     return torch.cat([middle - half, middle + half], dim=-1)
 
 
@@ -54,6 +54,15 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     common.mul_(torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0))
     union = ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1)).sub_(common)
     return common.div_(union)
+
+
+def on_device(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Numbers of the CPU as a tensor on a device. A GPU gets them from pinned memory: else the CPU would wait until
+    all that is queued there is done."""
+    tensor = torch.tensor(numbers, dtype=dtype)
+    if device.type == "cuda" and torch.cuda.is_available():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def rows_at_a_time(elements_a_row: int, budget: int = 2**26) -> int:

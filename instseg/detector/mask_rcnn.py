@@ -1,6 +1,7 @@
 """Mask R-CNN (He et al., ICCV 2017) with a mask head that can be swapped."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from instseg import masks as mask_ops
 from instseg.detector import matching
 from instseg.detector.box_branch import BoxBranch, positives
+from instseg.detector.boxes import on_device
 from instseg.detector.matching import Targets
 from instseg.detector.roi_align import Pyramid
 from instseg.detector.rois import MaskHead, MaskTargets, RoIs
@@ -28,7 +30,7 @@ class MaskRCNN(nn.Module):
     Args:
         backbone: maps a batch to pyramid maps ``"0".."3", "pool"`` (P2..P6).
         mask_head: the head that is compared; whatever it wants, it asks the RoIs for.
-        num_classes: the background included.
+        num_classes: the background included; 2 or more.
         resize_in_training: whether training pictures are resized to ``min_size``; False where the data pipeline
             has brought them to their size.
         min_size, max_size: of the sides that pictures are resized to, in pixels.
@@ -78,6 +80,8 @@ class MaskRCNN(nn.Module):
         box_positive_fraction: float = 0.25,
     ) -> None:
         super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes={num_classes}: the background and one class at least")
         self.transform = _Transform(
             min_size,
             max_size,
@@ -172,6 +176,8 @@ class MaskRCNN(nn.Module):
             One dict an image: ``boxes`` (n, 4) xyxy in the image's own pixels, ``labels`` (n,), ``scores`` (n,),
             ``mask_probabilities`` (n, M, M), and ``mask_scores`` (n,) where the head rates its masks.
         """
+        if not images:
+            return []
         pyramid, padded, sizes, _ = self._features(images)
         with record_function("stage/rpn"):
             proposals, _ = self.rpn([pyramid[k] for k in sorted(pyramid)], padded, sizes)
@@ -183,7 +189,7 @@ class MaskRCNN(nn.Module):
             labels = [label[:n] for label, n in zip(found.labels, found.counts, strict=True)]
             masks = self.mask_head.predict(RoIs(pyramid, boxes), torch.cat(labels))
 
-        scale = torch.tensor([_size(image) for image in images], device=sizes.device) / sizes
+        scale = on_device([_size(image) for image in images], sizes.device) / sizes
         original = found.boxes * scale.flip(1).repeat(1, 2)[:, None]
         results = []
         for i, (n, probabilities) in enumerate(zip(found.counts, masks.probabilities.split(found.counts), strict=True)):
@@ -220,7 +226,7 @@ class MaskRCNN(nn.Module):
         scaled to them."""
         with record_function("stage/transform"):
             batch, scaled = self.transform(images, targets)
-            sizes = torch.tensor(batch.image_sizes, device=batch.tensors.device)
+            sizes = on_device(batch.image_sizes, batch.tensors.device)
         with record_function("stage/trunk"):
             maps = self.backbone(batch.tensors)
         # torchvision's names of the maps
@@ -229,13 +235,26 @@ class MaskRCNN(nn.Module):
 
 
 class _Transform(GeneralizedRCNNTransform):
-    """Resizing, colours and padding; pictures that have their size already are not interpolated to it once more."""
+    """Resizing, colours and padding; pictures that have their size already are not interpolated to it once more, and
+    the colours' mean and deviation are brought to a device once."""
+
+    def normalize(self, image: Tensor) -> Tensor:
+        mean, deviation = _colours(tuple(self.image_mean), tuple(self.image_std), image.device)
+        return (image - mean) / deviation
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         short, long = sorted(_size(image))
         if not self.training and min(self.min_size[-1] / short, self.max_size / long) == 1:
             return image, target
         return super().resize(image, target)
+
+
+@lru_cache(maxsize=8)
+def _colours(mean: tuple[float, ...], deviation: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    # plain tensors, also where inference asks for them first
+    with torch.inference_mode(False):
+        both = on_device((mean, deviation), device, torch.float32)[:, :, None, None]
+        return both[0], both[1]
 
 
 def _size(image: Tensor) -> tuple[int, int]:

@@ -11,10 +11,15 @@ ROUNDS = 4
 """Rounds between two looks at whether the fixed point is reached; a look makes the CPU wait for a GPU."""
 
 
+LARGEST_GROUP = 8192
+"""Boxes whose overlaps with each other are 64 Mi numbers, what is worked on at a time."""
+
+
 def keep(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None = None) -> Tensor:
     """Which boxes greedy NMS keeps: those that no kept box of a higher score overlaps by more than ``threshold``.
 
-    On a CPU this is torchvision's operator, group by group; elsewhere :func:`fixed_point`. Both give the same.
+    On a CPU, and where a group is too large for a table of all its overlaps, this is torchvision's operator, group by
+    group; elsewhere :func:`fixed_point`. Both give the same.
 
     Args:
         boxes: (G, N, 4) xyxy; each row is a group of its own, from the highest score to the lowest.
@@ -25,14 +30,14 @@ def keep(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None =
     Returns:
         (G, N) bool.
     """
-    if boxes.device.type == "cpu":
+    if boxes.device.type == "cpu" or boxes.shape[1] > LARGEST_GROUP:
         return _group_by_group(boxes, valid, threshold, labels)
     return fixed_point(boxes, valid, threshold, labels)
 
 
 def _group_by_group(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None) -> Tensor:
     kept = torch.zeros_like(valid)
-    falling = torch.arange(boxes.shape[1], 0, -1, dtype=boxes.dtype)
+    falling = torch.arange(boxes.shape[1], 0, -1, dtype=boxes.dtype, device=boxes.device)
     whole = (valid.all(1) if labels is None else torch.zeros(len(valid), dtype=torch.bool)).tolist()
     for g, row in enumerate(boxes):
         if whole[g]:
@@ -50,8 +55,8 @@ def fixed_point(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor |
     practice for all boxes at once, again and again until nothing changes.
 
     After t rounds the first t boxes of every chain of suppressions are decided, so a fixed point is reached, and
-    there is only one: the greedy answer. Rounds are few, as chains are short. Memory is bounded: groups are worked
-    on in parts where their N × N overlaps would be too many.
+    there is only one: the greedy answer. Rounds are few, as chains are short. Groups are worked on in parts where
+    their N × N overlaps would be too many; one group is never split.
     """
     count = boxes.shape[1]
     step = rows_at_a_time(count * count)

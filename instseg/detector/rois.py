@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align as crop_and_resize
 
+from instseg.detector.boxes import on_device, rows_at_a_time
 from instseg.detector.roi_align import Pyramid, roi_align
 
 ROI_LEVELS = (2, 3, 4, 5)
@@ -26,7 +27,8 @@ def fpn_levels(boxes: Tensor) -> Tensor:
         (R,) int64 in 2..5; a box of 224 × 224 pixels lies on level 4.
     """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    level = torch.floor(4 + torch.log2(area.sqrt() / 224) + 1e-6)
+    # no box is an index, not even a broken one
+    level = torch.floor(4 + torch.log2(area.sqrt() / 224) + 1e-6).nan_to_num(ROI_LEVELS[0])
     return level.clamp(ROI_LEVELS[0], ROI_LEVELS[-1]).long()
 
 
@@ -94,13 +96,16 @@ class RoIs:
             return self._sampled[level][1]
         features = self._features(level)
         height, width = features.shape[-2:]
-        extent = points.new_tensor([width, height]) * 2**level
+        extent = on_device((width * 2**level, height * 2**level), points.device, torch.float32)
         parts = []
-        for i, (boxes, p) in enumerate(zip(self.boxes, points.split([len(b) for b in self.boxes]), strict=True)):
-            xy = boxes[:, None, :2] + p * (boxes[:, None, 2:] - boxes[:, None, :2])
-            grid = (xy / extent * 2 - 1)[None].to(features.dtype)
-            parts.append(F.grid_sample(features[i : i + 1], grid, align_corners=False)[0].transpose(0, 1))
-        sampled = torch.cat(parts)
+        # a bfloat16 position would be off by a fifth of a cell
+        with torch.autocast(points.device.type, enabled=False):
+            for i, (boxes, p) in enumerate(zip(self.boxes, points.split([len(b) for b in self.boxes]), strict=True)):
+                xy = boxes[:, None, :2] + p * (boxes[:, None, 2:] - boxes[:, None, :2])
+                grid = (xy.float() / extent * 2 - 1)[None]
+                one = F.grid_sample(features[i : i + 1].float(), grid, align_corners=False)[0]
+                parts.append(one.transpose(0, 1))
+        sampled = torch.cat(parts).to(features.dtype)
         self._sampled[level] = (points, sampled)
         return sampled
 
@@ -135,8 +140,11 @@ class MaskTargets:
         return self._crops[size]
 
     def _of_one_size(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(masks, matched, boxes) that can be cropped together: the whole batch where its pictures are of one size."""
-        if len({masks.shape[1:] for masks in self._masks}) > 1:
+        """(masks, matched, boxes) that can be cropped together: the whole batch where its pictures are of one size and
+        their masks, which become float32 at once, are not too large."""
+        largest = max(masks.shape[1:].numel() for masks in self._masks)
+        together = sum(map(len, self._masks)) <= rows_at_a_time(largest)
+        if len({masks.shape[1:] for masks in self._masks}) > 1 or not together:
             return list(zip(self._masks, self._matched, self._boxes, strict=True))
         starts = accumulate((len(masks) for masks in self._masks), initial=0)
         matched = [index + start for index, start in zip(self._matched, starts, strict=False)]

@@ -13,7 +13,7 @@ from instseg.detector import nms
 from instseg.detector.boxes import clip, decode, encode, is_larger
 from instseg.detector.matching import Truth, match, sample, take
 
-WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+WEIGHTS = (1.0, 1.0)
 SMALLEST_SIDE = 1e-3
 SHAPES_KEPT = 32
 

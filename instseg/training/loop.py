@@ -120,7 +120,7 @@ def step(
         The losses by name.
 
     Raises:
-        FloatingPointError: a loss or the gradient is not finite; the weights are as they were.
+        FloatingPointError: a loss or the gradient is not finite; the parameters are as they were.
     """
     images, targets = batch
     size = len(images) // schedule.accumulate
@@ -141,7 +141,7 @@ def step(
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         limit = math.inf if schedule.clip_norm is None else schedule.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(trained, limit, foreach=True)
-        # the one place where the CPU waits for the GPU's numbers
+        # beside the number of positives and NMS, the one place where the CPU waits for a GPU
         *values, size_of_gradient = torch.cat([torch.stack(parts).mean(0), norm[None]]).tolist()
         means = dict(zip(names, values, strict=True))
         if not all(map(math.isfinite, values)):

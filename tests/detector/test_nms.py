@@ -76,6 +76,18 @@ def test_small_shapes(shape: tuple[int, int]) -> None:
     _check(torch.rand(*shape, 4).sort(-1).values, 0.5)
 
 
+def test_groups_that_are_too_large_for_a_table_are_walked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes = torch.rand(2, 30, 4, device="meta")
+    seen: list[int] = []
+    monkeypatch.setattr(nms, "fixed_point", lambda boxes, *others: seen.append(boxes.shape[1]))
+    nms.keep(boxes, boxes[..., 0] > 0, 0.5)
+    assert seen == [30]
+    monkeypatch.setattr(nms, "LARGEST_GROUP", 29)
+    monkeypatch.setattr(nms, "_group_by_group", lambda boxes, *others: seen.append(-boxes.shape[1]))
+    nms.keep(boxes, boxes[..., 0] > 0, 0.5)
+    assert seen == [30, -30]
+
+
 def test_parts_of_a_batch_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     corners = torch.rand(7, 40, 2) * 20

@@ -7,7 +7,7 @@ import small
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from instseg.detector import MaskRCNN, matching
+from instseg.detector import MaskRCNN, mask_rcnn, matching
 from instseg.detector.box_branch import positives
 from instseg.detector.matching import Targets
 from instseg.detector.rois import MaskTargets, RoIs
@@ -17,10 +17,13 @@ CUDA = torch.device("cuda", 0)
 
 @pytest.fixture
 def net() -> Iterator[MaskRCNN]:
+    mask_rcnn._colours.cache_clear()
     with FakeTensorMode():
         with torch.device(CUDA):
             net = small.model()
         yield net
+    # no fake tensor may be left to those who come later
+    mask_rcnn._colours.cache_clear()
 
 
 def _batch() -> tuple[list[torch.Tensor], Targets]:
@@ -32,7 +35,14 @@ def _batch() -> tuple[list[torch.Tensor], Targets]:
 
 def test_nothing_waits_before_the_masks(net: MaskRCNN, monkeypatch: pytest.MonkeyPatch) -> None:
     # NMS has to look whether it is done; everything else up to the number of positives must not
+    def refuse(*others: object, **named: object) -> None:
+        raise AssertionError("numbers of the CPU are copied to the GPU, which waits for all that is queued")
+
     looks: list[int] = []
+    plain = torch.tensor
+    monkeypatch.setattr(torch.Tensor, "new_tensor", refuse)
+    monkeypatch.setattr(torch, "as_tensor", refuse)
+    monkeypatch.setattr(torch, "tensor", lambda *a, **k: refuse() if "device" in k else plain(*a, **k))
     monkeypatch.setattr(torch, "equal", lambda a, b: looks.append(1) or True)
     images, targets = _batch()
     pyramid, padded, sizes, scaled = net.train()._features(images, targets)

@@ -122,3 +122,26 @@ def test_class_channel() -> None:
     labels = torch.tensor([2, 1])
     assert torch.equal(class_channel(logits, labels), torch.stack([logits[0, 2], logits[1, 1]]))
     assert torch.equal(class_channel(logits[:, :1], labels), logits[:, 0])
+
+
+def test_samples_are_exact_under_autocast() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(1, 3, 200, 336)
+    boxes, points = [torch.tensor([[900.0, 500.0, 1100.0, 700.0]])], torch.rand(1, 50, 2)
+    exact = RoIs({2: features.bfloat16().float()}, boxes).sample(points, level=2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = RoIs({2: features.bfloat16()}, boxes).sample(points, level=2)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, exact.bfloat16())
+
+
+def test_a_broken_box_is_no_index() -> None:
+    boxes = torch.tensor([[torch.nan, 0.0, 5.0, 5.0], [0.0, 0.0, torch.inf, 5.0], [5.0, 5.0, 1.0, 9.0]])
+    assert all(2 <= level <= 5 for level in fpn_levels(boxes).tolist())
+
+
+def test_gradients_pass_where_backward_is_called_under_autocast() -> None:
+    pyramid = {level: features.requires_grad_() for level, features in _pyramid().items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        RoIs(pyramid, [_boxes(3), _boxes(2)]).align(7).sum().backward()
+    assert pyramid[2].grad is not None and pyramid[2].grad.isfinite().all()

@@ -119,3 +119,14 @@ def test_a_damaged_study_file_is_named(tmp_path: Path, content: bytes, refused: 
     path = tmp_path / "study.json"
     path.write_bytes(content)
     refused(lambda: report.about(tmp_path), f"{path} is damaged", "delete it", error=UserError)
+
+
+@pytest.mark.parametrize(
+    ("app", "key"), [("benchmark", "what=nms out={}/x"), ("train", "study=quick results_dir={}/x seed=7")]
+)
+def test_a_folder_that_cannot_be_written_is_one_line(app: str, key: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    done = apps.run(app, *key.format(tmp_path / "file").split())
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    assert str(tmp_path / "file") in line and "Traceback" not in done.stderr

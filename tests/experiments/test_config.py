@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -12,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 import heads
 from experiments import cli, config
 from experiments.config import Config
-from experiments.run import check_same_data
+from experiments.run import check_same_data, wants_compiling
 from instseg import data, detector
 from instseg.errors import UserError
 
@@ -50,6 +51,29 @@ def test_everything_registered_has_a_config_that_states_its_defaults() -> None:
         assert composed("study=coco_1x", f"head={name}").head.options == heads.options(name), name
     assert {composed(f"dataset={name}").dataset.name for name in _names("dataset")} == set(data.names())
     assert {composed(f"trunk={name}").trunk.name for name in _names("trunk")} == set(detector.trunk.names())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("detector.rpn_fg_iou_thresh=0.2", "detector.rpn_bg_iou_thresh=0.3"),
+        ("detector.box_bg_iou_thresh=0.6", "detector.box_fg_iou_thresh=0.5"),
+        ("runtime.compile=maybe", "runtime.compile"),
+        ("schedule.precision=half", "tf32"),
+    ],
+)
+def test_values_that_do_not_go_together_are_named(wrong: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        composed(wrong).check()
+
+
+@pytest.mark.parametrize(("value", "expected"), [("true", True), ("false", False), ("auto", False)])
+def test_compile_may_be_given_as_yaml_reads_it(value: str, expected: bool) -> None:
+    one = composed(f"runtime.compile={value}")
+    one.check()
+    assert wants_compiling(one, torch.device("cpu")) is expected
+    assert one.hash() == composed().hash()
+    assert wants_compiling(one, torch.device("cuda")) is (value != "false")
 
 
 def test_unet_no_skip_is_a_config() -> None:

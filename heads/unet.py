@@ -4,30 +4,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads._blocks import Doubling, Pointwise, Predictor, conv, doublings, initialise
+from heads._blocks import Doubling, Pointwise, Predictor, doublings, initialise
+from heads._unet_blocks import BLOCKS, SCSE, UPS, AttentionGate, Weighing
 from instseg.detector.rois import MaskHead, RoIs
 from instseg.errors import UserError, unknown_name
 
-SKIPS = ("concat", "add", "none")
+SKIPS = ("concat", "add", "none", "attention")
 
 
 class UNet(MaskHead):
     """Ronneberger et al., *U-Net*, MICCAI 2015, on the RoI's features in place of the FCN's plain convolutions.
 
     Each stage has two 3×3 convolutions. Going down, max-pooling halves the grid (odd sizes round up, 14 -> 7 -> 4)
-    and the channels double; coming up, a 2×2 deconvolution doubles it, cut to the size of the stage's skip. The
-    end is the FCN's: deconvolutions up to ``output_size`` and a 1×1 convolution.
+    and the channels double; coming up, the grid is doubled and the channels halved, cut to the size of the stage's
+    skip, so that each cell lies where it was pooled. The end is the FCN's: deconvolutions up to ``output_size`` and
+    a 1×1 convolution.
 
     Args:
         in_channels: channels of the pyramid's maps.
         num_classes: output channels.
         depth: how often the grid is halved.
         width: channels of the first stage; None: half as many as the pyramid's.
-        skip: what joins the way up with the way down: ``concat`` (U-Net), ``add``, or ``none``, which leaves a
-            plain encoder and decoder.
+        block: a stage's two convolutions: one after the other (``conv``) or with a shortcut around them
+            (``residual``: He et al., CVPR 2016).
+        skip: what joins the way up with the way down: ``concat`` (U-Net), ``add``, ``none``, which leaves a
+            plain encoder and decoder, or ``attention``: concatenation behind an attention gate (Oktay et al.,
+            *Attention U-Net*, MIDL 2018).
+        scse: whether every stage ends by weighing its channels and cells (Roy et al., MICCAI 2018).
+        up: how the grid is doubled: ``deconv`` (2×2, U-Net), ``bilinear``, or ``carafe``, by kernels predicted from
+            the features (Wang et al., ICCV 2019).
         norm: ``none``, ``group`` or ``batch``.
         roi_size: height and width of the RoIs' grid.
         output_size: height and width of the masks: ``roi_size`` times 1, 2, 4 or so on.
+
+    Raises:
+        UserError: an option has a value that it can't take.
     """
 
     def __init__(
@@ -37,14 +48,18 @@ class UNet(MaskHead):
         *,
         depth: int = 2,
         width: int | None = None,
+        block: str = "conv",
         skip: str = "concat",
+        scse: bool = False,
+        up: str = "deconv",
         norm: str = "none",
         roi_size: int = 14,
         output_size: int = 28,
     ) -> None:
         super().__init__()
-        if skip not in SKIPS:
-            raise unknown_name("head.options.skip", skip, SKIPS)
+        for option, chosen, known in (("block", block, BLOCKS), ("skip", skip, SKIPS), ("up", up, UPS)):
+            if chosen not in known:
+                raise unknown_name(f"head.options.{option}", chosen, known)
         width = width or in_channels // 2
         if width < 1 or not 1 <= depth <= 8 or roi_size < 2**depth:
             raise UserError(
@@ -53,17 +68,28 @@ class UNet(MaskHead):
             )
         self.skip = skip
         self.roi_size = roi_size
+
+        def stage(inputs: int, outputs: int) -> nn.Module:
+            made = BLOCKS[block](inputs, outputs, norm)
+            return nn.Sequential(made, SCSE(outputs)) if scse else made
+
         widths = [width * 2**i for i in range(depth + 1)]
+        upwards = widths[-2::-1]
+        joined = 2 if skip in ("concat", "attention") else 1
         self.down = nn.ModuleList(
-            _stage(inputs, outputs, norm) for inputs, outputs in zip([in_channels, *widths[:-1]], widths, strict=True)
+            stage(inputs, outputs) for inputs, outputs in zip([in_channels, *widths[:-1]], widths, strict=True)
         )
-        self.grow = nn.ModuleList(Doubling(2 * w, w) for w in widths[-2::-1])
-        self.up = nn.ModuleList(_stage(2 * w if skip == "concat" else w, w, norm) for w in widths[-2::-1])
+        self.grow = nn.ModuleList(UPS[up](2 * w, w) for w in upwards)
+        self.up = nn.ModuleList(stage(joined * w, w) for w in upwards)
+        self.gates = nn.ModuleList(AttentionGate(w) for w in upwards if skip == "attention")
         end: list[nn.Module] = []
         for _ in range(doublings(roi_size, output_size)):
             end += [Doubling(width, width), nn.ReLU()]
         self.predictor = Predictor(*end, Pointwise(width, num_classes))
         initialise(self)
+        for part in self.modules():
+            if isinstance(part, Weighing):
+                part.start_even()
 
     def forward(self, rois: RoIs) -> Tensor:
         x = rois.align(self.roi_size)
@@ -71,15 +97,13 @@ class UNet(MaskHead):
         for i, stage in enumerate(self.down):
             x = stage(F.max_pool2d(x, 2, ceil_mode=True) if i else x)
             skips.append(x)
-        for grow, stage, skip in zip(self.grow, self.up, skips[-2::-1], strict=True):
+        for i, (grow, stage, skip) in enumerate(zip(self.grow, self.up, skips[-2::-1], strict=True)):
             x = grow(x)[..., : skip.shape[-2], : skip.shape[-1]]
-            if self.skip == "concat":
-                x = torch.cat([skip, x], dim=1)
-            elif self.skip == "add":
+            if self.skip == "attention":
+                skip = self.gates[i](skip, x)
+            if self.skip == "add":
                 x = skip + x
+            elif self.skip != "none":
+                x = torch.cat([skip, x], dim=1)
             x = stage(x)
         return self.predictor(x)
-
-
-def _stage(inputs: int, outputs: int, norm: str) -> nn.Sequential:
-    return nn.Sequential(conv(inputs, outputs, norm), conv(outputs, outputs, norm))

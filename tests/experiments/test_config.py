@@ -76,10 +76,22 @@ def test_compile_may_be_given_as_yaml_reads_it(value: str, expected: bool) -> No
     assert wants_compiling(one, torch.device("cuda")) is (value != "false")
 
 
-def test_unet_no_skip_is_a_config() -> None:
-    one = composed("head=unet_no_skip").head
+@pytest.mark.parametrize(
+    ("variant", "option"),
+    [
+        ("no_skip", {"skip": "none"}),
+        ("add", {"skip": "add"}),
+        ("attention", {"skip": "attention"}),
+        ("residual", {"block": "residual"}),
+        ("scse", {"scse": True}),
+        ("bilinear", {"up": "bilinear"}),
+        ("carafe", {"up": "carafe"}),
+    ],
+)
+def test_unet_variants_differ_in_one_option(variant: str, option: dict[str, Any]) -> None:
+    one = composed(f"head=unet_{variant}").head
     assert one.name == "unet"
-    assert one.options == {**composed("head=unet").head.options, "skip": "none"}
+    assert one.options == {**composed("head=unet").head.options, **option}
 
 
 @pytest.mark.parametrize(

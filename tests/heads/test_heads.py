@@ -23,6 +23,14 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("unet", {"skip": "none", "depth": 1}, 28),
     ("unet", {"depth": 3, "norm": "batch", "width": 8}, 28),
     ("unet", {"roi_size": 28, "output_size": 112, "depth": 1}, 112),
+    ("unet", {"roi_size": 56, "output_size": 56}, 56),
+    ("unet", {"block": "residual"}, 28),
+    ("unet", {"block": "residual", "skip": "add", "norm": "batch"}, 28),
+    ("unet", {"skip": "attention"}, 28),
+    ("unet", {"scse": True, "norm": "group", "width": 16}, 28),
+    ("unet", {"up": "bilinear"}, 28),
+    ("unet", {"up": "carafe"}, 28),
+    ("unet", {"block": "residual", "skip": "attention", "scse": True, "up": "carafe", "depth": 3, "width": 16}, 28),
 ]
 CHANNELS, CLASSES = 16, 4
 case = pytest.mark.parametrize(("name", "options", "size"), CASES)

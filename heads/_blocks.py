@@ -15,12 +15,12 @@ NORMS: dict[str, Callable[[int], nn.Module] | None] = {
 }
 
 
-def conv(inputs: int, outputs: int, norm: str = "none") -> nn.Sequential:
-    """3×3 convolution, normalisation (``none``, ``group``: Wu & He, ECCV 2018, or ``batch``), ReLU."""
+def conv(inputs: int, outputs: int, norm: str = "none", size: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution, 3×3 unless told, normalisation (``none``, ``group``: Wu & He, ECCV 2018, or ``batch``), ReLU."""
     if norm not in NORMS:
         raise unknown_name("norm of the mask head", norm, NORMS)
     layer = NORMS[norm]
-    parts: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=layer is None)]
+    parts: list[nn.Module] = [nn.Conv2d(inputs, outputs, size, stride, padding=(size - 1) // 2, bias=layer is None)]
     if layer is not None:
         parts.append(layer(outputs))
     return nn.Sequential(*parts, nn.ReLU(inplace=True))

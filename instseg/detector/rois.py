@@ -139,6 +139,20 @@ class MaskTargets:
             self._crops[size] = torch.cat([_crop(*one, size) for one in self._of_one_size()])
         return self._crops[size]
 
+    def at(self, points: Tensor) -> Tensor:
+        """The true masks at points inside the boxes, bilinear between the centres of pixels (Kirillov et al.,
+        *PointRend*, CVPR 2020); beyond the picture's border they go on as they are there.
+
+        Args:
+            points: (R, P, 2) as :meth:`RoIs.sample` takes them.
+
+        Returns:
+            (R, P) float32 in [0, 1].
+        """
+        together = self._of_one_size()
+        each = points.split([len(boxes) for _, _, boxes in together])
+        return torch.cat([_at(*one, p) for one, p in zip(together, each, strict=True)])
+
     def _of_one_size(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(masks, matched, boxes) that can be cropped together: the whole batch where its pictures are of one size and
         their masks, which become float32 at once, are not too large."""
@@ -154,6 +168,19 @@ class MaskTargets:
 def _crop(masks: Tensor, matched: Tensor, boxes: Tensor, size: int) -> Tensor:
     rois = torch.cat([matched[:, None].to(boxes), boxes], dim=1)
     return crop_and_resize(masks[:, None].to(boxes), rois, size)[:, 0]
+
+
+def _at(masks: Tensor, matched: Tensor, boxes: Tensor, points: Tensor) -> Tensor:
+    # reads four pixels a point, where grid_sample wants a copy of the mask of every RoI
+    place = (boxes[:, None, :2] + points * (boxes[:, None, 2:] - boxes[:, None, :2]) - 0.5).float()
+    first = place.floor()
+    x0, y0 = first.long().unbind(-1)
+    (wx, wy), which, (height, width) = (place - first).unbind(-1), matched[:, None], masks.shape[1:]
+    x0, x1 = x0.clamp(0, width - 1), (x0 + 1).clamp(0, width - 1)
+    y0, y1 = y0.clamp(0, height - 1), (y0 + 1).clamp(0, height - 1)
+    above = torch.lerp(masks[which, y0, x0].float(), masks[which, y0, x1].float(), wx)
+    below = torch.lerp(masks[which, y1, x0].float(), masks[which, y1, x1].float(), wx)
+    return torch.lerp(above, below, wy)
 
 
 class MaskPrediction(NamedTuple):

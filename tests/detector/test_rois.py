@@ -117,6 +117,47 @@ def test_crops_of_masks_are_torchvisions() -> None:
     torch.testing.assert_close(targets.crop(28), expected)
 
 
+@pytest.mark.parametrize("sizes", [((100, 120), (100, 120)), ((100, 120), (90, 60))])
+def test_masks_at_points_are_those_of_grid_sample(sizes: tuple[tuple[int, int], ...]) -> None:
+    torch.manual_seed(0)
+    masks = [(torch.rand(n, *size) > 0.5).to(torch.uint8) for n, size in zip((3, 2), sizes, strict=True)]
+    # some points lie within half a pixel of the border
+    boxes = [_boxes(4, 100), torch.tensor([[0.0, 0.0, float(sizes[1][1]), float(sizes[1][0])]] * 3)]
+    matched = [torch.tensor([0, 2, 1, 2]), torch.tensor([1, 1, 0])]
+    points = torch.rand(7, 2000, 2)
+    points[4:, 0] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    expected = []
+    for m, b, i, p in zip(masks, boxes, matched, points.split([4, 3]), strict=True):
+        xy = b[:, None, :2] + p * (b[:, None, 2:] - b[:, None, :2])
+        grid = 2 * xy / torch.tensor([m.shape[2], m.shape[1]]) - 1
+        whole = m[i][:, None].float()
+        read = torch.nn.functional.grid_sample(whole, grid[:, None], padding_mode="border", align_corners=False)
+        expected.append(read[:, 0, 0])
+    found = MaskTargets(torch.ones(7, dtype=torch.int64), masks, matched, boxes).at(points)
+    torch.testing.assert_close(found, torch.cat(expected), atol=1e-4, rtol=0)
+
+
+def test_masks_at_points_of_a_known_mask() -> None:
+    # true left of x = 10; pixel centres at 9.5 and 10.5
+    mask = torch.zeros(1, 40, 40, dtype=torch.uint8)
+    mask[:, :, :10] = 1
+    boxes = [torch.tensor([[0.0, 0.0, 20.0, 40.0]]), torch.zeros(0, 4)]
+    matched = [torch.tensor([0]), torch.zeros(0, dtype=torch.int64)]
+    targets = MaskTargets(torch.ones(1, dtype=torch.int64), [mask, mask[:0]], matched, boxes)
+    points = torch.tensor([[[0.0, 0.5], [9.5 / 20, 0.1], [0.5, 0.2], [10.25 / 20, 1.0], [1.0, 0.0]]])
+    torch.testing.assert_close(targets.at(points), torch.tensor([[1.0, 1.0, 0.5, 0.25, 0.0]]))
+
+
+def test_samples_of_bfloat16_maps_lie_where_they_are_asked_for() -> None:
+    # in a picture of 4096 pixels, places in bfloat16 would be up to 8 pixels off
+    ramp = (torch.arange(1024) % 2).float().expand(1, 1, 4, 1024)
+    points = torch.rand(1, 50, 2, generator=torch.Generator().manual_seed(0))
+    boxes = [torch.tensor([[3000.0, 0.0, 3100.0, 16.0]])]
+    found = RoIs({2: ramp.bfloat16()}, boxes).sample(points, level=2)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, RoIs({2: ramp}, boxes).sample(points, level=2).bfloat16())
+
+
 def test_class_channel() -> None:
     logits = torch.arange(2 * 3 * 4.0).reshape(2, 3, 2, 2)
     labels = torch.tensor([2, 1])

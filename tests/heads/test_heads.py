@@ -13,7 +13,7 @@ from instseg.detector.rois import MaskTargets, RoIs
 from instseg.errors import UserError
 
 CASES: list[tuple[str, dict[str, Any], int]] = [
-    # head, options, output size
+    # head, options, size of its logits
     ("fcn", {}, 28),
     ("fcn", {"convs": 2, "norm": "group"}, 28),
     ("fcn", {"norm": "batch", "roi_size": 28, "output_size": 56, "width": 8}, 56),
@@ -31,6 +31,12 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("unet", {"up": "bilinear"}, 28),
     ("unet", {"up": "carafe"}, 28),
     ("unet", {"block": "residual", "skip": "attention", "scse": True, "up": "carafe", "depth": 3, "width": 16}, 28),
+    ("unet_p2", {}, 56),
+    ("unet_p2", {"levels": "p2_p3", "norm": "group", "output_size": 28}, 28),
+    ("unet_p2", {"norm": "batch", "width": 16, "output_size": 112}, 112),
+    ("pointrend", {}, 7),
+    ("pointrend", {"norm": "batch", "points": 50, "importance": 1.0, "subdivision_points": 300, "output_size": 56}, 7),
+    ("pointrend", {"norm": "group", "fc_width": 32, "importance": 0.0, "roi_size": 28, "output_size": 28}, 14),
 ]
 CHANNELS, CLASSES = 16, 4
 case = pytest.mark.parametrize(("name", "options", "size"), CASES)
@@ -64,6 +70,11 @@ def _build(name: str, options: dict[str, Any], class_agnostic: bool = False) -> 
     return heads.build(name, CHANNELS, CLASSES, class_agnostic=class_agnostic, **options)
 
 
+def _predicted_size(name: str, options: dict[str, Any]) -> int:
+    """Of the masks, which a head may make finer than its logits."""
+    return int({**heads.options(name), **options}["output_size"])
+
+
 def test_every_registered_head_has_a_case() -> None:
     assert {name for name, _, _ in CASES} == set(heads.names())
 
@@ -78,7 +89,8 @@ def test_shapes(name: str, options: dict[str, Any], size: int, counts: tuple[int
     assert logits.shape == (sum(counts), 1 if class_agnostic else CLASSES, size, size)
     assert logits.dtype == torch.float32
     prediction = head.predict(rois, torch.ones(sum(counts), dtype=torch.int64))
-    assert prediction.probabilities.shape == (sum(counts), size, size)
+    predicted = _predicted_size(name, options)
+    assert prediction.probabilities.shape == (sum(counts), predicted, predicted)
     assert ((prediction.probabilities >= 0) & (prediction.probabilities <= 1)).all()
 
 
@@ -136,7 +148,7 @@ def test_learns_sixteen_rois(name: str, options: dict[str, Any], size: int) -> N
     head, rois = _build(name, {**options, "width": 16}, class_agnostic=True), _rois(10, 6)
     targets = _targets(rois)
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
-    truth = targets.crop(size) > 0.5
+    truth = targets.crop(_predicted_size(name, options)) > 0.5
     for step in range(200):
         optimizer.zero_grad()
         loss = torch.stack(list(head.loss(head(rois), rois, targets).values())).sum()
@@ -175,6 +187,19 @@ def test_the_default_loss_is_the_mean_cross_entropy_of_the_true_class() -> None:
         ("fcn", {"output_size": 30}, ["output_size=30", "roi_size=14"]),
         ("fcn", {"output_size": 7}, ["output_size=7"]),
         ("fcn", {"convs": 0}, ["convs=0"]),
+        ("unet_p2", {"levels": "p3"}, ["'p3'", "p2_p3"]),
+        ("unet_p2", {"output_size": 14}, ["output_size=14", "roi_size=14"]),
+        ("unet_p2", {"output_size": 30}, ["output_size=30", "roi_size=14"]),
+        ("unet_p2", {"width": 7}, ["width=7", "8 or more"]),
+        ("unet_p2", {"norm": "bacth"}, ["'bacth'", "batch"]),
+        ("pointrend", {"width": 0}, ["width=0"]),
+        ("pointrend", {"fc_width": 0}, ["fc_width=0"]),
+        ("pointrend", {"points": 0}, ["points=0"]),
+        ("pointrend", {"subdivision_points": 0}, ["subdivision_points=0"]),
+        ("pointrend", {"oversampling": 0.5}, ["oversampling=0.5"]),
+        ("pointrend", {"importance": 1.5}, ["importance=1.5", "between 0 and 1"]),
+        ("pointrend", {"roi_size": 7, "output_size": 7}, ["roi_size=7", "even"]),
+        ("pointrend", {"output_size": 200}, ["output_size=200", "roi_size=14"]),
     ],
 )
 def test_wrong_options_are_named(name: str, options: dict[str, Any], parts: list[str]) -> None:

@@ -8,10 +8,32 @@ from torch import Tensor, nn
 
 from instseg.errors import UserError, unknown_name
 
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that a lone value, as of one RoI pooled to one cell, passes by the running statistics.
+
+    torch raises an error there, for a value is its own mean.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[2:].numel() * len(x) == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that leaves groups of one value alone: they would all come out zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.num_channels == self.num_groups and x.shape[2:].numel() == 1:
+            return x * self.weight[:, None, None] + self.bias[:, None, None]
+        return super().forward(x)
+
+
 NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "none": None,
-    "group": lambda channels: nn.GroupNorm(math.gcd(32, channels), channels),
-    "batch": nn.BatchNorm2d,
+    "group": lambda channels: GroupNorm(math.gcd(32, channels), channels),
+    "batch": BatchNorm,
 }
 
 
@@ -24,6 +46,28 @@ def conv(inputs: int, outputs: int, norm: str = "none", size: int = 3, stride: i
     if layer is not None:
         parts.append(layer(outputs))
     return nn.Sequential(*parts, nn.ReLU(inplace=True))
+
+
+class Residual(nn.Module):
+    """Two 3×3 convolutions around which a shortcut leads: (R, C, H, W) -> (R, C', H, W).
+
+    He et al., *Deep Residual Learning*, CVPR 2016, figure 2; where the channels change, the shortcut is a 1×1
+    convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
+        super().__init__()
+        # the second ReLU comes after the sum
+        self.convs = nn.Sequential(conv(inputs, outputs, norm), conv(outputs, outputs, norm)[:-1])
+        layer = NORMS[norm]
+        self.shortcut = nn.Sequential()
+        if inputs != outputs:
+            self.shortcut.append(nn.Conv2d(inputs, outputs, 1, bias=layer is None))
+            if layer is not None:
+                self.shortcut.append(layer(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.shortcut(x) + self.convs(x))
 
 
 class Pointwise(nn.Conv2d):

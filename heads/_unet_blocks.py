@@ -7,34 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads._blocks import NORMS, Doubling, Pointwise, conv
+from heads._blocks import Doubling, Pointwise, Residual, conv
 
 
 def double_conv(inputs: int, outputs: int, norm: str) -> nn.Sequential:
     """The U-Net's stage: two 3×3 convolutions, each with its ReLU."""
     return nn.Sequential(conv(inputs, outputs, norm), conv(outputs, outputs, norm))
-
-
-class Residual(nn.Module):
-    """Two 3×3 convolutions around which a shortcut leads: (R, C, H, W) -> (R, C', H, W).
-
-    He et al., *Deep Residual Learning*, CVPR 2016, figure 2; where the channels change, the shortcut is a 1×1
-    convolution.
-    """
-
-    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
-        super().__init__()
-        # the second ReLU comes after the sum
-        self.convs = nn.Sequential(conv(inputs, outputs, norm), conv(outputs, outputs, norm)[:-1])
-        layer = NORMS[norm]
-        self.shortcut = nn.Sequential()
-        if inputs != outputs:
-            self.shortcut.append(nn.Conv2d(inputs, outputs, 1, bias=layer is None))
-            if layer is not None:
-                self.shortcut.append(layer(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.shortcut(x) + self.convs(x))
 
 
 class Weighing(nn.Module):

@@ -14,6 +14,7 @@ import heads
 from experiments import cli, config
 from experiments.config import Config
 from experiments.run import check_same_data, wants_compiling
+from heads.smp import DECODERS
 from instseg import data, detector
 from instseg.errors import UserError
 
@@ -77,21 +78,24 @@ def test_compile_may_be_given_as_yaml_reads_it(value: str, expected: bool) -> No
 
 
 @pytest.mark.parametrize(
-    ("variant", "option"),
+    ("variant", "head", "changed"),
     [
-        ("no_skip", {"skip": "none"}),
-        ("add", {"skip": "add"}),
-        ("attention", {"skip": "attention"}),
-        ("residual", {"block": "residual"}),
-        ("scse", {"scse": True}),
-        ("bilinear", {"up": "bilinear"}),
-        ("carafe", {"up": "carafe"}),
+        ("unet_no_skip", "unet", {"skip": "none"}),
+        ("unet_add", "unet", {"skip": "add"}),
+        ("unet_attention", "unet", {"skip": "attention"}),
+        ("unet_residual", "unet", {"block": "residual"}),
+        ("unet_scse", "unet", {"scse": True}),
+        ("unet_bilinear", "unet", {"up": "bilinear"}),
+        ("unet_carafe", "unet", {"up": "carafe"}),
+        ("unet_p2_p3", "unet_p2", {"levels": "p2_p3"}),
+        ("hourglass2", "hourglass", {"stacks": 2}),
+        *((f"smp_{decoder}", "smp", {"decoder": decoder}) for decoder in DECODERS),
     ],
 )
-def test_unet_variants_differ_in_one_option(variant: str, option: dict[str, Any]) -> None:
-    one = composed(f"head=unet_{variant}").head
-    assert one.name == "unet"
-    assert one.options == {**composed("head=unet").head.options, **option}
+def test_a_variant_is_its_head_with_one_option_changed(variant: str, head: str, changed: dict[str, Any]) -> None:
+    one = composed(f"head={variant}").head
+    assert one.name == head
+    assert one.options == {**composed(f"head={head}").head.options, **changed}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import heads
-from heads._blocks import Doubling, Pointwise, Predictor
+from heads._blocks import BatchNorm, Doubling, GroupNorm, Pointwise, Predictor
 from instseg.detector.rois import MaskTargets, RoIs
 from instseg.errors import UserError
 
@@ -37,6 +37,20 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("pointrend", {}, 7),
     ("pointrend", {"norm": "batch", "points": 50, "importance": 1.0, "subdivision_points": 300, "output_size": 56}, 7),
     ("pointrend", {"norm": "group", "fc_width": 32, "importance": 0.0, "roi_size": 28, "output_size": 28}, 14),
+    ("hourglass", {}, 28),
+    ("hourglass", {"stacks": 2, "norm": "group"}, 28),
+    ("hourglass", {"depth": 3, "norm": "batch", "width": 8, "output_size": 14}, 14),
+    ("resnet_head", {}, 28),
+    ("resnet_head", {"blocks": 1, "norm": "batch", "width": 8, "output_size": 56}, 56),
+    ("smp", {}, 28),
+    ("smp", {"decoder": "unetplusplus", "norm": "group"}, 28),
+    ("smp", {"decoder": "manet", "norm": "batch"}, 28),
+    ("smp", {"decoder": "linknet", "norm": "batch", "roi_size": 28, "output_size": 56, "depth": 3}, 56),
+    ("smp", {"decoder": "fpn"}, 28),
+    ("smp", {"decoder": "pan", "norm": "batch"}, 28),
+    ("smp", {"decoder": "deeplabv3plus", "norm": "group"}, 28),
+    ("smp", {"decoder": "upernet", "norm": "batch", "output_size": 14}, 14),
+    ("smp", {"decoder": "segformer"}, 28),
 ]
 CHANNELS, CLASSES = 16, 4
 case = pytest.mark.parametrize(("name", "options", "size"), CASES)
@@ -200,6 +214,13 @@ def test_the_default_loss_is_the_mean_cross_entropy_of_the_true_class() -> None:
         ("pointrend", {"importance": 1.5}, ["importance=1.5", "between 0 and 1"]),
         ("pointrend", {"roi_size": 7, "output_size": 7}, ["roi_size=7", "even"]),
         ("pointrend", {"output_size": 200}, ["output_size=200", "roi_size=14"]),
+        ("hourglass", {"stacks": 0}, ["stacks=0"]),
+        ("hourglass", {"depth": 4}, ["depth=4", "roi_size=14"]),
+        ("hourglass", {"width": 0}, ["width=0"]),
+        ("hourglass", {"output_size": 20}, ["output_size=20"]),
+        ("resnet_head", {"blocks": 0}, ["blocks=0"]),
+        ("resnet_head", {"width": 0}, ["width=0"]),
+        ("resnet_head", {"norm": "bacth"}, ["'bacth'", "batch"]),
     ],
 )
 def test_wrong_options_are_named(name: str, options: dict[str, Any], parts: list[str]) -> None:
@@ -223,3 +244,23 @@ def test_matrix_products_are_torchs_convolutions(count: int) -> None:
         expected = layer(expected)
     assert expected.shape == (count, 3, 20, 28)
     torch.testing.assert_close(Predictor(*layers)(x), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 1, 1), (3, 6, 1, 1), (1, 6, 2, 1), (0, 6, 4, 4)])
+def test_lone_values_pass_normalisation(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    weight, bias, mean, variance = (torch.rand(6) + 0.5 for _ in range(4))
+    state = {"weight": weight, "bias": bias}
+    batch, group, pairs = BatchNorm(6), GroupNorm(6, 6), GroupNorm(3, 6)
+    running = {"running_mean": mean, "running_var": variance, "num_batches_tracked": torch.tensor(0)}
+    batch.load_state_dict({**state, **running})
+    group.load_state_dict(state)
+    pairs.load_state_dict(state)
+    lone = shape == (1, 6, 1, 1)
+    stored = (mean.clone(), variance.clone()) if lone else (None, None)
+    torch.testing.assert_close(batch(x), F.batch_norm(x, *stored, weight, bias, training=not lone))
+    assert batch.num_batches_tracked == (not lone)
+    affine = x * weight[:, None, None] + bias[:, None, None]
+    torch.testing.assert_close(group(x), affine if shape[2:] == (1, 1) else F.group_norm(x, 6, weight, bias))
+    torch.testing.assert_close(pairs(x), F.group_norm(x, 3, weight, bias))

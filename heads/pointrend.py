@@ -148,7 +148,7 @@ class PointRend(MaskHead):
         guess = _read(coarse.float(), points).transpose(1, 2)
         x = rois.sample(points, LEVEL).transpose(1, 2)
         for layer in self.point_layers:
-            x = F.relu(layer(torch.cat([x, guess], dim=-1)))
+            x = F.relu_(layer(torch.cat([x, guess], dim=-1)))
         return self.point_logits(torch.cat([x, guess], dim=-1))
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from heads._blocks import Doubling, Pointwise, conv, doublings, initialise
+from heads._blocks import Doubling, FineFeatures, Pointwise, conv, doublings, initialise
 from instseg.detector.rois import MaskHead, RoIs
 from instseg.errors import UserError, unknown_name
 
@@ -61,7 +61,7 @@ class UNetP2(MaskHead):
         self.grow = nn.ModuleList(Doubling(v, w) for v, w in pairwise(widths))
         sources = LEVELS[levels]
         share = [w // len(sources) for w in widths[1:]]
-        self.skip = nn.ModuleList(_Skip(in_channels, channels, sources) for channels in share)
+        self.skip = nn.ModuleList(FineFeatures(in_channels, channels, sources) for channels in share)
         self.up = nn.ModuleList(
             _two(w + channels * len(sources), w, norm) for w, channels in zip(widths[1:], share, strict=True)
         )
@@ -74,23 +74,6 @@ class UNetP2(MaskHead):
             x = grow(x)
             x = stage(torch.cat([skip(rois, x.shape[-1]), x], dim=1))
         return self.predictor(x)
-
-
-class _Skip(nn.Module):
-    """A few channels made of each level, in the boxes: (R, levels·C, size, size).
-
-    A 1×1 convolution and RoIAlign may change places, and few channels are aligned several times faster.
-    """
-
-    def __init__(self, in_channels: int, channels: int, levels: tuple[int, ...]) -> None:
-        super().__init__()
-        self.laterals = nn.ModuleDict({str(level): Pointwise(in_channels, channels) for level in levels})
-
-    @torch.compiler.disable
-    def forward(self, rois: RoIs, size: int) -> Tensor:
-        maps = {int(level): lateral(rois.pyramid[int(level)]) for level, lateral in self.laterals.items()}
-        few = RoIs(maps, rois.boxes)
-        return torch.cat([few.align(size, level) for level in maps], dim=1)
 
 
 def _two(inputs: int, outputs: int, norm: str) -> nn.Sequential:

@@ -194,12 +194,13 @@ def random_rois(channels: int, size: tuple[int, int], count: int, device: torch.
 
 
 def head_flops(head: MaskHead, rois: Callable[[], RoIs]) -> float:
-    """FLOPs of a mask head for one RoI, RoIAlign left out."""
+    """FLOPs that a mask head predicts one RoI's mask with, RoIAlign left out."""
     made = rois()
+    labels = made.boxes[0].new_ones(len(made), dtype=torch.int64)
     with torch.inference_mode():
         # what was aligned once is remembered, and not counted again
-        head(made)
-        return flops(lambda: head(made)) / len(made)
+        head.predict(made, labels)
+        return flops(lambda: head.predict(made, labels)) / len(made)
 
 
 def _wait(device: torch.device) -> None:

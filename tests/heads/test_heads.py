@@ -51,6 +51,9 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("smp", {"decoder": "deeplabv3plus", "norm": "group"}, 28),
     ("smp", {"decoder": "upernet", "norm": "batch", "output_size": 14}, 14),
     ("smp", {"decoder": "segformer"}, 28),
+    ("refinemask", {}, 14),
+    ("refinemask", {"boundary_loss": False, "norm": "group", "output_size": 56}, 14),
+    ("refinemask", {"norm": "batch", "width": 16, "roi_size": 28, "output_size": 56}, 28),
 ]
 CHANNELS, CLASSES = 16, 4
 case = pytest.mark.parametrize(("name", "options", "size"), CASES)
@@ -206,6 +209,8 @@ def test_the_default_loss_is_the_mean_cross_entropy_of_the_true_class() -> None:
         ("unet_p2", {"output_size": 30}, ["output_size=30", "roi_size=14"]),
         ("unet_p2", {"width": 7}, ["width=7", "8 or more"]),
         ("unet_p2", {"norm": "bacth"}, ["'bacth'", "batch"]),
+        ("refinemask", {"width": 15}, ["width=15", "16 or more"]),
+        ("refinemask", {"output_size": 14}, ["output_size=14", "roi_size=14"]),
         ("pointrend", {"width": 0}, ["width=0"]),
         ("pointrend", {"fc_width": 0}, ["fc_width=0"]),
         ("pointrend", {"points": 0}, ["points=0"]),

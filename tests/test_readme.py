@@ -45,6 +45,12 @@ def test_every_study_is_in_its_table() -> None:
         assert re.search(rf"^\|.*`{path.stem}`", TEXT, re.MULTILINE), path.stem
 
 
+def test_every_head_is_in_its_table() -> None:
+    (table,) = re.findall(r"## Mask heads\n(.*?)\n## ", TEXT, re.DOTALL)
+    for path in (ROOT / "experiments" / "conf" / "head").glob("*.yaml"):
+        assert f"`{path.stem}`" in table or path.stem.startswith("smp_"), path.stem
+
+
 def test_the_head_that_it_shows_works() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     # `Tensor` and `nn` come from the snippet's own imports

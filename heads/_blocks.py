@@ -151,6 +151,16 @@ def _in_place(cells: Tensor) -> Tensor:
     return rows_and_columns.reshape(count, times * height, times * width, channels).permute(0, 3, 1, 2)
 
 
+def predictor(inputs: int, num_classes: int, steps: int, width: int | None = None) -> Predictor:
+    """The FCN's end: ``steps`` doublings to ``width`` (None: as many as ``inputs``) channels, each with its ReLU, and
+    the logits."""
+    layers: list[nn.Module] = []
+    for _ in range(steps):
+        layers += [Doubling(inputs, width or inputs), nn.ReLU()]
+        inputs = width or inputs
+    return Predictor(*layers, Pointwise(inputs, num_classes))
+
+
 def doublings(roi_size: int, output_size: int) -> int:
     """How often a RoI grid must be doubled to reach the output's size.
 

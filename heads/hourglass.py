@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads._blocks import Doubling, Pointwise, Predictor, Residual, conv, doublings, initialise
+from heads._blocks import Pointwise, Residual, conv, doublings, initialise, predictor
 from instseg.detector.rois import MaskHead, RoIs
 from instseg.errors import UserError
 
@@ -55,13 +55,10 @@ class Hourglass(MaskHead):
                 "the power of depth"
             )
         self.roi_size = roi_size
-        end: list[nn.Module] = []
-        for _ in range(doublings(roi_size, output_size)):
-            end += [Doubling(width, width), nn.ReLU()]
         self.enter = conv(in_channels, width, norm)
         self.stacks = nn.ModuleList(_Stack(depth, width, norm) for _ in range(stacks))
         self.between = nn.ModuleList(Pointwise(width, width) for _ in range(stacks - 1))
-        self.predictor = Predictor(*end, Pointwise(width, num_classes))
+        self.predictor = predictor(width, num_classes, doublings(roi_size, output_size))
         initialise(self)
 
     def forward(self, rois: RoIs) -> Tensor:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from heads._blocks import Doubling, Pointwise, Predictor, Residual, conv, doublings, initialise
+from heads._blocks import Residual, conv, doublings, initialise, predictor
 from instseg.detector.rois import MaskHead, RoIs
 from instseg.errors import UserError
 
@@ -41,13 +41,10 @@ class ResNetHead(MaskHead):
         if blocks < 1 or width < 1:
             raise UserError(f"head.options: blocks={blocks} and width={width} must be 1 or more")
         self.roi_size = roi_size
-        end: list[nn.Module] = []
-        for _ in range(doublings(roi_size, output_size)):
-            end += [Doubling(width, width), nn.ReLU()]
         self.blocks = nn.Sequential(
             conv(in_channels, width, norm), *(Residual(width, width, norm) for _ in range(blocks))
         )
-        self.predictor = Predictor(*end, Pointwise(width, num_classes))
+        self.predictor = predictor(width, num_classes, doublings(roi_size, output_size))
         initialise(self)
 
     def forward(self, rois: RoIs) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads._blocks import NORMS, Doubling, Pointwise, Predictor, conv, doublings, initialise
+from heads._blocks import NORMS, Pointwise, conv, doublings, initialise, predictor
 from instseg.detector.rois import MaskHead, RoIs
 from instseg.errors import UserError, unknown_name
 
@@ -177,11 +177,7 @@ class SMP(MaskHead):
         self.encoder = nn.ModuleList(conv(width if i else in_channels, width, norm) for i in range(depth + 1))
         plan = _Plan([0] * kind.skipped + [width] * (depth + 1), kind.skipped + depth, width, self.padded_size >> depth)
         self.decoder, channels = self._checked(decoder, plan, norm)
-        end: list[nn.Module] = []
-        for _ in range(steps):
-            end += [Doubling(channels, width), nn.ReLU()]
-            channels = width
-        self.predictor = Predictor(*end, Pointwise(channels, num_classes))
+        self.predictor = predictor(channels, num_classes, steps, width)
         initialise(self)
         _initialise_rest(self.decoder)
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads._blocks import Doubling, Pointwise, Predictor, doublings, initialise
+from heads._blocks import doublings, initialise, predictor
 from heads._unet_blocks import BLOCKS, SCSE, UPS, AttentionGate, Weighing
 from instseg.detector.rois import MaskHead, RoIs
 from instseg.errors import UserError, unknown_name
@@ -82,10 +82,7 @@ class UNet(MaskHead):
         self.grow = nn.ModuleList(UPS[up](2 * w, w) for w in upwards)
         self.up = nn.ModuleList(stage(joined * w, w) for w in upwards)
         self.gates = nn.ModuleList(AttentionGate(w) for w in upwards if skip == "attention")
-        end: list[nn.Module] = []
-        for _ in range(doublings(roi_size, output_size)):
-            end += [Doubling(width, width), nn.ReLU()]
-        self.predictor = Predictor(*end, Pointwise(width, num_classes))
+        self.predictor = predictor(width, num_classes, doublings(roi_size, output_size))
         initialise(self)
         for part in self.modules():
             if isinstance(part, Weighing):

@@ -40,12 +40,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(0)
     except UserError as error:
         fail(str(error))
+    except (hydra.errors.HydraException, OmegaConfBaseException) as error:
+        fail(one_line(error))
+    # some of Hydra's are OSErrors, too
     except OSError as error:
         if error.filename is None:
             raise
         fail(f"{error.filename}: {error.strerror}; results_dir, out and the like must name a folder to write to")
-    except (hydra.errors.HydraException, OmegaConfBaseException) as error:
-        fail(one_line(error))
 
 
 def app(config_path: str, config_name: str, job: Callable[[DictConfig], None]) -> Callable[[], None]:

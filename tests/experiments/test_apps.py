@@ -130,3 +130,14 @@ def test_a_folder_that_cannot_be_written_is_one_line(app: str, key: str, tmp_pat
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if "error" in line.lower()]
     assert str(tmp_path / "file") in line and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("app", "keys"),
+    [("train", "head=uent"), ("sweep", "head=fcn,uent"), ("sweep", "study=quik"), ("benchmark", "what=nms study=quik")],
+)
+def test_a_misspelt_name_is_one_line_from_the_app_itself(app: str, keys: str) -> None:
+    done = apps.run(app, *keys.split())
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: unknown ") and "did you mean" in line

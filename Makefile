@@ -2,12 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test lint paper clean
+.PHONY: sweep test test-all lint paper clean
 
 sweep: .venv/installed
 	$(BIN)/python -m experiments.sweep $(ARGS)
 
 test: .venv/installed
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# with the tests that take minutes
+test-all: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/installed

@@ -1,7 +1,7 @@
 """The typed form of ``conf_apps/``: the keys of the small apps, and what can be said against them beforehand."""
 
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -31,13 +31,29 @@ class Evaluate(App):
     """Keys of ``experiments.evaluate``."""
 
     annotations: str = MISSING
-    predictions: str = MISSING
+    predictions: Any = MISSING  # one name, or several
     output: str | None = None
+    resamples: int = 1000
+    seed: int = 0
+
+    def names(self) -> list[str]:
+        """The results files."""
+        return self.predictions if isinstance(self.predictions, list) else [self.predictions]
 
     def check(self) -> None:
         _not_empty("annotations", self.annotations)
-        _not_empty("predictions", self.predictions)
+        names = self.names()
+        if not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"predictions={self.predictions}: must be the name of a results file, or several: B,C")
+        for name in names:
+            _not_empty("predictions", name)
+            if names.count(name) > 1:
+                raise UserError(f"predictions={','.join(names)}: {name} is there twice")
         _not_empty("output", self.output)
+        if self.resamples < 2:
+            raise UserError(f"resamples={self.resamples}: must be 2 or more; 1000 is usual")
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed}: must be 0 or more")
 
 
 @dataclass
@@ -58,7 +74,7 @@ class Report(App):
         _not_empty("publish", self.publish)
 
 
-WHATS = ("study", "train", "inference", "heads", "rle", "nms", "eval", "data", "accuracy")
+WHATS = ("study", "train", "inference", "heads", "rle", "nms", "eval", "intervals", "data", "accuracy")
 """What ``experiments.benchmark`` can measure; all but ``study`` are modules of ``experiments.benchmarks``."""
 PEERS = ("torchvision", "detectron2")
 

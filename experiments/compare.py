@@ -11,17 +11,12 @@ import pandas as pd
 from pycocotools.coco import COCO
 
 from experiments.aggregate import KINDS, METRICS, Study
-from instseg.evaluation.resampling import (
-    Interval,
-    Kind,
-    Matches,
-    RunKey,
-    average_precision,
-    match,
-    own_interval,
-    paired_difference,
-)
+from instseg.evaluation.hierarchy import Estimate, holm
+from instseg.evaluation.matches import Kind, Matches, match
+from instseg.evaluation.resampling import RunKey, average_precision, own_interval, paired_difference
 
+ALPHA = 0.05
+"""Chance of a false alarm among the differences of one kind."""
 # Recomputed AP may differ from result.json by rounding of scores and boxes, not by more.
 _AP_TOLERANCE = 0.1
 # By variant, then by (fold, seed): which ground truth, and the matches.
@@ -34,10 +29,13 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
     Columns: ``variant, is_baseline, compared_with, protocol, dataset, trunk, iterations, n`` (runs), for each
     kind and metric ``<kind>_<metric>_mean|_std|_n`` (percent; sample deviation over runs), for each kind's AP
     ``_low|_high`` (95 % interval) and ``_diff|_diff_low|_diff_high|_diff_n`` (to the baseline, over the pairs
-    of runs with the same fold, seed and ground truth).
+    of runs with the same fold, seed and ground truth), ``_diff_p``, and with Holm's correction for all the
+    differences of the kind ``_diff_p_holm``, ``_diff_holm_low|_diff_holm_high`` and ``_real``: whether that
+    interval excludes 0, None where there is none.
     """
     matches = _match_runs(study)
     labels = study.ordered(baseline)
+    differences: dict[Kind, list[Estimate]] = {kind: [] for kind in KINDS}
     rows: list[dict[str, Any]] = []
     for label in labels:
         runs = study.counted(label)
@@ -53,7 +51,9 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
                 values = runs[column].dropna() if column in runs else pd.Series(dtype=float)
                 row |= {f"{column}_mean": values.mean(), f"{column}_std": values.std(ddof=1)}
                 row[f"{column}_n"] = len(values)
-            row |= _intervals(matches[kind], label, rival, f"{kind}_AP", resamples)
+            found, difference = _intervals(matches[kind], label, rival, f"{kind}_AP", resamples)
+            row |= found
+            differences[kind].append(difference)
         if differing:
             study.notes.append(
                 f"{label} and {other} differ in {', '.join(differing)}: no difference is given, as it would not be the "
@@ -62,6 +62,9 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
         elif other is not None and other != label and not row["mask_AP_diff_n"]:
             study.notes.append(f"{label}: no run has the fold, seed and ground truth of a run of {other}")
         rows.append(row)
+    for kind, of_rows in differences.items():
+        for row, corrected in zip(rows, _corrected(of_rows, f"{kind}_AP"), strict=True):
+            row |= corrected
     if all(row["compared_with"] is None for row in rows):
         why = "is no single variant" if baseline in set(study.runs["name"]) else "has no finished run"
         study.notes.append(f"baseline {baseline!r} {why}, so differences are –; variants: {', '.join(labels)}")
@@ -74,10 +77,12 @@ def _other_settings(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:
     return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
 
 
-def _intervals(matched: _Matched, label: str, other: str | None, column: str, resamples: int) -> dict[str, float]:
+def _intervals(
+    matched: _Matched, label: str, other: str | None, column: str, resamples: int
+) -> tuple[dict[str, float], Estimate]:
     """Own interval of AP, and the paired difference where there is one."""
     mine = matched[label]
-    none = Interval(math.nan, math.nan, math.nan)
+    none = Estimate(math.nan, math.nan, math.nan)
     own = own_interval({key: one for key, (_, one) in mine.items()}, resamples) if mine else none
     theirs = matched[other] if other is not None and other != label else {}
     shared = [key for key in mine if key in theirs and mine[key][0] == theirs[key][0]]
@@ -85,14 +90,32 @@ def _intervals(matched: _Matched, label: str, other: str | None, column: str, re
     if shared:
         a, b = ({key: runs[key][1] for key in shared} for runs in (mine, theirs))
         difference = paired_difference(a, b, resamples).difference
-    return {
-        f"{column}_low": own.low,
-        f"{column}_high": own.high,
+    numbers = {
+        # no AP lies outside
+        f"{column}_low": max(own.low, 0.0),
+        f"{column}_high": min(own.high, 100.0),
         f"{column}_diff": difference.value,
         f"{column}_diff_low": difference.low,
         f"{column}_diff_high": difference.high,
         f"{column}_diff_n": len(shared),
+        f"{column}_diff_p": difference.p,
     }
+    return numbers, difference
+
+
+def _corrected(differences: list[Estimate], column: str) -> list[dict[str, float | bool | None]]:
+    """What Holm's correction makes of differences that are judged together."""
+    found = []
+    for difference, factor in zip(differences, holm([one.p for one in differences]), strict=True):
+        low, high = difference.interval(ALPHA / factor)
+        row: dict[str, float | bool | None] = {
+            f"{column}_diff_p_holm": min(1.0, difference.p * factor) if factor == factor else math.nan,
+            f"{column}_diff_holm_low": low,
+            f"{column}_diff_holm_high": high,
+            f"{column}_real": low > 0 or high < 0 if factor == factor else None,
+        }
+        found.append(row)
+    return found
 
 
 def _match_runs(study: Study) -> dict[Kind, _Matched]:

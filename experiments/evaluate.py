@@ -1,16 +1,18 @@
 """Score any model's results: ``python -m experiments.evaluate annotations=instances.json predictions=results.json``.
 
-Prints COCO's twelve numbers for boxes and for masks, as pycocotools computes them from the two files.
+Prints COCO's twelve numbers for boxes and for masks, as pycocotools computes them from the two files. With several
+results files, ``predictions=B,C``, it also says how far each is from the first, with an interval.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import app_config, cli
+from experiments import app_config, cli, pairs
 from instseg.errors import DataError, UserError
 from instseg.evaluation import coco
 from instseg.files import write_atomically
@@ -75,17 +77,59 @@ def _lacks(results: Any, kind: str) -> str | None:
     return None
 
 
+def compare(annotations: Path, predictions: list[str], resamples: int, seed: int) -> tuple[dict[str, Any], str]:
+    """Score several results files, and compare each with the first.
+
+    Returns:
+        ``scores`` by file, ``differences`` as rows, what they were made with, and the text for the terminal.
+
+    Raises:
+        DataError: as :func:`score`, or there is nothing that all files can be scored by.
+    """
+    scores, parts = {}, []
+    for name in predictions:
+        scores[name], lines = score(annotations, Path(name))
+        parts.append(f"{name}\n{lines}")
+    kinds: list[Any] = [kind for kind in scores[predictions[0]] if all(kind in one for one in scores.values())]
+    if not kinds:
+        has = "; ".join(f"{name}: {', '.join(one)}" for name, one in scores.items())
+        raise DataError(f"no difference can be told, as not all files hold boxes or all masks ({has})")
+    results = {name: load(Path(name)) for name in predictions}
+    images = len(load(annotations)["images"])
+    frame = pairs.differences(annotations, results, kinds, resamples, seed)
+    notes = pairs.gaps(annotations, results)
+    # pandas' nan is no JSON
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    made = {"annotations": str(annotations), "images": images, "resamples": resamples, "seed": seed}
+    text = "\n\n".join([*parts, pairs.text(frame, images, resamples)])
+    return {**made, "scores": scores, "differences": rows, "notes": notes}, "\n".join(
+        [text, *(f"note: {line}" for line in notes)]
+    )
+
+
 def _job(cfg: DictConfig) -> None:
     config = app_config.typed(cfg, app_config.Evaluate)
-    scored, text = score(Path(config.annotations), Path(config.predictions))
+    names = config.names()
+    annotations = Path(config.annotations)
+    found: dict[str, Any]
+    if len(names) == 1:
+        found, text = score(annotations, Path(names[0]))
+    else:
+        found, text = compare(annotations, names, config.resamples, config.seed)
     print(text)
     if config.output is not None:
         try:
-            write_atomically(Path(config.output), json.dumps(scored, indent=1))
+            write_atomically(Path(config.output), json.dumps(found, indent=1))
         except OSError as error:
             raise UserError(f"output={config.output}: can't be written ({error.strerror or error})") from error
 
 
+def _as_list(argument: str) -> str:
+    """``predictions=B,C``, which Hydra would take for a sweep, as the list that it is; quotes and ``\\,`` stay."""
+    return re.sub(r"""^predictions=([^\[{"'].*(?<!\\),.*)$""", r"predictions=[\1]", argument)
+
+
 if __name__ == "__main__":
+    sys.argv[1:] = map(_as_list, sys.argv[1:])
     app_config.register()
     cli.run(cli.app("pkg://experiments.conf_apps", "evaluate", _job))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments import tables
 from experiments.aggregate import Study, read
 from instseg.errors import UserError
 from instseg.files import write_atomically
@@ -74,14 +75,12 @@ def summary(study: Study, study_dir: Path) -> str:
     rows = []
     for _, row in ap.iterrows():
         cost = speed.loc[row["variant"]]
-        low, high = row["mask_AP_diff_low"], row["mask_AP_diff_high"]
-        difference = f"{row['mask_AP_diff']:+.1f} [{low:+.1f}, {high:+.1f}]" if low == low else "–"
         rows.append(
             {
                 "mask head": row["variant"],
                 "box AP": f"{row['box_AP_mean']:.1f} ± {row['box_AP_std']:.1f}",
                 "mask AP": f"{row['mask_AP_mean']:.1f} ± {row['mask_AP_std']:.1f}",
-                "Δ mask AP [95 %]": difference,
+                "Δ mask AP [95 %]": tables.difference(row, "mask_AP"),
                 "head parameters": f"{cost['head_parameters']:,.0f}",
                 "MFLOP/RoI": f"{cost['head_flops_per_roi'] / 1e6:.1f}",
                 "ms/100 RoIs": f"{cost['head_ms_median']:.1f}",

@@ -17,6 +17,8 @@ from instseg.errors import UserError
 from instseg.files import write_atomically
 
 MISSING = "–"
+MARK = "*"
+"""Behind a difference that is real."""
 WIDTH = 120
 _SPEED_RANGES = {"head_ms": "head ms", "images_per_s": "images/s", "train_images_per_s": "train images/s"}
 # Column of speed.json -> heading, and what one unit of the heading is.
@@ -38,8 +40,9 @@ def write_ap(folder: Path, ap: pd.DataFrame, baseline: str, resamples: int) -> l
     """``ap.csv|md|tex`` from the frame that :func:`experiments.compare.compare` gives."""
     note = (
         "AP in percent: mean ± sample standard deviation over runs (seeds and folds); AR is AR at 100 "
-        f"detections. Δ AP: difference to {baseline}, with a 95 % bootstrap interval paired over images and "
-        f"runs ({resamples} resamples). {MISSING}: nothing to measure or to compare with."
+        f"detections. Δ AP: difference to {baseline}, with a 95 % interval paired over images and runs "
+        f"({resamples} resamples of the images), widened by Holm's correction for the number of variants in the table. "
+        f"{MARK}: the interval excludes 0, the difference is real. {MISSING}: nothing to measure or to compare with."
     )
     return _write_all(folder / "ap", ap, ap_text(ap, baseline), note, rule_after=len(ap))
 
@@ -52,7 +55,7 @@ def ap_text(ap: pd.DataFrame, baseline: str) -> pd.DataFrame:
             cells = {"": kind if position == 0 else "", "variant": row["variant"]}
             for metric in METRICS:
                 cells["AR" if metric == "AR100" else metric] = _mean_std(row, f"{kind}_{metric}")
-            cells[f"Δ AP to {baseline} [95 %]"] = _difference(row, f"{kind}_AP_diff")
+            cells[f"Δ AP to {baseline} [95 %]"] = difference(row, f"{kind}_AP")
             cells["runs"] = str(row["n"])
             for key in ("protocol", "dataset", "trunk", "iterations"):
                 if key == "protocol" or ap[key].nunique() > 1:
@@ -137,14 +140,17 @@ def terminal(ap: pd.DataFrame, speed: pd.DataFrame | None) -> str:
             cells = {"variant": row["variant"], f"{kind} AP": _mean_std(row, f"{kind}_AP")}
             for metric in METRICS[1:]:
                 cells["AR" if metric == "AR100" else metric] = _figure(row[f"{kind}_{metric}_mean"], 1)
-            cells |= {"Δ AP [95 %]": _difference(row, f"{kind}_AP_diff"), "runs": str(row["n"])}
+            cells |= {"Δ AP [95 %]": difference(row, f"{kind}_AP"), "runs": str(row["n"])}
             rows.append(cells)
         parts.append(_fitted(pd.DataFrame(rows)))
     constant = {
         key: ap[key].iloc[0] for key in ("protocol", "dataset", "trunk", "iterations") if ap[key].nunique() == 1
     }
     parts.insert(0, ", ".join(f"{key} {value}" for key, value in constant.items()))
-    parts.append("AP in percent, mean ± deviation over runs; Δ: difference to the baseline")
+    parts.append(
+        f"AP in percent, mean ± deviation over runs; Δ: difference to the baseline, its interval by Holm's correction; "
+        f"{MARK}: real"
+    )
     if speed is not None:
         short = speed_text(speed, ranges=False).rename(
             columns={
@@ -251,13 +257,15 @@ def _mean_std(row: pd.Series, column: str) -> str:
     return mean if MISSING in (mean, std) else f"{mean} ± {std}"
 
 
-def _difference(row: pd.Series, column: str) -> str:
-    value, low, high = (float(row[key]) for key in (column, f"{column}_low", f"{column}_high"))
+def difference(row: pd.Series, column: str) -> str:
+    """A row's difference to the baseline, its corrected interval, and the mark where it is real."""
+    value, low, high = (float(row[f"{column}_diff{key}"]) for key in ("", "_holm_low", "_holm_high"))
     if math.isnan(value):
         return MISSING
+    mark = f" {MARK}" if low > 0 or high < 0 else ""
     # "+ 0.0" turns -0.0 into 0.0.
     value, low, high = (round(v, 1) + 0.0 for v in (value, low, high))
-    return f"{value:+.1f}" if math.isnan(low) else f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{value:+.1f}" if math.isnan(low) else f"{value:+.1f} [{low:+.1f}, {high:+.1f}]{mark}"
 
 
 def _range(row: pd.Series, key: str, full: bool) -> str:

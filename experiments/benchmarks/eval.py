@@ -72,7 +72,7 @@ def _results(setup: Setup) -> tuple[dict[str, Any], coco.Results]:
     for image in truth["images"]:
         objects = scenes.boxes(setup.size, instances, generator)
         labels = torch.randint(1, setup.classes, (instances,), generator=generator)
-        for shape, label in zip(_shapes(objects, setup.size), labels.tolist(), strict=True):
+        for shape, label in zip(shapes(objects, setup.size), labels.tolist(), strict=True):
             number = len(truth["annotations"]) + 1
             x = {"id": number, "image_id": image["id"], "category_id": label, "iscrowd": 0}
             truth["annotations"].append({**x, **shape, "area": shape["bbox"][2] * shape["bbox"][3]})
@@ -81,12 +81,12 @@ def _results(setup: Setup) -> tuple[dict[str, Any], coco.Results]:
         found[:, 2:] = torch.maximum(found[:, 2:], found[:, :2] + 1)
         guesses = torch.randint(1, setup.classes, (count,), generator=generator).tolist()
         scores = torch.rand(count, generator=generator).tolist()
-        for shape, label, score in zip(_shapes(found, setup.size), guesses, scores, strict=True):
+        for shape, label, score in zip(shapes(found, setup.size), guesses, scores, strict=True):
             results.append({"image_id": image["id"], "category_id": label, "score": score, **shape})
     return truth, results
 
 
-def _shapes(boxes: torch.Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
+def shapes(boxes: torch.Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
     """``bbox`` and ``segmentation`` of the ellipses in boxes."""
     xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
     rles = masks.encode(scenes.ellipses(boxes, size).numpy())

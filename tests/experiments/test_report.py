@@ -70,15 +70,17 @@ def test_a_planted_difference_is_found_and_equals_the_library_s(study: Path) -> 
     expected = paired_difference(runs["unet"], runs["fcn"], 200).difference
     assert float(row["mask_AP_diff_low"]) == pytest.approx(expected.low)
     assert float(row["mask_AP_diff_high"]) == pytest.approx(expected.high)
+    assert float(row["mask_AP_diff_p"]) == pytest.approx(expected.p)
     assert rows(study / "ap.csv")["fcn"]["mask_AP_diff"] == ""
 
 
 def test_people_read_the_same_numbers(study: Path) -> None:
     row = rows(study / "ap.csv")["unet"]
     cell = f"{float(row['mask_AP_mean']):.1f} ± {float(row['mask_AP_std']):.1f}"
-    difference = "{:+.1f} [{:+.1f}, {:+.1f}]".format(
-        *(float(row[f"mask_AP_diff{end}"]) for end in ("", "_low", "_high"))
+    difference = "{:+.1f} [{:+.1f}, {:+.1f}] *".format(
+        *(float(row[f"mask_AP_diff{end}"]) for end in ("", "_holm_low", "_holm_high"))
     )
+    assert row["mask_AP_real"] == "True"
     text, markdown, tex = ((study / name).read_text() for name in ("text", "ap.md", "ap.tex"))
     for shown in (text, markdown):
         assert cell in shown

@@ -81,12 +81,12 @@ def quiet_coco(dataset: dict[str, Any]) -> COCO:
     return coco
 
 
-def coco_eval(truth: dict[str, Any], predictions: list[dict[str, Any]], most: int = 100) -> COCOeval:
+def coco_eval(truth: dict[str, Any], predictions: list[dict[str, Any]], kind: str = "box") -> COCOeval:
     """A plain evaluation of COCO's own, through ``loadRes`` and its own summary."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = quiet_coco(truth)
-        evaluator = COCOeval(coco, coco.loadRes(copy.deepcopy(predictions)), "bbox")
-        evaluator.params.maxDets = [1, 10, 100] if most == 100 else [1, 100, most]
+        found = coco.loadRes(copy.deepcopy(predictions))
+        evaluator = COCOeval(coco, found, "bbox" if kind == "box" else "segm")
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()

@@ -1,0 +1,127 @@
+"""Our matching against COCOeval's own, detection by detection, and what COCOeval gets wrong by hand."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from test_resampling import coco_eval, make_predictions, make_truth, quiet_coco
+
+from instseg.evaluation.matches import Kind, match
+from instseg.evaluation.resampling import average_precision
+
+
+def polygons(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    corners = []
+    for p in predictions:
+        x, y, w, h = p["bbox"]
+        corners.append({**p, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]})
+    return corners
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+@pytest.mark.parametrize(("seed", "clutter", "decimals"), [(0, 3, 9), (1, 150, 1), (2, 40, 2), (3, 0, 0)])
+def test_every_detection_is_judged_as_cocoeval_judges_it(kind: Kind, seed: int, clutter: int, decimals: int) -> None:
+    truth = make_truth(15, seed, per_image=9)
+    assert any(a["iscrowd"] for a in truth["annotations"])
+    predictions = polygons(make_predictions(truth, 2.0, seed, clutter, decimals))
+    evaluator = coco_eval(truth, predictions, kind=kind)
+    matches = match(quiet_coco(truth), predictions, kind)
+    entries = [e for e in evaluator.evalImgs if e is not None and e["aRng"] == [0, 1e10]]
+    by_category = {
+        c: [e for e in entries if e["category_id"] == c] for c in sorted({e["category_id"] for e in entries})
+    }
+    assert len(matches.categories) == len(by_category) >= 3
+    for found, (_, of_images) in zip(matches.categories, by_category.items(), strict=True):
+        order = np.argsort([-s for e in of_images for s in e["dtScores"]], kind="mergesort")
+        matched, ignored = (
+            np.concatenate([np.asarray(e[key], dtype=float) for e in of_images], axis=1)[:, order] != 0
+            for key in ("dtMatches", "dtIgnore")
+        )
+        image = np.asarray([e["image_id"] - 1 for e in of_images for _ in e["dtScores"]])[order]
+        assert np.array_equal(found.image, image)
+        for level in range(10):
+            assert np.array_equal(found.hits[level], np.flatnonzero(matched[level] & ~ignored[level]))
+            assert np.array_equal(found.ignored[level], np.flatnonzero(ignored[level]))
+        assert found.positives.sum() == sum(int((e["gtIgnore"] == 0).sum()) for e in of_images)
+
+
+def single(annotation: dict[str, Any] | None = None) -> dict[str, Any]:
+    shape = {"bbox": [4, 4, 20, 20], "area": 400, "iscrowd": 0, "segmentation": [[4, 4, 24, 4, 24, 24, 4, 24]]}
+    return {
+        "images": [{"id": 7, "height": 64, "width": 64}],
+        "categories": [{"id": 3, "name": "x"}],
+        "annotations": [{"id": 0, "image_id": 7, "category_id": 3, **shape, **(annotation or {})}],
+    }
+
+
+def test_an_annotation_with_id_0_is_found_like_any_other() -> None:
+    truth = single()
+    found = [{"image_id": 7, "category_id": 3, "bbox": [4, 4, 20, 20], "score": 0.5}]
+    assert coco_eval(truth, found).stats[0] == 0
+    assert average_precision(match(quiet_coco(truth), found, "box"))[0] == pytest.approx(100)
+    # and not found twice
+    twice = [{**found[0], "score": 0.9}, found[0]]
+    truth["annotations"].append({**truth["annotations"][0], "id": 1, "bbox": [40, 40, 9, 9]})
+    hits = match(quiet_coco(truth), twice, "box").categories[0].hits
+    assert [h.tolist() for h in hits] == [[0]] * 10
+
+
+def test_masks_go_by_their_own_score_and_boxes_by_the_class_s() -> None:
+    truth = single()
+    right, wrong = [[4, 4, 24, 4, 24, 24, 4, 24]], [[40, 40, 60, 40, 60, 60, 40, 60]]
+    one = {"image_id": 7, "category_id": 3}
+    found = [
+        {**one, "bbox": [4, 4, 20, 20], "segmentation": right, "score": 0.9, "mask_score": 0.2},
+        {**one, "bbox": [40, 40, 20, 20], "segmentation": wrong, "score": 0.8, "mask_score": 0.4},
+    ]
+    ap = {kind: average_precision(match(quiet_coco(truth), found, kind))[0] for kind in ("box", "mask", "boundary")}
+    assert ap == pytest.approx({"box": 100, "mask": 50, "boundary": 50})
+    # one without a score of its own goes by the class's
+    del found[0]["mask_score"]
+    assert average_precision(match(quiet_coco(truth), found, "mask"))[0] == pytest.approx(100)
+
+
+def test_boundary_is_the_lesser_iou_of_mask_and_boundary() -> None:
+    """A hole in the middle of a big square leaves a mask IoU of 0.64, but the outline is right only in part."""
+    outer = np.zeros((64, 64), dtype=np.uint8)
+    outer[10:50, 10:50] = 1
+    holed = outer.copy()
+    holed[18:42, 18:42] = 0
+    dilation = 2  # 2 % of 90.5 pixels
+    outline = outer.copy()
+    outline[10 + dilation : 50 - dilation, 10 + dilation : 50 - dilation] = 0
+    inner = np.zeros_like(outer)
+    inner[18 - dilation : 42 + dilation, 18 - dilation : 42 + dilation] = 1
+    outline_of_holed = outline | (inner & holed)
+    rles = [coco_mask.encode(np.asfortranarray(m)) for m in (outer, holed)]
+    for rle in rles:
+        rle["counts"] = rle["counts"].decode()
+    truth = single({"bbox": [10, 10, 40, 40], "area": 1600, "segmentation": rles[0]})
+    found = [{"image_id": 7, "category_id": 3, "bbox": [10, 10, 40, 40], "segmentation": rles[1], "score": 1.0}]
+    mask_iou = holed.sum() / outer.sum()
+    boundary_iou = (outline & outline_of_holed).sum() / (outline | outline_of_holed).sum()
+    assert (mask_iou, boundary_iou) == pytest.approx((0.64, 304 / 512))
+    for kind, iou in (("mask", mask_iou), ("boundary", boundary_iou)):
+        levels = int(np.sum(np.arange(0.5, 1, 0.05) <= iou))
+        hits = match(quiet_coco(truth), copy.deepcopy(found), kind).categories[0].hits
+        assert sum(map(len, hits)) == levels
+
+
+def test_crowd_regions_ignore_masks_and_boundaries_alike() -> None:
+    truth = single({"iscrowd": 1})
+    found = [
+        {
+            "image_id": 7,
+            "category_id": 3,
+            "bbox": [4, 4, 9, 9],
+            "segmentation": [[4, 4, 13, 4, 13, 13, 4, 13]],
+            "score": s,
+        }
+        for s in (0.9, 0.8)
+    ]
+    for kind in ("box", "mask", "boundary"):
+        only = match(quiet_coco(truth), copy.deepcopy(found), kind).categories[0]
+        assert only.positives.sum() == 0
+        assert [len(i) for i in only.ignored] == [2] * 10 and [len(h) for h in only.hits] == [0] * 10

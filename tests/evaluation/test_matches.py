@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from scipy import ndimage
 from test_resampling import coco_eval, make_predictions, make_truth, quiet_coco
 
-from instseg.evaluation.matches import Kind, match
+from instseg.evaluation.matches import Kind, _boundary, match
 from instseg.evaluation.resampling import average_precision
 
 
@@ -125,3 +126,18 @@ def test_crowd_regions_ignore_masks_and_boundaries_alike() -> None:
         only = match(quiet_coco(truth), copy.deepcopy(found), kind).categories[0]
         assert only.positives.sum() == 0
         assert [len(i) for i in only.ignored] == [2] * 10 and [len(h) for h in only.hits] == [0] * 10
+
+
+def test_outlines_are_what_erosion_takes_away() -> None:
+    random = np.random.default_rng(0)
+    for number in range(60):
+        height, width = random.integers(4, 160, 2).tolist()
+        mask = np.zeros((height, width), dtype=np.uint8)
+        for _ in range(3 if number else 0):
+            y, x = random.integers(0, height), random.integers(0, width)
+            mask[y : y + random.integers(1, height), x : x + random.integers(1, width)] ^= 1
+        if number % 5 == 1:
+            mask |= (random.random(mask.shape) < 0.99).astype(np.uint8)
+        depth = max(1, round(0.02 * float(np.hypot(height, width))))
+        expected = mask - ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=depth)
+        assert np.array_equal(coco_mask.decode(_boundary(coco_mask.encode(np.asfortranarray(mask)))), expected)

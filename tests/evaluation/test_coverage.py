@@ -100,12 +100,12 @@ def test_holm_keeps_the_chance_of_any_false_alarm() -> None:
     assert np.mean(corrected) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(studies))
 
 
-def differences(world: World, seeds: int, studies: int, better: float = 0.0) -> list[Estimate]:
+def differences(world: World, seeds: int, studies: int, better: float = 0.0, folds: int = 1) -> list[Estimate]:
     """Of artificial runs, by AP through and through."""
     random = np.random.default_rng([seeds, world.images, round(10 * world.seed)])
     found = []
     for _ in range(studies):
-        baseline, head = heads(random, world, seeds, (0.0, better))
+        baseline, head = heads(random, world, seeds, (0.0, better), folds)
         found.append(paired_difference(head, baseline, RESAMPLES).difference)
     return found
 
@@ -132,3 +132,11 @@ def test_ap_of_many_artificial_runs(seeds: int) -> None:
 def test_ap_of_small_test_sets(images: int) -> None:
     studies = 1000
     assert within(alarms(differences(World(images=images, seed=0.0), 1, studies)), studies)
+
+
+@pytest.mark.slow
+def test_ap_of_folds() -> None:
+    studies = 300
+    found = differences(World(images=30, fold=0.5), 2, studies, folds=5)
+    assert alarms(found) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
+    assert alarms(found, shift=10) > 0.95

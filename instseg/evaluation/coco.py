@@ -35,7 +35,8 @@ def evaluate(ground_truth: dict[str, Any], results: Results, kind: str) -> COCOe
 
     Args:
         ground_truth: COCO's annotation dict.
-        results: COCO's results list; ``bbox`` xywh and ``segmentation`` RLE as far as ``kind`` needs them.
+        results: COCO's results list; ``bbox`` xywh and ``segmentation`` RLE as far as ``kind`` needs them. Where
+            all of them have a ``mask_score``, masks are sorted by it in place of ``score``.
         kind: ``"box"`` or ``"mask"``.
 
     Returns:
@@ -47,7 +48,7 @@ def evaluate(ground_truth: dict[str, Any], results: Results, kind: str) -> COCOe
     check_results(ground_truth, results, kind)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _coco(ground_truth)
-        evaluation = COCOeval(truth, _detections(truth, results), IOU_TYPES[kind])
+        evaluation = COCOeval(truth, _detections(truth, results, kind), IOU_TYPES[kind])
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -71,6 +72,9 @@ def summary(evaluation: COCOeval) -> str:
 def to_results(detections: Sequence[dict[str, Any]], image_ids: Sequence[int], category_ids: Sequence[int]) -> Results:
     """COCO results of :meth:`instseg.detector.MaskRCNN.detect_rle`'s detections.
 
+    Where the head rates its masks, ``mask_score`` is the class score times the mask's (Huang et al., *Mask Scoring
+    R-CNN*, CVPR 2019); ``score`` is the class score in any case.
+
     Args:
         detections: one dict an image.
         image_ids: one id an image.
@@ -81,6 +85,7 @@ def to_results(detections: Sequence[dict[str, Any]], image_ids: Sequence[int], c
         boxes = found["boxes"].double().numpy()
         xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
         rows = zip(xywh, found["labels"].tolist(), found["scores"].tolist(), found["segmentations"], strict=True)
+        first = len(results)
         for box, label, score, segmentation in rows:
             results.append(
                 {
@@ -91,6 +96,10 @@ def to_results(detections: Sequence[dict[str, Any]], image_ids: Sequence[int], c
                     "segmentation": segmentation,
                 }
             )
+        if "mask_scores" in found:
+            products = (found["scores"].double() * found["mask_scores"].double()).tolist()
+            for result, product in zip(results[first:], products, strict=True):
+                result["mask_score"] = product
     return results
 
 
@@ -104,7 +113,8 @@ def check_results(ground_truth: dict[str, Any], results: Results, kind: str) -> 
     sizes = {image["id"]: (image.get("height"), image.get("width")) for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
     needed = ("image_id", "category_id", "score", {"box": "bbox", "mask": "segmentation"}[kind])
-    boxes = bool(results) and isinstance(results[0], dict) and "bbox" in results[0]
+    first = results[0] if results and isinstance(results[0], dict) else {}
+    boxes, rated = "bbox" in first, "mask_score" in first
     sound: Sequence[bool] = sound_codes(results, sizes).tolist() if kind == "mask" else []
     for i, result in enumerate(results):
         if not isinstance(result, dict):
@@ -112,6 +122,8 @@ def check_results(ground_truth: dict[str, Any], results: Results, kind: str) -> 
         if missing := [key for key in needed if key not in result]:
             raise DataError(f"result {i} (image {_short(result.get('image_id', '?'))}) has no {', '.join(missing)}")
         reason = _result_fault(result, sizes, categories) or _mixed_boxes(result, boxes)
+        if reason is None and kind != "box":
+            reason = _mask_score_fault(result, rated)
         if reason is None and kind == "mask" and not sound[i]:
             reason = _segmentation_fault(result["segmentation"], *sizes[result["image_id"]])
             if reason is None and not boxes and not _is_compressed(result["segmentation"]):
@@ -211,6 +223,14 @@ def _mixed_boxes(result: dict[str, Any], boxes: bool) -> str | None:
     return f"it has {'no' if boxes else 'a'} bbox, unlike result 0; either all results have one or none"
 
 
+def _mask_score_fault(result: dict[str, Any], rated: bool) -> str | None:
+    if ("mask_score" in result) != rated:
+        return f"it has {'no' if rated else 'a'} mask_score, unlike result 0; either all results have one or none"
+    if rated and not _is_finite(result["mask_score"]):
+        return f"mask_score is {_short(result['mask_score'])}; a finite number is needed"
+    return None
+
+
 def _box_fault(box: Any) -> str | None:
     if isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box)):
         return None
@@ -257,9 +277,13 @@ def _coco(dataset: dict[str, Any]) -> COCO:
     return coco
 
 
-def _detections(truth: COCO, results: Results) -> COCO:
+def _detections(truth: COCO, results: Results, kind: str) -> COCO:
     if results:
         # loadRes takes results with a caption or keypoints for others than these
-        return truth.loadRes([{key: result[key] for key in _SCORED if key in result} for result in results])
+        scored = [{key: result[key] for key in _SCORED if key in result} for result in results]
+        if kind != "box" and "mask_score" in results[0]:
+            for copy, result in zip(scored, results, strict=True):
+                copy["score"] = result["mask_score"]
+        return truth.loadRes(scored)
     # loadRes can't take an empty list
     return _coco({**truth.dataset, "annotations": []})

@@ -23,8 +23,6 @@ def predict(
 ) -> Results:
     """Detections on every picture. Leaves the model in evaluation mode.
 
-    A head that rates its masks has the product of class score and mask score as the score of its results.
-
     Raises:
         DataError: a picture cannot be read.
     """
@@ -35,9 +33,6 @@ def predict(
         for indices, images in pictures(dataset, batch_size=batch_size, workers=workers):
             with autocast(device, precision):
                 found = model.detect_rle([to_unit(image, device) for image in images])
-            for detection in found:
-                if "mask_scores" in detection:
-                    detection["scores"] = detection["scores"] * detection["mask_scores"]
             results += to_results(found, [dataset.image_ids[i] for i in indices], category_ids)
             bar.update(len(indices))
     return results

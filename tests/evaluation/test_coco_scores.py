@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scores import by_pycocotools, noisy_results
 
 from instseg import masks
@@ -75,6 +76,45 @@ def test_crowd_regions_are_ignored() -> None:
     assert coco.metrics(coco.evaluate(truth, [*results, in_crowd], "mask"))["AP"] == pytest.approx(50)
     truth["annotations"].append(crowd)
     assert coco.metrics(coco.evaluate(truth, [*results, in_crowd], "mask"))["AP"] == pytest.approx(100)
+
+
+def _rated() -> tuple[dict[str, Any], coco.Results]:
+    """One object; a hit and a miss, which class scores and mask scores put in opposite orders."""
+    truth = _tiny()
+    hit = _perfect(truth)[0]
+    elsewhere = np.zeros((1, 40, 40), dtype=np.uint8)
+    elsewhere[0, 25:35, 25:35] = 1
+    miss = {**hit, "bbox": [25, 25, 10, 10], "segmentation": masks.encode(elsewhere)[0]}
+    return truth, [{**hit, "score": 0.4, "mask_score": 0.39}, {**miss, "score": 0.9, "mask_score": 0.1}]
+
+
+def test_masks_are_sorted_by_mask_scores_where_results_have_them(refused: Any) -> None:
+    truth, results = _rated()
+    assert coco.metrics(coco.evaluate(truth, results, "mask"))["AP"] == pytest.approx(100)
+    assert coco.metrics(coco.evaluate(truth, results, "box"))["AP"] == pytest.approx(50)
+    plain = [{k: v for k, v in r.items() if k != "mask_score"} for r in results]
+    assert coco.metrics(coco.evaluate(truth, plain, "mask"))["AP"] == pytest.approx(50)
+    for mixed in ([results[0], plain[1]], [plain[0], results[1]]):
+        refused(lambda mixed=mixed: coco.evaluate(truth, mixed, "mask"), "result 1", "mask_score")
+        coco.evaluate(truth, mixed, "box")
+    for value in NOT_NUMBERS:
+        damaged = [results[0], {**results[1], "mask_score": value}]
+        refused(lambda damaged=damaged: coco.evaluate(truth, damaged, "mask"), "result 1", "finite number")
+
+
+def test_results_of_a_head_that_rates_its_masks() -> None:
+    found = {
+        "boxes": torch.tensor([[1.0, 2.0, 4.0, 8.0], [0.0, 0.0, 1.0, 1.0]]),
+        "labels": torch.tensor([2, 1]),
+        "scores": torch.tensor([0.5, 0.25]),
+        "segmentations": [{"size": [9, 9], "counts": "a"}, {"size": [9, 9], "counts": "b"}],
+    }
+    rated = {**found, "mask_scores": torch.tensor([0.5, 0.75])}
+    expected = {"image_id": 4, "category_id": 20, "bbox": [1, 2, 3, 6], "score": 0.5}
+    first, second = coco.to_results([rated], [4], [10, 20])
+    assert first == {**expected, "segmentation": {"size": [9, 9], "counts": "a"}, "mask_score": 0.25}
+    assert (second["score"], second["mask_score"]) == (0.25, 0.1875)
+    assert all("mask_score" not in result for result in coco.to_results([found], [4], [10, 20]))
 
 
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]

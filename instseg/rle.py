@@ -64,8 +64,12 @@ def fit(strings: Sequence[str], pixels: np.ndarray) -> np.ndarray:
     Returns:
         (R,) bool.
     """
+    text = "".join(strings)
     # characters of a fixed width; what lies below "0" wraps round to a large code
-    codes = np.frombuffer("".join(strings).encode("utf-32-le", "surrogatepass"), dtype=np.uint32) - np.uint32(_ZERO)
+    if text.isascii():
+        codes: np.ndarray = np.frombuffer(text.encode("ascii"), dtype=np.uint8) - np.uint8(_ZERO)
+    else:
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32) - np.uint32(_ZERO)
     stops = np.cumsum([len(string) for string in strings], dtype=np.int64)
     ends = (codes & _MORE) == 0
     cut = stops[stops > 0] - 1
@@ -77,17 +81,48 @@ def fit(strings: Sequence[str], pixels: np.ndarray) -> np.ndarray:
     sound = np.ones(len(strings), dtype=bool)
     sound[np.searchsorted(stops, broken, side="right")] = False
 
-    first = last + 1 - groups
-    place = 5 * np.minimum(_index(groups), _MOST_GROUPS)
-    runs = np.add.reduceat((codes & _DIGIT).astype(np.int64) << place, first) if len(first) else first
-    runs -= (codes[last] & _SIGN).astype(np.int64) << (place[last] + 1)
+    runs, lengths = _to_runs(codes, last, stops)
+    negative = np.searchsorted(np.cumsum(lengths), np.flatnonzero(runs < 0), side="right")
+    sound[negative] = False
+    return sound & (_sums(runs, lengths) == pixels)
+
+
+def to_runs(strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The runs of sound compressed strings (see :func:`fit`).
+
+    Args:
+        strings: R strings.
+
+    Returns:
+        int64: the runs of all, one mask's after the other's, and (R,) how many each has.
+    """
+    codes = np.frombuffer("".join(strings).encode("ascii"), dtype=np.uint8) - np.uint8(_ZERO)
+    stops = np.cumsum([len(string) for string in strings], dtype=np.int64)
+    return _to_runs(codes, np.flatnonzero((codes & _MORE) == 0), stops)
+
+
+def _to_runs(codes: np.ndarray, last: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs, and how many each string has; ``last``: each number's last code, ``stops``: where the strings end."""
+    groups = np.minimum(np.diff(last, prepend=-1), _MOST_GROUPS)
+    first = np.concatenate([[0], last + 1])[:-1]
+    numbers = (codes[first] & _DIGIT).astype(np.int64)
+    for place in range(1, groups.max(initial=0)):
+        more = np.flatnonzero(groups > place)
+        numbers[more] += (codes[first[more] + place] & _DIGIT).astype(np.int64) << 5 * place
+    numbers -= (codes[last] & _SIGN).astype(np.int64) << (5 * (groups - 1) + 1)
     lengths = np.diff(np.searchsorted(last, stops), prepend=0)
-    index = _index(lengths)
-    for chain in (index % 2 == 1, (index % 2 == 0) & (index > 0)):
-        steps = np.where(chain, runs, 0)
-        sums = _sums(steps, lengths)
-        runs = np.where(chain, np.cumsum(steps) - np.repeat(np.cumsum(sums) - sums, lengths), runs)
-    return sound & (_sums(runs < 0, lengths) == 0) & (_sums(runs, lengths) == pixels)
+    # in pairs, a run and the one two before it lie below each other; one sum goes through the pairs of all strings
+    pairs = (lengths + 1) // 2
+    begins = np.cumsum(pairs) - pairs
+    places = np.arange(len(numbers)) + np.repeat(2 * begins - (np.cumsum(lengths) - lengths), lengths)
+    sums = np.zeros(2 * int(pairs.sum()), dtype=np.int64)
+    sums[places] = numbers
+    third = 2 * begins[lengths > 2]
+    sums[third + 2] -= sums[third]  # the third run is no difference to the first
+    sums = np.cumsum(sums.reshape(-1, 2), axis=0)
+    before = np.concatenate([np.zeros((1, 2), dtype=np.int64), sums])[begins]
+    runs = (sums - np.repeat(before, pairs, axis=0)).reshape(-1)[places]
+    return runs, lengths
 
 
 def _to_strings(runs: np.ndarray, lengths: np.ndarray) -> list[str]:

@@ -65,10 +65,13 @@ def sound_codes(results: Sequence[Any], sizes: Mapping[int, tuple[int, int]]) ->
     for begin in range(0, len(results), _CODES):
         found = []
         for i, result in enumerate(results[begin : begin + _CODES], begin):
-            match result:
-                case {"image_id": int(image), "segmentation": {"counts": str(counts), "size": size}}:
-                    if image in sizes and size == list(sizes[image]):
-                        found.append((i, counts, size[0] * size[1]))
+            try:
+                size, counts = result["segmentation"]["size"], result["segmentation"]["counts"]
+                height, width = sizes[result["image_id"]]
+            except (TypeError, LookupError, ValueError):
+                continue
+            if type(counts) is str and type(size) is list and size == [height, width]:
+                found.append((i, counts, height * width))
         sound[[i for i, _, _ in found]] = rle.fit([counts for _, counts, _ in found], np.array([n for *_, n in found]))
     return sound
 

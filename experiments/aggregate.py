@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from instseg.errors import UserError
+from instseg.evaluation import coco
 from instseg.evaluation.resampling import Kind
 
 KINDS: tuple[Kind, ...] = ("box", "mask")
@@ -135,8 +136,10 @@ def _row(folder: Path) -> dict[str, Any]:
             "torch": (provenance.get("versions") or {}).get("torch"),
             **{key: provenance.get(key) for key in ("train_seconds", "wall_seconds", "finished")},
         }
-        for kind in KINDS:
-            for metric, value in result["metrics"][kind].items():
+        for kind in coco.KINDS:
+            # results of before boundary AP don't have it
+            scored = result["metrics"].get(kind, {}) if kind == "boundary" else result["metrics"][kind]
+            for metric, value in scored.items():
                 row[f"{kind}_{metric}"] = number(value)
             row.setdefault(f"{kind}_AP", math.nan)
     except KeyError as error:

@@ -8,6 +8,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from experiments.config import COMPILE
 from instseg.errors import UserError, unknown_name
+from instseg.evaluation import engine
 from instseg.training.schedule import PRECISIONS
 
 SMALLEST = 32
@@ -35,6 +36,7 @@ class Evaluate(App):
     output: str | None = None
     resamples: int = 1000
     seed: int = 0
+    engine: str = engine.DEFAULT
 
     def names(self) -> list[str]:
         """The results files."""
@@ -54,6 +56,8 @@ class Evaluate(App):
             raise UserError(f"resamples={self.resamples}: must be 2 or more; 1000 is usual")
         if self.seed < 0:
             raise UserError(f"seed={self.seed}: must be 0 or more")
+        if self.engine not in engine.ENGINES:
+            raise unknown_name("engine", self.engine, engine.ENGINES)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from instseg import data, detector
 from instseg.data import InstanceDataset
 from instseg.detector.rois import MaskHead
 from instseg.errors import UserError, unknown_name
+from instseg.evaluation import engine
 from instseg.training.schedule import Schedule
 
 COMPILE = ("auto", "true", "false")
@@ -136,9 +137,17 @@ class Runtime:
 
 @dataclass
 class Evaluation:
-    """How runs are scored and compared."""
+    """How runs are scored and compared.
+
+    Attributes:
+        batch_size: pictures predicted at a time.
+        engine: what computes COCO's metrics, ``faster_coco_eval`` or ``pycocotools``; the numbers are the same.
+        resamples: of the images, for intervals.
+        speed: whether a sweep ends with the heads' timings.
+    """
 
     batch_size: int = 4
+    engine: str = engine.DEFAULT
     resamples: int = 1000
     speed: bool = True
 
@@ -199,6 +208,8 @@ class Config:
         # YAML reads true and false as no words
         if self.runtime.compile.lower() not in COMPILE:
             raise unknown_name("runtime.compile", self.runtime.compile, COMPILE)
+        if self.evaluation.engine not in engine.ENGINES:
+            raise unknown_name("evaluation.engine", self.evaluation.engine, engine.ENGINES)
         torch_device(self.runtime.device)
         with torch.device("meta"):
             detector.trunk.build(

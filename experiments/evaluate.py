@@ -1,7 +1,8 @@
 """Score any model's results: ``python -m experiments.evaluate annotations=instances.json predictions=results.json``.
 
-Prints COCO's twelve numbers for boxes and for masks, as pycocotools computes them from the two files. With several
-results files, ``predictions=B,C``, it also says how far each is from the first, with an interval.
+Prints COCO's twelve numbers for boxes and for masks, as pycocotools computes them from the two files, and those of
+boundary AP. With several results files, ``predictions=B,C``, it also says how far each is from the first, with an
+interval.
 """
 
 import json
@@ -18,17 +19,20 @@ from instseg.evaluation import coco
 from instseg.files import write_atomically
 
 
-def score(annotations: Path, predictions: Path) -> tuple[dict[str, dict[str, float | None]], str]:
+def score(
+    annotations: Path, predictions: Path, engine: str = coco.DEFAULT_ENGINE
+) -> tuple[dict[str, dict[str, float | None]], str]:
     """Score a results file against an annotation file.
 
     Returns:
-        COCO's numbers for ``box`` and ``mask`` as far as the results have them, and the text for the terminal.
+        The twelve numbers for ``box``, ``mask`` and ``boundary`` as far as the results have them, and the text for
+        the terminal.
 
     Raises:
         DataError: one of the files can't be used; one line that begins with its name.
     """
     truth, results = load(annotations), load(predictions)
-    lines = {kind: _lacks(results, kind) for kind in coco.IOU_TYPES}
+    lines = {kind: _lacks(results, kind) for kind in coco.KINDS}
     kinds = [kind for kind, lacking in lines.items() if lacking is None]
     try:
         coco.check_ground_truth(truth, kinds)
@@ -36,16 +40,10 @@ def score(annotations: Path, predictions: Path) -> tuple[dict[str, dict[str, flo
         raise DataError(f"{annotations}: {error}") from error
     if not kinds:
         raise DataError(f"{predictions}: no result has bbox or segmentation; one of them is needed")
-    if any(annotation["id"] == 0 for annotation in truth["annotations"]):
-        print(
-            f"warning: {annotations}: an annotation has id 0, and pycocotools counts what matches it as unmatched, so "
-            "these numbers are too low: number the annotations from 1",
-            file=sys.stderr,
-        )
-    scored = {}
+    scored: dict[str, dict[str, float | None]] = {}
     for kind in kinds:
         try:
-            evaluation = coco.evaluate(truth, results, kind)
+            evaluation = coco.evaluate(truth, results, kind, engine)
         except DataError as error:
             raise DataError(f"{predictions}: {error}") from error
         scored[kind] = coco.metrics(evaluation)
@@ -71,13 +69,15 @@ def load(path: Path) -> Any:
 
 def _lacks(results: Any, kind: str) -> str | None:
     """What to say where no result has what this kind is scored by."""
-    needed = {"box": "bbox", "mask": "segmentation"}[kind]
+    needed = "bbox" if kind == "box" else "segmentation"
     if isinstance(results, list) and results and all(isinstance(r, dict) and needed not in r for r in results):
         return f"{kind}: not scored, no result has {needed}"
     return None
 
 
-def compare(annotations: Path, predictions: list[str], resamples: int, seed: int) -> tuple[dict[str, Any], str]:
+def compare(
+    annotations: Path, predictions: list[str], resamples: int, seed: int, engine: str = coco.DEFAULT_ENGINE
+) -> tuple[dict[str, Any], str]:
     """Score several results files, and compare each with the first.
 
     Returns:
@@ -88,7 +88,7 @@ def compare(annotations: Path, predictions: list[str], resamples: int, seed: int
     """
     scores, parts = {}, []
     for name in predictions:
-        scores[name], lines = score(annotations, Path(name))
+        scores[name], lines = score(annotations, Path(name), engine)
         parts.append(f"{name}\n{lines}")
     kinds: list[Any] = [kind for kind in scores[predictions[0]] if all(kind in one for one in scores.values())]
     if not kinds:
@@ -113,9 +113,9 @@ def _job(cfg: DictConfig) -> None:
     annotations = Path(config.annotations)
     found: dict[str, Any]
     if len(names) == 1:
-        found, text = score(annotations, Path(names[0]))
+        found, text = score(annotations, Path(names[0]), config.engine)
     else:
-        found, text = compare(annotations, names, config.resamples, config.seed)
+        found, text = compare(annotations, names, config.resamples, config.seed, config.engine)
     print(text)
     if config.output is not None:
         try:

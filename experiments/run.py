@@ -27,6 +27,8 @@ from instseg.files import write_atomically
 from instseg.training.loop import train
 
 PANEL_PICTURES = 4
+KINDS_LOGGED: tuple[coco.Kind, ...] = ("box", "mask")
+"""Whose AP is measured in training, where ``runtime.evaluate_every`` asks for it."""
 LOCK = ".lock"
 ERROR = "error.txt"
 """What stopped a run, in its folder; gone when the run is tried again."""
@@ -59,8 +61,8 @@ def run(config: Config) -> Path:
             model.compile_layers()
         trained = _train(config, model, data, held_out, folder, device)
         results = _predict(config, model, held_out, device, title=f"{config.head.variant}: evaluate")
-        truth = held_out.ground_truth()
-        metrics = {kind: coco.metrics(coco.evaluate(truth, results, kind)) for kind in coco.IOU_TYPES}
+        truth, engine = held_out.ground_truth(), config.evaluation.engine
+        metrics = {kind: coco.metrics(coco.evaluate(truth, results, kind, engine)) for kind in coco.KINDS}
         write_atomically(folder / "predictions.json", json.dumps(results).encode())
         result = {
             "schema": 1,
@@ -190,8 +192,8 @@ def _train(
 
     def evaluate(model: MaskRCNN) -> dict[str, Any]:
         results = _predict(config, model, held_out, device, title="evaluate")
-        truth = held_out.ground_truth()
-        return {f"{kind}_AP": coco.metrics(coco.evaluate(truth, results, kind))["AP"] for kind in coco.IOU_TYPES}
+        truth, engine = held_out.ground_truth(), config.evaluation.engine
+        return {f"{kind}_AP": coco.metrics(coco.evaluate(truth, results, kind, engine))["AP"] for kind in KINDS_LOGGED}
 
     return train(
         model,

@@ -67,6 +67,7 @@ def test_keys_arrive() -> None:
         ("benchmark", "rounds=-1", ["rounds=-1", "1 or more"]),
         ("benchmark", "rounds=null", ["rounds"]),
         ("benchmark", "study=", ["study=", "name of a folder"]),
+        ("evaluate", "engine=coco", ["engine", "pycocotools", "faster_coco_eval"]),
         ("evaluate", "annotations=null", ["annotations"]),
         ("evaluate", "annotations=", ["annotations", "empty"]),
         ("evaluate", "output=", ["output", "empty"]),

@@ -1,0 +1,175 @@
+"""faster-coco-eval and pycocotools give the same numbers, to the last bit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.cocoeval import COCOeval
+from scores import noisy_results
+
+from instseg.errors import UserError
+from instseg.evaluation import coco
+from instseg.evaluation.engine import ENGINES, evaluator
+
+SIDE = 300
+
+
+def _same(truth: dict[str, Any], results: coco.Results, kind: coco.Kind) -> COCOeval:
+    fast, slow = (coco.evaluate(truth, results, kind, engine) for engine in ENGINES)
+    assert list(fast.stats) == list(slow.stats)
+    for key in ("precision", "recall", "scores"):
+        assert np.array_equal(fast.eval[key], slow.eval[key]), key
+    assert coco.summary(fast) == coco.summary(slow)
+    return slow
+
+
+@pytest.mark.parametrize("kind", coco.KINDS)
+@pytest.mark.parametrize("decimals", [1, 9])
+def test_real_photographs(real_data: Path, kind: coco.Kind, decimals: int) -> None:
+    """Crowd regions, pictures without annotations, all areas, and with one decimal, many ties of scores."""
+    truth = json.loads((real_data / "coco" / "annotations" / "instances_val2017.json").read_text())
+    results = noisy_results(truth, decimals)
+    for result in results:
+        result["score"] = round(result["score"], decimals)
+    found = _same(truth, results, kind)
+    assert (found.stats > 0).all()
+    if kind != "box":
+        # then areas are those of the masks
+        bare = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
+        assert list(_same(truth, bare, kind).stats) != list(found.stats)
+
+
+def _random(seed: int, clutter: int, decimals: int) -> tuple[dict[str, Any], coco.Results]:
+    """Boxes of all sizes; category 4 has no object, 5 neither that nor detections, and there are empty pictures."""
+    random = np.random.default_rng(seed)
+    annotations: list[dict[str, Any]] = []
+    results: coco.Results = []
+
+    def box() -> list[float]:
+        w, h = np.exp(random.uniform(np.log(6), np.log(280), 2))
+        return [float(v) for v in (*random.uniform(0, SIDE - np.array([w, h])), w, h)]
+
+    def add(image: int, category: int, shape: list[float]) -> None:
+        x, y, w, h = shape
+        polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+        score = round(float(random.random()), decimals)
+        one = {"image_id": image, "category_id": category, "bbox": shape, "segmentation": [polygon]}
+        results.append({**one, "score": score})
+
+    for image in range(1, 9):
+        for _ in range(random.integers(0, 12)):
+            shape = box()
+            x, y, w, h = shape
+            polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+            one = {"image_id": image, "category_id": int(random.integers(1, 4)), "bbox": shape}
+            # not the box's area, so that an object and its detection may lie in different ranges
+            area = w * h * random.uniform(0.5, 1)
+            crowd = int(random.random() < 0.2)
+            annotations.append(
+                {**one, "id": len(annotations), "area": area, "iscrowd": crowd, "segmentation": [polygon]}
+            )
+            for _ in range(random.integers(0, 3)):
+                noise = random.normal(0, 0.04, 4) * [w, h, w, h]
+                add(image, one["category_id"], [float(v) for v in np.maximum(np.array(shape) + noise, 0)])
+        for _ in range(clutter):
+            add(image, int(random.integers(1, 5)), box())
+    truth = {
+        "images": [{"id": i, "width": SIDE, "height": SIDE} for i in range(1, 12)],
+        "categories": [{"id": c, "name": f"c{c}"} for c in range(1, 6)],
+        "annotations": annotations,
+    }
+    return truth, results
+
+
+@pytest.mark.parametrize("kind", coco.KINDS)
+@pytest.mark.parametrize(("seed", "clutter", "decimals"), [(0, 0, 9), (1, 5, 1), (2, 5, 0), (3, 60, 2), (4, 500, 2)])
+def test_random_boxes(seed: int, clutter: int, decimals: int, kind: coco.Kind) -> None:
+    truth, results = _random(seed, clutter, decimals)
+    if clutter == 500:
+        categories = [r["category_id"] for r in results if r["image_id"] == 1]
+        assert np.bincount(categories).max() > 100
+    assert (_same(truth, results, kind).stats[3:6] > -1).all()
+    assert list(_same(truth, [], kind).stats) != [-1] * 12
+    assert list(_same({**truth, "annotations": []}, results, kind).stats) == [-1] * 12
+    large = [a for a in truth["annotations"] if a["area"] > 96**2]
+    stats = _same({**truth, "annotations": large}, results, kind).stats
+    assert stats[3] == stats[4] == -1 < stats[5]
+
+
+@pytest.mark.parametrize(("objects", "found"), [(1, 1), (2, 1), (2, 2), (3, 1), (300, 1), (300, 2), (300, 9)])
+def test_the_last_bit_of_a_precision_of_1(objects: int, found: int) -> None:
+    """Some right detections, then a wrong one, then the rest: pycocotools divides one by a little more than one."""
+    boxes = [[12 * (i % 20), 12 * (i // 20), 10, 10] for i in range(objects)]
+    truth: dict[str, Any] = {
+        "images": [{"id": 1, "width": SIDE, "height": SIDE}],
+        "categories": [{"id": 1, "name": "box"}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": 1, "bbox": box, "area": 100, "iscrowd": 0}
+            for i, box in enumerate(boxes)
+        ],
+    }
+    chosen = [*boxes[:found], [280, 280, 10, 10], *boxes[found:]]
+    results = [
+        {"image_id": 1, "category_id": 1, "bbox": box, "score": 1 - i / 1000} for i, box in enumerate(chosen[:90])
+    ]
+    highest = _same(truth, results, "box").eval["precision"].max()
+    assert highest == (1 - 2**-52 if found == 1 else 1)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_annotation_id_0_is_an_object_as_any(engine: str) -> None:
+    annotation = {"image_id": 1, "category_id": 1, "area": 100, "iscrowd": 0}
+    boxes = [[0, 0, 10, 10], [20, 20, 10, 10]]
+    truth: dict[str, Any] = {
+        "images": [{"id": 1, "width": 40, "height": 40}],
+        "categories": [{"id": 1, "name": "box"}],
+        "annotations": [{**annotation, "id": i, "bbox": box} for i, box in enumerate(boxes)],
+    }
+    before = json.dumps(truth)
+    results = [{"image_id": 1, "category_id": 1, "bbox": boxes[0], "score": 0.9}]
+    numbers = coco.metrics(coco.evaluate(truth, results, "box", engine))
+    # one of two objects: precision 1 up to recall 0.5, so at 51 of 101 recalls
+    assert numbers["AP"] == pytest.approx(100 * 51 / 101)
+    assert numbers["AR100"] == 50
+    # found twice: the second one is wrong
+    twice = [*results, {**results[0], "score": 0.8}, {**results[0], "bbox": boxes[1], "score": 0.7}]
+    numbers = coco.metrics(coco.evaluate(truth, twice, "box", engine))
+    assert numbers["AP"] == pytest.approx(100 * (51 + 50 * 2 / 3) / 101)
+    assert json.dumps(truth) == before
+
+
+def test_ids_that_are_no_doubles() -> None:
+    truth, results = _random(5, 3, 9)
+    far = 2**53
+    expected = list(coco.evaluate(truth, results, "box", "pycocotools").stats)
+    for entry in (*truth["annotations"], *results):
+        entry["image_id"] += far
+        entry["category_id"] += far
+    for entry in (*truth["images"], *truth["categories"]):
+        entry["id"] += far
+    assert list(_same(truth, results, "box").stats) == expected
+
+
+@pytest.mark.parametrize("kind", coco.KINDS)
+def test_parameters_may_be_changed_first(kind: coco.Kind) -> None:
+    truth, results = _random(6, 20, 2)
+    index = coco.load(truth)
+    done = []
+    for engine in ENGINES:
+        one = evaluator(index, coco.load_results(index, results, kind), kind, engine)
+        one.params.areaRng, one.params.areaRngLbl, one.params.maxDets = [[0, 1e10]], ["all"], [7]
+        one.params.imgIds, one.params.catIds = [2, 3, 4, 5], [1, 2, 4]
+        one.evaluate()
+        one.accumulate()
+        done.append(one.eval)
+    assert done[0]["precision"].shape == (10, 101, 3, 1, 1)
+    for key in ("precision", "recall", "scores"):
+        assert np.array_equal(done[0][key], done[1][key])
+
+
+def test_an_engine_that_there_is_not(refused: Any) -> None:
+    truth, results = _random(7, 0, 2)
+    with pytest.raises(UserError, match="did you mean 'pycocotools'"):
+        coco.evaluate(truth, results, "box", "pycoco")

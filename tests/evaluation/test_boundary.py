@@ -133,7 +133,7 @@ def test_crowd_regions_and_small_overlaps_are_those_of_masks() -> None:
 
 
 def test_real_masks_by_faster_coco_eval(real_data: Path) -> None:
-    """Its own boundary IoU, which rounds 7.5 to 7, not to the even number; of these pictures none has such a size."""
+    """Its own boundary IoU, which rounds all halves down; of these pictures none has a size where that tells."""
     truth = json.loads((real_data / "coco" / "annotations" / "instances_val2017.json").read_text())
     for image in truth["images"]:
         assert 0.02 * np.hypot(image["height"], image["width"]) % 2 != 1.5

@@ -80,7 +80,7 @@ def check_times(table: pd.DataFrame, record: dict[str, Any], unit: str) -> None:
         ("heads", "rois", [name + end for end in ("", ", forward + backward") for name in names()]),
         ("rle", "masks", ["ours", "torchvision paste + pycocotools encode"]),
         ("nms", "boxes", ["nms.keep", "torchvision.ops.batched_nms", "nms.fixed_point"]),
-        ("eval", "images", ["ours, box", "pycocotools, box", "ours, mask", "pycocotools, mask"]),
+        ("eval", "images", ["ours, box", "pycocotools, box", "ours, mask", "pycocotools, mask", "ours, boundary"]),
         ("data", "samples", ["reading + transform, one core", "reading, one core", "transform, one core"]),
     ],
 )

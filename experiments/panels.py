@@ -1,15 +1,17 @@
-"""Panels **image | prediction | ground truth**: what the masks of each variant look like on the same pictures."""
+"""Panels **image, prediction, ground truth**: what the masks of each variant look like on the same pictures."""
 
 import colorsys
 import json
 import math
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -23,7 +25,14 @@ from experiments.tables import wrap
 SCORE = 0.5
 PICTURES = 4
 _OPACITY = 0.45
-_GAP = 0.05
+# All in inches: the space around pictures and between blocks of rows, how tall pictures may be, and the size that a
+# figure keeps to unless its pictures would have to be lower still.
+_GAP, _BETWEEN = 0.05, 0.3
+_LOWEST, _TALLEST = 0.7, 1.8
+_LARGEST = 15.8
+_BLOCKS = 3
+_POINTS = 9
+_NAME_CHARACTERS = 18
 # A prediction takes the colour of an object that it covers at least this much.
 _SAME_OBJECT = 0.2
 # Ground truth file (relative to the study) and image id: ids alone repeat between folds and data sets.
@@ -33,16 +42,18 @@ Colour = tuple[float, float, float]
 
 @dataclass
 class Instances:
-    """Objects of one picture: ``masks`` (N, H, W) bool, ``boxes`` (N, 4) xywh in pixels, a colour each."""
+    """Objects of one picture: ``masks`` (N, H, W) bool, ``boxes`` (N, 4) xywh in pixels, a colour each; of
+    predictions ``iou``, the mean over the picture's objects of the IoU with their mask, None without objects."""
 
     masks: NDArray[np.bool_]
     boxes: NDArray[np.float64]
     colours: list[Colour]
+    iou: float | None = None
 
 
 @dataclass
 class Picture:
-    """One row of the panels; a variant without a run on this picture has no entry in ``predictions``."""
+    """One column of the panels; a variant without a run on this picture has no entry in ``predictions``."""
 
     key: PictureKey
     image: NDArray[np.uint8]
@@ -109,22 +120,33 @@ def _prediction(results: list[dict[str, Any]], image_id: int, picture: Picture) 
     for mask, result in zip(masks, mine, strict=True):
         mask[:] = rle_tools.decode(result["segmentation"])
     boxes = np.asarray([result["bbox"] for result in mine], dtype=np.float64).reshape(-1, 4)
-    return Instances(masks, boxes, matched_colours(masks, picture.truth))
+    pairs = match_objects(masks, picture.truth.masks)
+    objects = len(picture.truth.masks)
+    iou = sum(iou for _, iou in pairs.values()) / objects if objects else None
+    return Instances(masks, boxes, matched_colours(len(masks), pairs, picture.truth), iou)
 
 
-def matched_colours(masks: NDArray[np.bool_], truth: Instances) -> list[Colour]:
-    """Colours for (N, H, W) masks: that of the object each covers best, one mask an object, by falling IoU;
-    masks that cover none get colours that no object has."""
-    flat, other = (m.reshape(len(m), math.prod(m.shape[1:])).astype(np.float32) for m in (masks, truth.masks))
+def match_objects(masks: NDArray[np.bool_], objects: NDArray[np.bool_]) -> dict[int, tuple[int, float]]:
+    """Pair (N, H, W) masks with (M, H, W) objects one to one, by falling IoU.
+
+    Returns:
+        For each mask that covers an object, by its index: the object's index, and their IoU.
+    """
+    flat, other = (m.reshape(len(m), math.prod(m.shape[1:])).astype(np.float32) for m in (masks, objects))
     common = flat @ other.T
     iou = common / np.maximum(flat.sum(1)[:, None] + other.sum(1)[None] - common, 1)
-    chosen: dict[int, Colour] = {}
+    pairs: dict[int, tuple[int, float]] = {}
     while iou.size and iou.max() >= _SAME_OBJECT:
         mask, target = np.unravel_index(iou.argmax(), iou.shape)
-        chosen[int(mask)] = truth.colours[int(target)]
+        pairs[int(mask)] = (int(target), float(iou[mask, target]))
         iou[mask], iou[:, target] = 0, 0
-    spare = iter(range(len(truth.colours), len(truth.colours) + len(masks)))
-    return [chosen[n] if n in chosen else _colour(next(spare)) for n in range(len(masks))]
+    return pairs
+
+
+def matched_colours(count: int, pairs: dict[int, tuple[int, float]], truth: Instances) -> list[Colour]:
+    """Each mask has the colour of its object; masks without one get colours that no object has."""
+    spare = iter(range(len(truth.colours), len(truth.colours) + count))
+    return [truth.colours[pairs[n][0]] if n in pairs else _colour(next(spare)) for n in range(count)]
 
 
 def _colour(number: int) -> Colour:
@@ -133,40 +155,78 @@ def _colour(number: int) -> Colour:
 
 
 def grid(pictures: list[Picture], order: list[str]) -> Figure | None:
-    """Rows are pictures; columns: image, one prediction a variant of ``order``, ground truth. None where no
+    """Columns are pictures; rows, with their names at the left: image, one prediction a variant of ``order``,
+    ground truth. Many variants stand in blocks side by side, each with its image and ground truth. None where no
     variant has a prediction."""
     shown = [label for label in order if any(label in picture.predictions for picture in pictures)]
     if not shown:
         return None
-    heads = ["image", *(wrap(label, 20) for label in shown), "ground truth"]
-    # All in inches: a width that stays handy with many variants, and room above for the column titles.
-    width = max(1.75, min(3.2, 14 / len(heads)))
-    heights = [width * picture.image.shape[0] / picture.image.shape[1] for picture in pictures]
-    top = 0.45 + 0.15 * (max(head.count("\n") for head in heads) + 1)
-    full_width = len(heads) * (width + _GAP) + _GAP
-    full_height = top + sum(heights) + _GAP * len(heights)
-    figure = Figure(figsize=(full_width, full_height))
-    figure.text(
-        0.5, 1 - 0.12 / full_height, f"Predictions with a score above {SCORE}", ha="center", va="top", fontsize=10
-    )
-    lower = full_height - top
-    for position, (picture, height) in enumerate(zip(pictures, heights, strict=True)):
-        lower -= height
-        for column, head in enumerate(heads):
-            left = _GAP + column * (width + _GAP)
-            box = (left / full_width, lower / full_height, width / full_width, height / full_height)
-            axes = figure.add_axes(box, xticks=[], yticks=[], frame_on=False)
-            if column == 0:
-                axes.imshow(picture.image)
-            elif column == len(heads) - 1:
-                _overlay(axes, picture.image, picture.truth)
-            else:
-                _overlay(axes, picture.image, picture.predictions.get(shown[column - 1]))
-            if position == 0:
-                axes.set_title(head, fontsize=9, pad=4)
-            axes.grid(False)
-        lower -= _GAP
+    figure = Figure(dpi=150)
+    names = {label: wrap(label, _NAME_CHARACTERS) for label in shown}
+    name_width, name_height = np.max([_measure(figure, name) for name in ("ground truth", *names.values())], axis=0)
+    name_width += 2 * _GAP
+    aspects = [picture.image.shape[1] / picture.image.shape[0] for picture in pictures]
+    blocks, height = _layout(len(shown), aspects, name_width, name_height)
+    length = math.ceil(len(shown) / blocks)
+    block_width = name_width + sum(height * aspect + _GAP for aspect in aspects)
+    width = _GAP + blocks * block_width + (blocks - 1) * _BETWEEN
+    # A letter is some 0.08 inches wide.
+    explanation = textwrap.fill(_explanation(pictures), int(width / 0.08))
+    top = 3 * _GAP + _measure(figure, explanation)[1]
+    full_height = top + (length + 2) * (height + _GAP)
+    figure.set_size_inches(width, full_height)
+    figure.text(_GAP / width, 1 - _GAP / full_height, explanation, fontsize=_POINTS, va="top")
+    for block in range(blocks):
+        left = _GAP + block * (block_width + _BETWEEN)
+        part = shown[block * length : (block + 1) * length]
+        rows: list[tuple[str, list[Instances | None]]] = [("image", [_nothing(one) for one in pictures])]
+        rows += [(names[label], [picture.predictions.get(label) for picture in pictures]) for label in part]
+        rows.append(("ground truth", [picture.truth for picture in pictures]))
+        for row, (name, instances) in enumerate(rows):
+            lower = full_height - top - row * (height + _GAP) - height
+            figure.text(left / width, (lower + height / 2) / full_height, name, fontsize=_POINTS, va="center")
+            x = left + name_width
+            for picture, aspect, objects in zip(pictures, aspects, instances, strict=True):
+                box = (x / width, lower / full_height, height * aspect / width, height / full_height)
+                axes = figure.add_axes(box, xticks=[], yticks=[], frame_on=False)
+                axes.grid(False)
+                _overlay(axes, picture.image, objects, linewidth=0.55 * height)
+                x += height * aspect + _GAP
     return figure
+
+
+def _layout(variants: int, aspects: list[float], name_width: float, name_height: float) -> tuple[int, float]:
+    """The number of blocks of rows that leaves most room to the pictures, and the height of all pictures in inches,
+    the same for each so that rows are straight."""
+    heights = []
+    for blocks in range(1, _BLOCKS + 1):
+        rows = math.ceil(variants / blocks) + 2
+        # The rest is for the explanation.
+        down = 0.97 * _LARGEST / rows - _GAP
+        room = (_LARGEST - _GAP - (blocks - 1) * _BETWEEN) / blocks - name_width - _GAP * len(aspects)
+        heights.append(min(_TALLEST, down, room / sum(aspects)))
+    best = int(np.argmax(heights))
+    return best + 1, max(_LOWEST, name_height, heights[best])
+
+
+def _measure(figure: Figure, text: str) -> tuple[float, float]:
+    """Width and height in inches."""
+    drawn = figure.text(0, 0, text, fontsize=_POINTS)
+    extent = drawn.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    drawn.remove()
+    return extent.width / figure.dpi, extent.height / figure.dpi
+
+
+def _explanation(pictures: list[Picture]) -> str:
+    text = f"Predictions with a score above {SCORE}"
+    if any(one.iou is not None for picture in pictures for one in picture.predictions.values()):
+        text += "; the number is the mean mask IoU over the picture's objects, 0 for one that was missed"
+    return text
+
+
+def _nothing(picture: Picture) -> Instances:
+    """The bare picture."""
+    return Instances(np.zeros((0, *picture.image.shape[:2]), dtype=bool), np.zeros((0, 4)), [])
 
 
 def file_names(order: list[str]) -> dict[str, str]:
@@ -180,7 +240,7 @@ def file_names(order: list[str]) -> dict[str, str]:
     return names
 
 
-def _overlay(axes: Axes, image: NDArray[np.uint8], instances: Instances | None) -> None:
+def _overlay(axes: Axes, image: NDArray[np.uint8], instances: Instances | None, linewidth: float) -> None:
     """The picture with translucent outlined masks and thin boxes."""
     if instances is None:
         axes.imshow(np.full_like(image, 245))
@@ -195,6 +255,14 @@ def _overlay(axes: Axes, image: NDArray[np.uint8], instances: Instances | None) 
             # A rim of zeros closes the outline of masks that touch the picture's edge.
             rim = np.pad(mask.astype(np.float32), 1)
             at_x, at_y = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
-            axes.contour(at_x, at_y, rim, levels=[0.5], colors=[colour], linewidths=1.1)
-        axes.add_patch(Rectangle(tuple(box[:2] - 0.5), box[2], box[3], fill=False, edgecolor=colour, linewidth=0.5))
+            axes.contour(at_x, at_y, rim, levels=[0.5], colors=[colour], linewidths=linewidth)
+        axes.add_patch(Rectangle(tuple(box[:2] - 0.5), *box[2:], fill=False, edgecolor=colour, linewidth=linewidth / 2))
     axes.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
+    if instances.iou is not None:
+        axes.text(
+            *(0.015, 0.02, f"{instances.iou:.2f}"),
+            transform=axes.transAxes,
+            fontsize=7.5,
+            va="bottom",
+            bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+        )

@@ -37,7 +37,7 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000) -> str:
     skipped: list[str] = []
     frame = None
     if speed is None:
-        skipped.append("speed table and AP against latency: there is no speed.json; run the benchmark first")
+        skipped.append("speed table and AP against cost: there is no speed.json; run the benchmark first")
         _remove(study_dir, "speed.csv", "speed.md", "speed.tex", "ap_latency.png", "ap_latency.pdf")
     else:
         frame = tables.speed_frame(speed, order)
@@ -45,7 +45,7 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000) -> str:
         unmeasured = [label for label in order if label not in speed["variants"]]
         if unmeasured:
             study.notes.append(f"speed.json has no {', '.join(unmeasured)}")
-        written += _ap_latency(study_dir, ap, frame, order, skipped)
+        written += _ap_against_cost(study_dir, ap, frame, order, skipped)
     written += _learning_curves(study, order, skipped)
     written += _panels(study, order, skipped)
 
@@ -60,12 +60,12 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000) -> str:
     return "\n\n".join(parts[:3]) + "\n" + "".join(f"{line}\n" for line in parts[3:])
 
 
-def _ap_latency(
+def _ap_against_cost(
     folder: Path, ap: pd.DataFrame, speed: pd.DataFrame, order: list[str], skipped: list[str]
 ) -> list[Path]:
     written = plots.draw(folder / "ap_latency", lambda: plots.ap_against_cost(ap, speed, order))
     if not written:
-        skipped.append("AP against latency: no variant has both mask AP and a timing")
+        skipped.append("AP against cost: no variant has both mask AP and a timing or FLOPs")
         _remove(folder, "ap_latency.png", "ap_latency.pdf")
     return written
 

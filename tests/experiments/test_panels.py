@@ -1,13 +1,21 @@
 """Which pictures, runs and predictions are shown, and in which colours."""
 
 import json
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic import ellipse, make_run, make_study
 
 from experiments import panels
 from experiments.aggregate import read
+from experiments.tables import wrap
+
+# (height, width) of landscape, portrait and square pictures
+SIZES = ((24, 32), (32, 24), (24, 24))
 
 
 def instances(*masks: np.ndarray) -> panels.Instances:
@@ -19,7 +27,11 @@ def test_a_prediction_has_the_colour_of_its_object() -> None:
     left, right = ellipse((30, 40, 15, 15)), ellipse((90, 40, 15, 15))
     truth = instances(left, right)
     nearly_right, poorly_right, nowhere = ellipse((92, 40, 15, 15)), ellipse((98, 40, 15, 15)), ellipse((60, 80, 9, 9))
-    found = panels.matched_colours(np.stack([nowhere, poorly_right, nearly_right, left]), truth)
+    masks = np.stack([nowhere, poorly_right, nearly_right, left])
+    pairs = panels.match_objects(masks, truth.masks)
+    overlap = (nearly_right & right).sum() / (nearly_right | right).sum()
+    assert pairs == {3: (0, 1.0), 2: (1, pytest.approx(overlap))}
+    found = panels.matched_colours(4, pairs, truth)
     assert found[2] == truth.colours[1]
     assert found[3] == truth.colours[0]
     assert len(set(found)) == 4
@@ -29,8 +41,10 @@ def test_a_prediction_has_the_colour_of_its_object() -> None:
 def test_without_objects_or_predictions_there_is_nothing_to_match() -> None:
     none = np.zeros((0, 96, 128), dtype=bool)
     truth = panels.Instances(none, np.zeros((0, 4)), [])
-    assert panels.matched_colours(none, truth) == []
-    assert len(set(panels.matched_colours(np.stack([ellipse((30, 40, 9, 9))] * 3), truth))) == 3
+    assert panels.match_objects(none, none) == {}
+    assert panels.match_objects(none, np.stack([ellipse((30, 40, 9, 9))])) == {}
+    assert panels.match_objects(np.stack([ellipse((30, 40, 9, 9))] * 3), none) == {}
+    assert len(set(panels.matched_colours(3, {}, truth))) == 3
 
 
 def test_only_confident_predictions_of_the_first_run_are_shown(tmp_path: Path) -> None:
@@ -48,6 +62,18 @@ def test_only_confident_predictions_of_the_first_run_are_shown(tmp_path: Path) -
     assert all(len(picture.truth.masks) >= 2 for picture in pictures)
 
 
+def test_the_number_is_the_mean_iou_of_all_objects(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "fcn", 0.0, images=1)
+    objects = json.loads((tmp_path / "ground_truth" / "generated-f0-00000001.json").read_text())["annotations"]
+    found = json.loads((run / "predictions.json").read_text())
+    # The first object is found, exactly; the second too, but not surely.
+    (run / "predictions.json").write_text(json.dumps([found[0], found[1] | {"score": 0.5}]))
+    (picture,) = panels.collect(read(tmp_path), ["fcn"])
+    assert len(objects) > 1
+    assert picture.predictions["fcn"].iou == pytest.approx(1 / len(objects))
+    assert picture.truth.iou is None
+
+
 def test_pictures_that_most_variants_have_come_first_and_the_rest_says_no_run(tmp_path: Path) -> None:
     make_run(tmp_path, "fcn", 1.0, fold=0, images=5)
     make_run(tmp_path, "fcn", 1.0, fold=1, images=5)
@@ -58,8 +84,68 @@ def test_pictures_that_most_variants_have_come_first_and_the_rest_says_no_run(tm
     assert [set(picture.predictions) for picture in pictures] == [{"fcn", "unet"}] * 3 + [{"fcn"}]
     figure = panels.grid(pictures, ["fcn", "unet"])
     assert figure is not None
-    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["no run on\nthis picture"]
-    assert [axes.get_title() for axes in figure.axes[:4]] == ["image", "fcn", "unet", "ground truth"]
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert texts.count("no run on\nthis picture") == 1
+    assert [text.get_text() for text in figure.texts[1:]] == ["image", "fcn", "unet", "ground truth"]
+
+
+def picture(colour: int, size: tuple[int, int], variants: list[str]) -> panels.Picture:
+    """A grey picture, fully covered by one object a variant whose red and green tell the variant."""
+    image = np.full((*size, 3), colour, dtype=np.uint8)
+
+    def cover(red: float, green: float) -> panels.Instances:
+        return panels.Instances(np.ones((1, *size), bool), np.array([[0.0, 0, *size[::-1]]]), [(red, green, 0.0)], 0.5)
+
+    predictions = {variant: cover(n / 32, 1 - n / 32) for n, variant in enumerate(variants)}
+    truth = cover(1.0, 1.0)
+    return panels.Picture(("truth.json", colour), image, replace(truth, iou=None), predictions)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 16, 18])
+def test_each_cell_holds_its_variant_and_picture_beside_its_name(count: int) -> None:
+    variants = ["fcn_params_of_unet", "fcn", *(f"a_long_name_{n}(depth={n}, skip=none)" for n in range(count - 2))]
+    variants = variants[:count]
+    shades = (40, 120, 200)
+    figure = panels.grid([picture(c, s, variants) for c, s in zip(shades, SIZES, strict=True)], variants)
+    assert figure is not None
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = np.asarray(canvas.buffer_rgba())[..., :3].astype(float)
+    height, width = drawn.shape[:2]
+    assert 600 < width <= 2400
+    assert 500 < height <= 2400
+    names = figure.texts[1:]
+    cells = [axes.get_window_extent() for axes in figure.axes]
+    extents = [name.get_window_extent() for name in names]
+    assert not any(one.overlaps(other) for one, other in combinations([*extents, *cells], 2))
+    assert figure.texts[0].get_window_extent().y0 > max(box.y1 for box in cells)
+    assert figure.texts[0].get_window_extent().x1 < width
+    # Top to bottom, block by block, as a reader goes.
+    seen = []
+    for name, extent in zip(names, extents, strict=True):
+        middle = (extent.y0 + extent.y1) / 2
+        row = sorted((box for box in cells if box.y0 < middle < box.y1 and box.x0 > extent.x0), key=lambda box: box.x0)
+        found = []
+        for box, shade, (h, w) in zip(row, shades, SIZES, strict=False):
+            assert box.width / box.height == pytest.approx(w / h)
+            assert box.height >= 90
+            pixel = drawn[int(height - (box.y0 + box.y1) / 2), int((box.x0 + box.x1) / 2)] / 255
+            object_colour = (pixel - (1 - 0.45) * shade / 255) / 0.45
+            found.append(None if np.allclose(pixel, shade / 255, atol=0.01) else object_colour)
+        text = name.get_text()
+        if text == "image":
+            assert found == [None] * 3
+        elif text == "ground truth":
+            assert np.allclose(found, [1, 1, 0], atol=0.02)
+        else:
+            label = variants[[wrap(variant, 18) for variant in variants].index(text)]
+            n = variants.index(label)
+            assert np.allclose(found, [n / 32, 1 - n / 32, 0], atol=0.015), label
+            seen.append(label)
+    assert seen == variants
+    assert [name.get_text() for name in names].count("image") == (1 if count <= 3 else 2)
+    numbers = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert numbers == ["0.50"] * 3 * count
 
 
 def test_file_names_are_safe_and_distinct() -> None:

@@ -249,7 +249,9 @@ def _overlay(axes: Axes, image: NDArray[np.uint8], instances: Instances | None, 
     blended = image.astype(np.float64) / 255
     for mask, colour in zip(instances.masks, instances.colours, strict=True):
         blended[mask] = (1 - _OPACITY) * blended[mask] + _OPACITY * np.asarray(colour)
-    axes.imshow(blended)
+    # Enlarged pictures keep their own pixels, which makes far smaller files.
+    enlarged = axes.get_window_extent().height > image.shape[0]
+    axes.imshow(blended, interpolation="none" if enlarged else "auto")
     for mask, box, colour in zip(instances.masks, instances.boxes, instances.colours, strict=True):
         if mask.any():
             # A rim of zeros closes the outline of masks that touch the picture's edge.

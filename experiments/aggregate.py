@@ -14,9 +14,8 @@ import pandas as pd
 
 from instseg.errors import UserError
 from instseg.evaluation import coco
-from instseg.evaluation.resampling import Kind
 
-KINDS: tuple[Kind, ...] = ("box", "mask")
+KINDS: tuple[coco.Kind, ...] = ("box", "mask")
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 # What can tell variants of one name apart, besides the head's options.
 _SETTINGS = ("trunk", "dataset", "protocol", "iterations")

@@ -11,8 +11,9 @@ import pandas as pd
 from pycocotools.coco import COCO
 
 from experiments.aggregate import KINDS, METRICS, Study
+from instseg.evaluation.coco import Kind
 from instseg.evaluation.hierarchy import Estimate, holm
-from instseg.evaluation.matches import Kind, Matches, match
+from instseg.evaluation.matches import Matches, match
 from instseg.evaluation.resampling import RunKey, average_precision, own_interval, paired_difference
 
 ALPHA = 0.05

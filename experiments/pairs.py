@@ -9,8 +9,9 @@ from tabulate import tabulate
 
 from experiments.compare import ALPHA, load_ground_truth
 from experiments.tables import MARK, MISSING
+from instseg.evaluation.coco import Kind
 from instseg.evaluation.hierarchy import Estimate, holm
-from instseg.evaluation.matches import Kind, match
+from instseg.evaluation.matches import match
 from instseg.evaluation.resampling import own_interval, paired_difference
 
 _RUN = (0, 0)

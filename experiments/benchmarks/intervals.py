@@ -21,7 +21,7 @@ from experiments.benchmarks.eval import PEER, shapes
 from experiments.benchmarks.outcome import Outcome, Row
 from experiments.benchmarks.setup import Setup
 from instseg.evaluation import coco, timing
-from instseg.evaluation.matches import IOU_THRESHOLDS, CategoryMatches, Kind, Matches, match
+from instseg.evaluation.matches import IOU_THRESHOLDS, CategoryMatches, Matches, match
 from instseg.evaluation.resampling import average_precision, paired_difference
 
 IMAGES, DETECTIONS, CATEGORIES, OBJECTS = 5000, 100, 80, 36_000
@@ -33,7 +33,7 @@ def measure(setup: Setup) -> Outcome:
     """Times for matching ``pictures`` pictures, after pycocotools gave the same AP, and for resampling two variants."""
     truth, results = _results(setup)
     work: dict[str, Callable[[], Any]] = {}
-    kinds: tuple[Kind, ...] = ("box", "mask")
+    kinds: tuple[coco.Kind, ...] = ("box", "mask")
     for kind in kinds:
         ours, theirs = f"matching, {kind}: {OURS}", f"matching, {kind}: {PEER}"
         work[ours] = partial(_match, truth, results, kind)
@@ -79,7 +79,7 @@ def _difference(variants: list[Matches]) -> None:
     paired_difference({(0, 0): a}, {(0, 0): b}, RESAMPLES)
 
 
-def _match(truth: dict[str, Any], results: coco.Results, kind: Kind) -> Matches:
+def _match(truth: dict[str, Any], results: coco.Results, kind: coco.Kind) -> Matches:
     return match(_index(truth), results, kind)
 
 

@@ -73,11 +73,16 @@ def load_results(truth: COCO, results: Results, kind: Kind) -> COCO:
         return _indexed({**truth.dataset, "annotations": []})
     # loadRes takes results with a caption or keypoints for others than these
     scored = [{key: result[key] for key in _SCORED if key in result} for result in results]
-    if kind != "box" and "mask_score" in results[0]:
-        for one, result in zip(scored, results, strict=True):
-            one["score"] = result["mask_score"]
+    for one, score in zip(scored, scores(results, kind), strict=True):
+        one["score"] = score
     with contextlib.redirect_stdout(io.StringIO()):
         return truth.loadRes(scored)
+
+
+def scores(results: Results, kind: Kind) -> list[float]:
+    """What results are sorted by: masks and boundaries by ``mask_score`` where results have it."""
+    rated = kind != "box" and bool(results) and "mask_score" in results[0]
+    return [result["mask_score" if rated else "score"] for result in results]
 
 
 def metrics(evaluation: COCOeval) -> dict[str, float | None]:

@@ -38,14 +38,19 @@ def evaluator(truth: COCO, detected: COCO, kind: Kind, by: str = DEFAULT) -> COC
     if by not in ENGINES:
         raise unknown_name("engine", by, ENGINES)
     if kind != "box":
-        for index in (truth, detected):
-            for annotation in index.anns.values():
-                annotation["segmentation"] = index.annToRLE(annotation)
+        encode(truth)
+        encode(detected)
     # faster-coco-eval takes ids for doubles
     exact = all(-_EXACT <= number <= _EXACT for ids in (truth.imgs, truth.cats) for number in ids)
     if by == "pycocotools" or not exact:
         return (_Boundary if kind == "boundary" else COCOeval)(truth, detected, "bbox" if kind == "box" else "segm")
     return _Fast(truth, detected, kind)
+
+
+def encode(index: COCO) -> None:
+    """Make RLE of all segmentations of an index, in place."""
+    for annotation in index.anns.values():
+        annotation["segmentation"] = index.annToRLE(annotation)
 
 
 class _BoundaryIoU:

@@ -4,25 +4,25 @@ The same as pycocotools' ``COCOeval.evaluate`` for area "all" and 100 detections
 position instead of by id, so that an annotation with id 0 is matched like any other, and several times as fast.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import Params
-from scipy import ndimage
+
+from instseg.evaluation import boundary, coco
+from instseg.evaluation.coco import Kind
+from instseg.evaluation.engine import encode
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Kind = Literal["box", "mask", "boundary"]
 
 _MAX_DETECTIONS = 100
-_DILATION = 0.02  # of the image diagonal, as Cheng et al. have it
 _PARAMETERS = Params(iouType="bbox")
 IOU_THRESHOLDS: Floats = np.asarray(_PARAMETERS.iouThrs, dtype=np.float64)
 RECALL_THRESHOLDS: Floats = np.asarray(_PARAMETERS.recThrs, dtype=np.float64)
@@ -53,16 +53,16 @@ class Matches:
     categories: tuple[CategoryMatches, ...]
 
 
-def match(ground_truth: COCO, predictions: list[dict[str, Any]], kind: Kind) -> Matches:
+def match(ground_truth: COCO, predictions: coco.Results, kind: Kind) -> Matches:
     """Match predictions to ground truth as COCO does, all object sizes, 100 detections an image and category.
 
     Args:
-        ground_truth: the index of the annotations.
-        predictions: COCO results with ``image_id, category_id, score, bbox`` and, for masks and boundaries,
-            ``segmentation``; may be empty. Masks and boundaries go by ``mask_score`` where a result has it.
-        kind: whose IoU decides: the boxes', the masks', or the lesser of the masks' and of their boundaries'
-            (Cheng et al., CVPR 2021; boundaries as wide as 2 % of the image diagonal).
+        ground_truth: the index of the annotations; masks and boundaries make RLE of its segmentations, in place.
+        predictions: COCO results without fault, see :func:`instseg.evaluation.coco.check_results`; may be empty.
+        kind: whose IoU decides: the boxes', the masks', or the lesser of the masks' and of their boundaries'.
     """
+    if kind != "box":
+        encode(ground_truth)
     image_ids = np.unique(np.asarray([image["id"] for image in ground_truth.dataset["images"]], dtype=np.int64))
     category_ids = np.unique(np.asarray([c["id"] for c in ground_truth.dataset["categories"]], dtype=np.int64))
     images = {number: index for index, number in enumerate(image_ids.tolist())}
@@ -76,7 +76,7 @@ def match(ground_truth: COCO, predictions: list[dict[str, Any]], kind: Kind) -> 
 
     category = np.asarray([categories[p["category_id"]] for p in predictions], dtype=np.int64)
     image = np.asarray([images[p["image_id"]] for p in predictions], dtype=np.int64)
-    scores = np.asarray([_score(p, kind) for p in predictions], dtype=np.float64)
+    scores = np.asarray(coco.scores(predictions, kind), dtype=np.float64)
     # by category, image and score; ties keep the order of the file, as in COCOeval
     order = np.lexsort((-scores, image, category))
     category, image, scores = category[order], image[order], scores[order]
@@ -103,11 +103,6 @@ def match(ground_truth: COCO, predictions: list[dict[str, Any]], kind: Kind) -> 
             for index in with_any.tolist()
         ),
     )
-
-
-def _score(prediction: dict[str, Any], kind: Kind) -> float:
-    score = prediction["score"] if kind == "box" else prediction.get("mask_score", prediction["score"])
-    return float(score)
 
 
 def _ranked(
@@ -137,29 +132,8 @@ def _ious(
     masks, targets = ([truth.annToRLE(one) for one in ones] for ones in (found, those))
     ious = np.asarray(coco_mask.iou(masks, targets, crowd))
     if kind == "boundary":
-        # the lesser IoU can't be enough where the masks' is not, and outlines take long to draw
-        near = (ious >= IOU_THRESHOLDS[0]) & ~np.asarray(crowd)
-        rows, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
-        if len(rows):
-            drawn, wanted = ([_boundary(rles[i]) for i in some] for rles, some in ((masks, rows), (targets, columns)))
-            part = np.ix_(rows, columns)
-            ious[part] = np.minimum(ious[part], coco_mask.iou(drawn, wanted, [False] * len(wanted)))
+        return boundary.limited(ious, masks, targets, crowd, at_least=IOU_THRESHOLDS[0])
     return ious
-
-
-def _boundary(rle: dict[str, Any]) -> dict[str, Any]:
-    """The part of a mask that is near its outline."""
-    height, width = rle["size"]
-    depth = max(1, round(_DILATION * math.hypot(height, width)))
-    x, y, w, h = coco_mask.toBbox(rle).astype(int).tolist()
-    inside = np.pad(coco_mask.decode(rle)[y : y + h, x : x + w], 1)
-    # as deep as the outline is wide; the edge of the image counts as outline
-    core = inside
-    for axis in (0, 1):
-        core = ndimage.minimum_filter1d(core, 2 * depth + 1, axis=axis, mode="constant")
-    outline = np.zeros((height, width), dtype=np.uint8, order="F")
-    outline[y : y + h, x : x + w] = (inside - core)[1:-1, 1:-1]
-    return dict(coco_mask.encode(outline))
 
 
 def _assign(ious: Floats, crowd: Sequence[bool], hit: NDArray[np.bool_], ignored: NDArray[np.bool_]) -> None:

@@ -28,10 +28,9 @@ from scipy import sparse
 
 from instseg.errors import UserError
 from instseg.evaluation.hierarchy import Estimate, estimate
-from instseg.evaluation.matches import RECALL_THRESHOLDS, CategoryMatches, Floats, Kind, Matches, match
+from instseg.evaluation.matches import RECALL_THRESHOLDS, CategoryMatches, Floats, Matches, match
 
 __all__ = [
-    "Kind",
     "Matches",
     "PairedDifference",
     "RunKey",

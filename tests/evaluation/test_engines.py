@@ -41,7 +41,7 @@ def test_real_photographs(real_data: Path, kind: coco.Kind, decimals: int) -> No
         assert list(_same(truth, bare, kind).stats) != list(found.stats)
 
 
-def _random(seed: int, clutter: int, decimals: int) -> tuple[dict[str, Any], coco.Results]:
+def random_boxes(seed: int, clutter: int, decimals: int) -> tuple[dict[str, Any], coco.Results]:
     """Boxes of all sizes; category 4 has no object, 5 neither that nor detections, and there are empty pictures."""
     random = np.random.default_rng(seed)
     annotations: list[dict[str, Any]] = []
@@ -86,7 +86,7 @@ def _random(seed: int, clutter: int, decimals: int) -> tuple[dict[str, Any], coc
 @pytest.mark.parametrize("kind", coco.KINDS)
 @pytest.mark.parametrize(("seed", "clutter", "decimals"), [(0, 0, 9), (1, 5, 1), (2, 5, 0), (3, 60, 2), (4, 500, 2)])
 def test_random_boxes(seed: int, clutter: int, decimals: int, kind: coco.Kind) -> None:
-    truth, results = _random(seed, clutter, decimals)
+    truth, results = random_boxes(seed, clutter, decimals)
     if clutter == 500:
         categories = [r["category_id"] for r in results if r["image_id"] == 1]
         assert np.bincount(categories).max() > 100
@@ -141,7 +141,7 @@ def test_annotation_id_0_is_an_object_as_any(engine: str) -> None:
 
 
 def test_ids_that_are_no_doubles() -> None:
-    truth, results = _random(5, 3, 9)
+    truth, results = random_boxes(5, 3, 9)
     far = 2**53
     expected = list(coco.evaluate(truth, results, "box", "pycocotools").stats)
     for entry in (*truth["annotations"], *results):
@@ -154,7 +154,7 @@ def test_ids_that_are_no_doubles() -> None:
 
 @pytest.mark.parametrize("kind", coco.KINDS)
 def test_parameters_may_be_changed_first(kind: coco.Kind) -> None:
-    truth, results = _random(6, 20, 2)
+    truth, results = random_boxes(6, 20, 2)
     index = coco.load(truth)
     done = []
     for engine in ENGINES:
@@ -170,6 +170,6 @@ def test_parameters_may_be_changed_first(kind: coco.Kind) -> None:
 
 
 def test_an_engine_that_there_is_not(refused: Any) -> None:
-    truth, results = _random(7, 0, 2)
+    truth, results = random_boxes(7, 0, 2)
     with pytest.raises(UserError, match="did you mean 'pycocotools'"):
         coco.evaluate(truth, results, "box", "pycoco")

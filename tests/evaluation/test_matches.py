@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
-from scipy import ndimage
+from test_engines import random_boxes
 from test_resampling import coco_eval, make_predictions, make_truth, quiet_coco
 
-from instseg.evaluation.matches import Kind, _boundary, match
+from instseg.evaluation import coco
+from instseg.evaluation.coco import Kind
+from instseg.evaluation.engine import ENGINES
+from instseg.evaluation.matches import match
 from instseg.evaluation.resampling import average_precision
 
 
@@ -69,6 +72,23 @@ def test_an_annotation_with_id_0_is_found_like_any_other() -> None:
     assert [h.tolist() for h in hits] == [[0]] * 10
 
 
+@pytest.mark.parametrize("rated", [False, True])
+@pytest.mark.parametrize("kind", coco.KINDS)
+def test_ap_is_that_of_the_tables(kind: Kind, rated: bool) -> None:
+    """Ids from 0, crowd regions, ties, more than 100 detections, and masks with scores of their own."""
+    truth, results = random_boxes(6, 250, 2)
+    assert truth["annotations"][0]["id"] == 0 and any(a["iscrowd"] for a in truth["annotations"])
+    random = np.random.default_rng(6)
+    mine = {(a["image_id"], a["category_id"]) for a in truth["annotations"] if a["id"] == 0}
+    assert any((r["image_id"], r["category_id"]) in mine for r in results)
+    if rated:
+        results = [{**result, "mask_score": round(float(random.random()), 2)} for result in results]
+    expected = [100 * coco.evaluate(truth, results, kind, engine).stats[0] for engine in ENGINES]
+    found = average_precision(match(coco.load(truth), results, kind))[0]
+    assert 1 < found < 99
+    assert [found, found] == pytest.approx(expected, abs=1e-9)
+
+
 def test_masks_go_by_their_own_score_and_boxes_by_the_class_s() -> None:
     truth = single()
     right, wrong = [[4, 4, 24, 4, 24, 24, 4, 24]], [[40, 40, 60, 40, 60, 60, 40, 60]]
@@ -79,8 +99,8 @@ def test_masks_go_by_their_own_score_and_boxes_by_the_class_s() -> None:
     ]
     ap = {kind: average_precision(match(quiet_coco(truth), found, kind))[0] for kind in ("box", "mask", "boundary")}
     assert ap == pytest.approx({"box": 100, "mask": 50, "boundary": 50})
-    # one without a score of its own goes by the class's
-    del found[0]["mask_score"]
+    # without, they go by the class's
+    found = [{key: value for key, value in one.items() if key != "mask_score"} for one in found]
     assert average_precision(match(quiet_coco(truth), found, "mask"))[0] == pytest.approx(100)
 
 
@@ -126,18 +146,3 @@ def test_crowd_regions_ignore_masks_and_boundaries_alike() -> None:
         only = match(quiet_coco(truth), copy.deepcopy(found), kind).categories[0]
         assert only.positives.sum() == 0
         assert [len(i) for i in only.ignored] == [2] * 10 and [len(h) for h in only.hits] == [0] * 10
-
-
-def test_outlines_are_what_erosion_takes_away() -> None:
-    random = np.random.default_rng(0)
-    for number in range(60):
-        height, width = random.integers(4, 160, 2).tolist()
-        mask = np.zeros((height, width), dtype=np.uint8)
-        for _ in range(3 if number else 0):
-            y, x = random.integers(0, height), random.integers(0, width)
-            mask[y : y + random.integers(1, height), x : x + random.integers(1, width)] ^= 1
-        if number % 5 == 1:
-            mask |= (random.random(mask.shape) < 0.99).astype(np.uint8)
-        depth = max(1, round(0.02 * float(np.hypot(height, width))))
-        expected = mask - ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=depth)
-        assert np.array_equal(coco_mask.decode(_boundary(coco_mask.encode(np.asfortranarray(mask)))), expected)

@@ -1,7 +1,5 @@
 """A study's runs -> one row a variant: means, deviations, and differences to the baseline with intervals."""
 
-import contextlib
-import io
 import json
 import math
 from pathlib import Path
@@ -11,6 +9,8 @@ import pandas as pd
 from pycocotools.coco import COCO
 
 from experiments.aggregate import KINDS, METRICS, Study
+from instseg.errors import DataError
+from instseg.evaluation import coco
 from instseg.evaluation.coco import Kind
 from instseg.evaluation.hierarchy import Estimate, holm
 from instseg.evaluation.matches import Matches, match
@@ -129,8 +129,10 @@ def _match_runs(study: Study) -> dict[Kind, _Matched]:
             if truth not in truths:
                 truths[truth] = load_ground_truth(study.folder / truth)
             found = json.loads((study.folder / "runs" / row["folder"] / "predictions.json").read_text("utf-8"))
+            for kind in coco.IOU_TYPES:  # boundaries need what masks do
+                coco.check_results(truths[truth].dataset, found, kind)
             both = {kind: match(truths[truth], found, kind) for kind in KINDS}
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
+        except (DataError, OSError, ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             study.notes.append(f"{row['folder']}: no interval, its predictions can't be scored ({reason})")
             continue
@@ -146,9 +148,5 @@ def _match_runs(study: Study) -> dict[Kind, _Matched]:
 
 
 def load_ground_truth(path: Path) -> COCO:
-    """COCO's index over a ground truth file, without its chatter."""
-    truth = COCO()
-    truth.dataset = json.loads(path.read_text(encoding="utf-8"))
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-    return truth
+    """The index of a ground truth file."""
+    return coco.load(json.loads(path.read_text(encoding="utf-8")))

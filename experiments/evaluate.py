@@ -31,7 +31,13 @@ def score(
     Raises:
         DataError: one of the files can't be used; one line that begins with its name.
     """
-    truth, results = load(annotations), load(predictions)
+    return _scored(load(annotations), load(predictions), (annotations, predictions), engine)
+
+
+def _scored(
+    truth: Any, results: Any, files: tuple[Path, Path], engine: str
+) -> tuple[dict[str, dict[str, float | None]], str]:
+    annotations, predictions = files
     lines = {kind: _lacks(results, kind) for kind in coco.KINDS}
     kinds = [kind for kind, lacking in lines.items() if lacking is None]
     try:
@@ -86,18 +92,18 @@ def compare(
     Raises:
         DataError: as :func:`score`, or there is nothing that all files can be scored by.
     """
+    truth, results = load(annotations), {name: load(Path(name)) for name in predictions}
     scores, parts = {}, []
     for name in predictions:
-        scores[name], lines = score(annotations, Path(name), engine)
+        scores[name], lines = _scored(truth, results[name], (annotations, Path(name)), engine)
         parts.append(f"{name}\n{lines}")
-    kinds: list[Any] = [kind for kind in scores[predictions[0]] if all(kind in one for one in scores.values())]
+    kinds = [kind for kind in coco.KINDS if all(kind in one for one in scores.values())]
     if not kinds:
         has = "; ".join(f"{name}: {', '.join(one)}" for name, one in scores.items())
         raise DataError(f"no difference can be told, as not all files hold boxes or all masks ({has})")
-    results = {name: load(Path(name)) for name in predictions}
-    images = len(load(annotations)["images"])
-    frame = pairs.differences(annotations, results, kinds, resamples, seed)
-    notes = pairs.gaps(annotations, results)
+    images, index = len(truth["images"]), coco.load(truth)
+    frame = pairs.differences(index, results, kinds, resamples, seed)
+    notes = pairs.gaps(index, results)
     # pandas' nan is no JSON
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     made = {"annotations": str(annotations), "images": images, "resamples": resamples, "seed": seed}

@@ -1,33 +1,32 @@
 """Several results files against one annotation file: is the first one's AP really lower or higher?"""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pycocotools.coco import COCO
 from tabulate import tabulate
 
-from experiments.compare import ALPHA, load_ground_truth
+from experiments.compare import ALPHA
 from experiments.tables import MARK, MISSING
-from instseg.evaluation.coco import Kind
+from instseg.evaluation.coco import Kind, Results
 from instseg.evaluation.hierarchy import Estimate, holm
 from instseg.evaluation.matches import match
 from instseg.evaluation.resampling import own_interval, paired_difference
 
 _RUN = (0, 0)
-Results = list[dict[str, Any]]
 
 
 def differences(
-    annotations: Path, results: dict[str, Results], kinds: Sequence[Kind], resamples: int, seed: int
+    truth: COCO, results: dict[str, Results], kinds: Sequence[Kind], resamples: int, seed: int
 ) -> pd.DataFrame:
     """AP of each file and its difference to the first one, on the same resamples of the annotations' images.
 
     Every image and category of the annotations counts for every file: what a file has no result on, it has not found.
 
     Args:
-        annotations: COCO annotations that can be scored.
-        results: by name, what can be scored by all of ``kinds``; the first is the baseline.
+        truth: index of the annotations, as :func:`instseg.evaluation.coco.load` gives it.
+        results: by name, results without fault, by all of ``kinds``; the first is the baseline.
         resamples, seed: number of bootstrap replicates, and the bootstrap's own seed.
 
     Returns:
@@ -35,7 +34,6 @@ def differences(
         ``diff, diff_low, diff_high, p``, and with Holm's correction for the number of files ``p_holm, diff_holm_low,
         diff_holm_high, real``; nan and None in the first file's own row.
     """
-    truth = load_ground_truth(annotations)
     rows: list[dict[str, Any]] = []
     for kind in kinds:
         runs = {name: {_RUN: match(truth, found, kind)} for name, found in results.items()}
@@ -64,9 +62,9 @@ def _difference(difference: Estimate, factor: float) -> dict[str, Any]:
     }
 
 
-def gaps(annotations: Path, results: dict[str, Results]) -> list[str]:
+def gaps(truth: COCO, results: dict[str, Results]) -> list[str]:
     """A line for each file that has nothing on some images or categories where there is something to be found."""
-    objects = [one for one in load_ground_truth(annotations).dataset["annotations"] if not one["iscrowd"]]
+    objects = [one for one in truth.dataset["annotations"] if not one["iscrowd"]]
     lines = []
     for name, found in results.items():
         for key, what in (("image_id", "images"), ("category_id", "categories")):

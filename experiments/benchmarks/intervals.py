@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from experiments.benchmarks import scenes
@@ -80,21 +79,12 @@ def _difference(variants: list[Matches]) -> None:
 
 
 def _match(truth: dict[str, Any], results: coco.Results, kind: coco.Kind) -> Matches:
-    return match(_index(truth), results, kind)
-
-
-def _index(dataset: dict[str, Any]) -> COCO:
-    index = COCO()
-    # pycocotools puts RLE where there were polygons
-    index.dataset = {**dataset, "annotations": [dict(annotation) for annotation in dataset["annotations"]]}
-    with contextlib.redirect_stdout(io.StringIO()):
-        index.createIndex()
-    return index
+    return match(coco.load(truth), results, kind)
 
 
 def _pycocotools(truth: dict[str, Any], results: coco.Results, iou_type: str) -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):
-        ground = _index({"info": {}, **truth})
+        ground = coco.load(truth)
         evaluation = COCOeval(ground, ground.loadRes([dict(result) for result in results]), iou_type)
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.params.maxDets = [DETECTIONS]

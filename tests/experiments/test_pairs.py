@@ -10,11 +10,11 @@ import pytest
 import synthetic
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from pycocotools.coco import COCO
 
 from experiments import app_config
 from experiments.evaluate import _as_list, compare
 from instseg.errors import UserError
+from instseg.evaluation import coco
 from instseg.evaluation.hierarchy import holm
 from instseg.evaluation.resampling import match, paired_difference
 
@@ -47,10 +47,11 @@ def test_the_app_compares_two_files(files: tuple[Path, Path, Path], tmp_path: Pa
     assert list(written["scores"]) == [str(bad), str(good)]
     assert (written["images"], written["resamples"], written["seed"]) == (20, 300, 5)
     assert [(row["kind"], row["predictions"]) for row in written["differences"]] == [
-        (kind, str(name)) for kind in ("box", "mask") for name in (bad, good)
+        (kind, str(name)) for kind in coco.KINDS for name in (bad, good)
     ]
-    truth = COCO(annotations)
-    for kind, (first, second) in (("box", written["differences"][:2]), ("mask", written["differences"][2:])):
+    truth = coco.load(json.loads(annotations.read_text()))
+    for number, kind in enumerate(coco.KINDS):
+        first, second = written["differences"][2 * number : 2 * number + 2]
         runs = [{(0, 0): match(truth, json.loads(path.read_text()), kind)} for path in (good, bad)]
         expected = paired_difference(*runs, 300, 5)
         assert second["AP"] == pytest.approx(written["scores"][str(good)][kind]["AP"])
@@ -63,8 +64,8 @@ def test_the_app_compares_two_files(files: tuple[Path, Path, Path], tmp_path: Pa
         assert second["real"] is True and first["diff"] is None and first["real"] is None
         low, high = second["diff_low"], second["diff_high"]
         assert f"{second['diff']:+.2f} [{low:+.2f}, {high:+.2f}]" in done.stdout
-    assert done.stdout.count("yes *") == 2
-    assert done.stdout.count("Average") == 48
+    assert done.stdout.count("yes *") == 3
+    assert done.stdout.count("Average") == 72
 
 
 def test_many_files_are_corrected_for(files: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from instseg.errors import UserError
 from instseg.evaluation import coco
 
-KINDS: tuple[coco.Kind, ...] = ("box", "mask")
+KINDS = coco.KINDS
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 # What can tell variants of one name apart, besides the head's options.
 _SETTINGS = ("trunk", "dataset", "protocol", "iterations")
@@ -43,6 +43,12 @@ class Study:
     def variants(self) -> list[str]:
         """All labels, in natural order."""
         return list(dict.fromkeys(self.runs["variant"]))
+
+    @property
+    def kinds(self) -> list[coco.Kind]:
+        """What the tables tell of: boxes, masks and, unless all runs are of before boundary AP, boundaries."""
+        scored = self.runs.loc[self.runs["counted"], "boundary_AP"].notna()
+        return [kind for kind in KINDS if kind != "boundary" or scored.any()]
 
     def counted(self, variant: str) -> pd.DataFrame:
         """The runs of one variant that count, one for each (fold, seed)."""
@@ -107,6 +113,9 @@ def read(folder: Path) -> Study:
     dirty = sum(value is True for value in counted["dirty"])
     if dirty:
         study.notes.append(f"{dirty} of {len(counted)} runs come from code with uncommitted changes")
+    unscored = int(counted["boundary_AP"].isna().sum())
+    if 0 < unscored < len(counted):
+        study.notes.append(f"{unscored} of {len(counted)} runs have no boundary AP: it is that of the others")
     return study
 
 
@@ -135,7 +144,7 @@ def _row(folder: Path) -> dict[str, Any]:
             "torch": (provenance.get("versions") or {}).get("torch"),
             **{key: provenance.get(key) for key in ("train_seconds", "wall_seconds", "finished")},
         }
-        for kind in coco.KINDS:
+        for kind in KINDS:
             # results of before boundary AP don't have it
             scored = result["metrics"].get(kind, {}) if kind == "boundary" else result["metrics"][kind]
             for metric, value in scored.items():

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from pycocotools.coco import COCO
 
-from experiments.aggregate import KINDS, METRICS, Study
+from experiments.aggregate import METRICS, Study
 from instseg.errors import DataError
 from instseg.evaluation import coco
 from instseg.evaluation.coco import Kind
@@ -28,15 +28,15 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
     """One row a variant, the baseline first; notes are added to ``study.notes``.
 
     Columns: ``variant, is_baseline, compared_with, protocol, dataset, trunk, iterations, n`` (runs), for each
-    kind and metric ``<kind>_<metric>_mean|_std|_n`` (percent; sample deviation over runs), for each kind's AP
-    ``_low|_high`` (95 % interval) and ``_diff|_diff_low|_diff_high|_diff_n`` (to the baseline, over the pairs
-    of runs with the same fold, seed and ground truth), ``_diff_p``, and with Holm's correction for all the
-    differences of the kind ``_diff_p_holm``, ``_diff_holm_low|_diff_holm_high`` and ``_real``: whether that
-    interval excludes 0, None where there is none.
+    kind of ``study.kinds`` and each metric ``<kind>_<metric>_mean|_std|_n`` (percent; sample deviation over runs),
+    for each kind's AP ``_low|_high`` (95 % interval) and ``_diff|_diff_low|_diff_high|_diff_n`` (to the baseline,
+    over the pairs of runs with the same fold, seed and ground truth), ``_diff_p``, and with Holm's correction for
+    all the differences of the kind ``_diff_p_holm``, ``_diff_holm_low|_diff_holm_high`` and ``_real``: whether
+    that interval excludes 0, None where there is none.
     """
     matches = _match_runs(study)
     labels = study.ordered(baseline)
-    differences: dict[Kind, list[Estimate]] = {kind: [] for kind in KINDS}
+    differences: dict[Kind, list[Estimate]] = {kind: [] for kind in study.kinds}
     rows: list[dict[str, Any]] = []
     for label in labels:
         runs = study.counted(label)
@@ -46,7 +46,7 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
         row: dict[str, Any] = {"variant": label, "is_baseline": label == other, "compared_with": other}
         row |= {key: runs[key].iloc[0] for key in ("protocol", "dataset", "trunk", "iterations")}
         row["n"] = len(runs)
-        for kind in KINDS:
+        for kind in study.kinds:
             for metric in METRICS:
                 column = f"{kind}_{metric}"
                 values = runs[column].dropna() if column in runs else pd.Series(dtype=float)
@@ -122,7 +122,7 @@ def _corrected(differences: list[Estimate], column: str) -> list[dict[str, float
 def _match_runs(study: Study) -> dict[Kind, _Matched]:
     """Match every counted run's predictions once; a run whose files can't be used gets a note instead."""
     truths: dict[str, COCO] = {}
-    matched: dict[Kind, _Matched] = {kind: {label: {} for label in study.variants} for kind in KINDS}
+    matched: dict[Kind, _Matched] = {kind: {label: {} for label in study.variants} for kind in study.kinds}
     for row in study.runs[study.runs["counted"]].to_dict("records"):
         truth = str(row["ground_truth"])
         try:
@@ -131,12 +131,14 @@ def _match_runs(study: Study) -> dict[Kind, _Matched]:
             found = json.loads((study.folder / "runs" / row["folder"] / "predictions.json").read_text("utf-8"))
             for kind in coco.IOU_TYPES:  # boundaries need what masks do
                 coco.check_results(truths[truth].dataset, found, kind)
-            both = {kind: match(truths[truth], found, kind) for kind in KINDS}
+            # results of before boundary AP don't have it
+            kinds = [kind for kind in study.kinds if kind != "boundary" or not math.isnan(row["boundary_AP"])]
+            of_kinds = {kind: match(truths[truth], found, kind) for kind in kinds}
         except (DataError, OSError, ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             study.notes.append(f"{row['folder']}: no interval, its predictions can't be scored ({reason})")
             continue
-        for kind, matches in both.items():
+        for kind, matches in of_kinds.items():
             matched[kind][row["variant"]][row["fold"], row["seed"]] = (truth, matches)
             again = float(average_precision(matches)[0])
             if abs(again - row[f"{kind}_AP"]) > _AP_TOLERANCE:

@@ -78,8 +78,7 @@ def summary(study: Study, study_dir: Path) -> str:
         rows.append(
             {
                 "mask head": row["variant"],
-                "box AP": f"{row['box_AP_mean']:.1f} ± {row['box_AP_std']:.1f}",
-                "mask AP": f"{row['mask_AP_mean']:.1f} ± {row['mask_AP_std']:.1f}",
+                **{f"{kind} AP": tables.mean_std(row, f"{kind}_AP") for kind in tables.kinds(ap)},
                 "Δ mask AP [95 %]": tables.difference(row, "mask_AP"),
                 "head parameters": f"{cost['head_parameters']:,.0f}",
                 "MFLOP/RoI": f"{cost['head_flops_per_roi'] / 1e6:.1f}",

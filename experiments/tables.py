@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from experiments.aggregate import KINDS, METRICS, Study, load_json, number
 from instseg.errors import UserError
+from instseg.evaluation.coco import Kind
 from instseg.files import write_atomically
 
 MISSING = "–"
@@ -31,7 +32,7 @@ _SPEED_NUMBERS = {
 }
 _RUN_COLUMNS = (
     *("hash", "variant", "head", "options", "protocol", "dataset", "trunk", "fold", "seed", "iterations"),
-    *("box_AP", "mask_AP", "counted", "left_out", "commit", "dirty", "device", "torch"),
+    *("box_AP", "mask_AP", "boundary_AP", "counted", "left_out", "commit", "dirty", "device", "torch"),
     *("train_seconds", "wall_seconds", "finished", "folder"),
 )
 
@@ -41,20 +42,21 @@ def write_ap(folder: Path, ap: pd.DataFrame, baseline: str, resamples: int) -> l
     note = (
         "AP in percent: mean ± sample standard deviation over runs (seeds and folds); AR is AR at 100 "
         f"detections. Δ AP: difference to {baseline}, with a 95 % interval paired over images and runs "
-        f"({resamples} resamples of the images), widened by Holm's correction for the number of variants in the table. "
+        f"({resamples} resamples of the images), widened by Holm's correction for the number of variants in the table, "
+        "each kind by itself. "
         f"{MARK}: the interval excludes 0, the difference is real. {MISSING}: nothing to measure or to compare with."
     )
     return _write_all(folder / "ap", ap, ap_text(ap, baseline), note, rule_after=len(ap))
 
 
 def ap_text(ap: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """The AP table as people read it: one row a variant for boxes, then one for masks."""
+    """The AP table as people read it: one row a variant for boxes, then one for masks, then one for boundaries."""
     rows = []
-    for kind in KINDS:
+    for kind in kinds(ap):
         for position, (_, row) in enumerate(ap.iterrows()):
             cells = {"": kind if position == 0 else "", "variant": row["variant"]}
             for metric in METRICS:
-                cells["AR" if metric == "AR100" else metric] = _mean_std(row, f"{kind}_{metric}")
+                cells["AR" if metric == "AR100" else metric] = mean_std(row, f"{kind}_{metric}")
             cells[f"Δ AP to {baseline} [95 %]"] = difference(row, f"{kind}_AP")
             cells["runs"] = str(row["n"])
             for key in ("protocol", "dataset", "trunk", "iterations"):
@@ -62,6 +64,11 @@ def ap_text(ap: pd.DataFrame, baseline: str) -> pd.DataFrame:
                     cells[key] = _cell(row[key])
             rows.append(cells)
     return pd.DataFrame(rows)
+
+
+def kinds(ap: pd.DataFrame) -> list[Kind]:
+    """The kinds that an AP table tells of."""
+    return [kind for kind in KINDS if f"{kind}_AP_mean" in ap]
 
 
 def read_speed(study: Study) -> dict[str, Any] | None:
@@ -121,8 +128,10 @@ def write_runs(folder: Path, runs: pd.DataFrame) -> list[Path]:
     frame["options"] = [json.dumps(options, sort_keys=True) for options in frame["options"]]
     text = frame.drop(columns=["options", "folder"])
     text["commit"] = [_cell(commit)[:10] for commit in text["commit"]]
-    for key, digits in (("box_AP", 2), ("mask_AP", 2), ("train_seconds", 0), ("wall_seconds", 0)):
+    for key, digits in (*((f"{kind}_AP", 2) for kind in KINDS), ("train_seconds", 0), ("wall_seconds", 0)):
         text[key] = [MISSING if pd.isna(v) else f"{v:.{digits}f}" for v in text[key].astype(float)]
+    if frame["boundary_AP"].isna().all():
+        text = text.drop(columns="boundary_AP")
     note = "Times in seconds; counted is no where a newer run of the same variant, fold and seed replaces this one."
     text = text.map(_cell)
     return [
@@ -134,10 +143,10 @@ def write_runs(folder: Path, runs: pd.DataFrame) -> list[Path]:
 def terminal(ap: pd.DataFrame, speed: pd.DataFrame | None) -> str:
     """The AP and speed tables for a terminal of 120 columns; the full ones are in the files."""
     parts = []
-    for kind in KINDS:
+    for kind in kinds(ap):
         rows = []
         for _, row in ap.iterrows():
-            cells = {"variant": row["variant"], f"{kind} AP": _mean_std(row, f"{kind}_AP")}
+            cells = {"variant": row["variant"], f"{kind} AP": mean_std(row, f"{kind}_AP")}
             for metric in METRICS[1:]:
                 cells["AR" if metric == "AR100" else metric] = _figure(row[f"{kind}_{metric}_mean"], 1)
             cells |= {"Δ AP [95 %]": difference(row, f"{kind}_AP"), "runs": str(row["n"])}
@@ -252,7 +261,8 @@ def _figure(value: float, digits: int | None = None) -> str:
     return f"{value:.{digits}f}"
 
 
-def _mean_std(row: pd.Series, column: str) -> str:
+def mean_std(row: pd.Series, column: str) -> str:
+    """``71.2 ± 0.4``, or what of it is known."""
     mean, std = _figure(row[f"{column}_mean"], 1), _figure(row[f"{column}_std"], 1)
     return mean if MISSING in (mean, std) else f"{mean} ± {std}"
 

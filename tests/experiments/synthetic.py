@@ -12,6 +12,8 @@ from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from instseg.evaluation import coco
+
 HEIGHT, WIDTH = 96, 128
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 Shape = tuple[float, float, float, float]
@@ -94,19 +96,20 @@ def make_predictions(objects: dict[int, list[tuple[int, Shape]]], noise: float, 
 
 
 def coco_metrics(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    metrics = {}
+    boundary = coco.metrics(coco.evaluate(truth, found, "boundary", "pycocotools"))
+    metrics: dict[str, dict[str, float | None]] = {}
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {"info": {}, **copy.deepcopy(truth)}
-        coco.createIndex()
-        detected = coco.loadRes(copy.deepcopy(found))
+        index = COCO()
+        index.dataset = {"info": {}, **copy.deepcopy(truth)}
+        index.createIndex()
+        detected = index.loadRes(copy.deepcopy(found))
         for kind, iou_type in (("box", "bbox"), ("mask", "segm")):
-            evaluator = COCOeval(coco, detected, iou_type)
+            evaluator = COCOeval(index, detected, iou_type)
             evaluator.evaluate()
             evaluator.accumulate()
             evaluator.summarize()
             metrics[kind] = {k: None if v < 0 else 100 * v for k, v in zip(KEYS, evaluator.stats, strict=True)}
-    return metrics
+    return {**metrics, "boundary": boundary}
 
 
 def make_run(

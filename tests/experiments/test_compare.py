@@ -1,15 +1,20 @@
 """Several variants against one baseline: Holm's correction, and marks where a difference is real."""
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import make_study
+from synthetic import make_run, make_study
 
-from experiments import tables
+from experiments import compare as module
+from experiments import publish, study_report, tables
 from experiments.aggregate import KINDS, read
 from experiments.compare import compare
+from instseg.evaluation import coco
+from instseg.evaluation.engine import ENGINES
 
 NOISE = {"fcn": 2.0, "far": 0.7, "near": 1.9, "same": 2.0}
 
@@ -55,3 +60,83 @@ def test_own_intervals_stay_within_0_and_100(tmp_path: Path) -> None:
     frame = compare(read(make_study(tmp_path / "x", {"fcn": 0.05, "bad": 9.0}, seeds=2, images=4)), "fcn", 50)
     low, high = frame["mask_AP_low"].min(), frame["mask_AP_high"].max()
     assert low >= 0 and high <= 100
+
+
+def _change(path: Path, change: Any) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(change(content) or content))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_ap_that_differences_are_of_is_that_of_the_runs(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object of id 0, crowd regions, and a head that rates its masks."""
+    monkeypatch.setattr(module, "_AP_TOLERANCE", 1e-9)
+    runs = [make_run(tmp_path, variant, 2.0, images=8) for variant in ("fcn", "mask_scoring")]
+    (path,) = (tmp_path / "ground_truth").glob("*.json")
+
+    def crowds(truth: dict[str, Any]) -> None:
+        for number, annotation in enumerate(truth["annotations"]):
+            annotation.update(id=number, iscrowd=int(number % 5 == 4))
+
+    def rated(found: coco.Results) -> None:
+        for number, result in enumerate(found):
+            result["mask_score"] = result["score"] * (number % 3)
+
+    _change(path, crowds)
+    _change(runs[1] / "predictions.json", rated)
+    truth = json.loads(path.read_text())
+    scored = []
+    for run in runs:
+        found = json.loads((run / "predictions.json").read_text())
+        metrics = {kind: coco.metrics(coco.evaluate(truth, found, kind, engine)) for kind in KINDS}
+        _change(run / "result.json", lambda result, metrics=metrics: result.update(metrics=metrics))
+        scored.append({kind: metrics[kind]["AP"] for kind in KINDS})
+    assert scored[0]["box"] == scored[1]["box"] and scored[0]["mask"] != scored[1]["mask"]
+    study = read(tmp_path)
+    row = compare(study, "fcn", 20).set_index("variant").loc["mask_scoring"]
+    assert study.notes == []
+    for kind in KINDS:
+        assert row[f"{kind}_AP_diff"] == pytest.approx(scored[1][kind] - scored[0][kind], abs=1e-9)
+
+
+def test_predictions_that_fit_no_ground_truth_are_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "fcn", 1.0, images=4)
+    _change(run / "predictions.json", lambda found: found[1].update(category_id=8))
+    study = read(tmp_path)
+    frame = compare(study, "fcn", 20)
+    assert math.isnan(frame.loc[0, "mask_AP_low"])
+    (note,) = study.notes
+    assert note.startswith(f"{run.name}: no interval") and "result 1 (image 1): is of category 8" in note
+
+
+def _without_boundary(folder: Path, pattern: str) -> None:
+    for path in folder.glob(f"runs/{pattern}/result.json"):
+        _change(path, lambda result: result["metrics"].pop("boundary") and None)
+
+
+def test_studies_of_before_boundary_ap_have_no_rows_of_it(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "old", {"fcn": 2.0, "unet": 1.0}, images=5)
+    _without_boundary(study, "*")
+    text = study_report.build(study, "fcn", 20)
+    assert "note:" not in text
+    files = ("ap.csv", "ap.md", "ap.tex", "runs.md")
+    assert "boundary" not in text.split("written to")[0] + "".join((study / name).read_text() for name in files)
+    assert "boundary" not in publish.summary(read(study), study)
+
+
+def test_runs_of_before_boundary_ap_beside_others(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "mixed", {"fcn": 2.0, "unet": 1.0}, images=5)
+    _without_boundary(study, "fcn-*")
+    text = study_report.build(study, "fcn", 20)
+    assert "note: 2 of 4 runs have no boundary AP" in text
+    frame = compare(read(study), "fcn", 20).set_index("variant")
+    assert math.isnan(frame.loc["fcn", "boundary_AP_low"]) and frame.loc["unet", "boundary_AP_low"] > 0
+    assert frame["boundary_AP_diff"].isna().all() and frame.loc["unet", "mask_AP_diff"] > 0
+    head, _, *lines = publish.summary(read(study), study).splitlines()
+    columns = [cell.strip() for cell in head.split("|")]
+    assert columns[2:6] == ["box AP", "mask AP", "boundary AP", "Δ mask AP [95 %]"]
+    fcn, unet = ([cell.strip() for cell in line.split("|")] for line in lines)
+    row = frame.loc["unet"]
+    assert unet[4] == f"{row['boundary_AP_mean']:.1f} ± {row['boundary_AP_std']:.1f}" and fcn[4] == "–"

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from synthetic import make_run, make_study, write_speed
 
-from experiments.aggregate import read
+from experiments.aggregate import KINDS, read
 from experiments.study_report import build
 from instseg.errors import UserError
 from instseg.evaluation.resampling import match, paired_difference
@@ -45,7 +45,7 @@ def test_means_and_deviations_are_those_computed_by_hand(study: Path) -> None:
     table = rows(study / "ap.csv")
     assert list(table) == ["fcn", "unet", "unet_no_skip"]
     for variant, row in table.items():
-        for kind in ("box", "mask"):
+        for kind in KINDS:
             for metric in ("AP", "AP50", "AP75", "APs", "APm", "AR100"):
                 values = [result["metrics"][kind][metric] for result in results(study, variant)]
                 assert len(values) == 2
@@ -132,6 +132,7 @@ def test_runs_table_holds_the_provenance_of_finished_runs_only(study: Path) -> N
     table = pd.read_csv(study / "runs.csv")
     assert len(table) == 6
     assert 9 not in set(table["seed"])
+    assert table.loc[0, "boundary_AP"] == pytest.approx(results(study, "fcn")[0]["metrics"]["boundary"]["AP"])
     assert set(table["commit"]) == {"0123456789abcdef"}
     first = results(study, "fcn")[0]
     row = table[table["hash"] == first["hash"]].iloc[0]

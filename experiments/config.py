@@ -22,17 +22,39 @@ from instseg.training.schedule import Schedule
 
 COMPILE = ("auto", "true", "false")
 
+CONTROLS = ("none", "params", "flops")
+
 PROTOCOLS = ("end_to_end",)
 
 
 @dataclass
 class Head:
-    """A mask head with its options (``conf/head``)."""
+    """A mask head with its options (``conf/head``).
+
+    Attributes:
+        variant: its name in tables.
+        name: of the file in ``heads/``.
+        class_agnostic: one mask an RoI that serves every class, in place of one a class.
+        dice_weight, boundary_weight: of the losses on shape (``instseg.detector.shape_losses``).
+        options: the head's own.
+        control: as the key ``control`` of the run, for this head alone; None: as it says.
+        paper: where the head is from.
+        control_of: of a control that was found: the head that it matches, and both costs.
+    """
 
     variant: str = MISSING
     name: str = MISSING
     class_agnostic: bool = False
+    dice_weight: float = 0.0
+    boundary_weight: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
+    control: str | None = None
+    paper: str = ""
+    control_of: dict[str, Any] = field(default_factory=dict)
+
+    def common(self) -> dict[str, Any]:
+        """The options that every head has."""
+        return {key: getattr(self, key) for key in heads.COMMON}
 
 
 @dataclass
@@ -173,6 +195,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
     study: StudyConfig = field(default_factory=StudyConfig)
     protocol: str = "end_to_end"
+    control: str = "none"
     head_norm: str = "none"
     seed: int = 0
     data_root: str | None = None
@@ -263,7 +286,7 @@ class Config:
             self.head.name,
             self.trunk.out_channels,
             num_classes,
-            class_agnostic=self.head.class_agnostic,
+            **self.head.common(),
             **self.head.options,
         )
 
@@ -276,11 +299,14 @@ class Config:
 
     def hash(self) -> str:
         """Eight hex digits over everything that can change a run's numbers, and nothing else."""
+        if (self.head.control or self.control) != "none":
+            raise ValueError("the control must be found first: experiments.control.resolved")
         parts = asdict(self)
-        for key in ("runtime", "study", "data_root", "results_dir", "head_norm"):
+        for key in ("runtime", "study", "data_root", "results_dir", "head_norm", "control"):
             del parts[key]
         parts["evaluation"] = {"batch_size": self.evaluation.batch_size}
-        del parts["head"]["variant"]
+        for key in ("variant", "control", "paper", "control_of"):
+            del parts["head"][key]
         parts["dataset"]["options"].pop("download_dir", None)
         if self.trunk.weights is not None and Path(self.trunk.weights).is_file():
             # where the file lies can't change the numbers, what is in it can
@@ -331,6 +357,15 @@ def typed(cfg: DictConfig) -> Config:
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, Config)
     return config
+
+
+def _channels(share: float, *, _root_: DictConfig) -> int:
+    """``${channels:0.5}``: half as many as the pyramid has."""
+    return max(1, round(float(share) * _root_.trunk.out_channels))
+
+
+# where processes begin, they import this before they read a configuration
+OmegaConf.register_new_resolver("channels", _channels, replace=True)
 
 
 def register() -> None:

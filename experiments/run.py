@@ -72,7 +72,8 @@ def run(config: Config) -> Path:
             "variant": config.head.variant,
             "head": {
                 "name": config.head.name,
-                "options": {"class_agnostic": config.head.class_agnostic, **config.head.options},
+                "options": {**config.head.common(), **config.head.options},
+                "control_of": config.head.control_of or None,
             },
             "dataset": config.dataset.name,
             "trunk": config.trunk.name,

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.aggregate import Study, load_json, read
 from experiments.config import Config, typed
+from experiments.control import picture_size
 from experiments.provenance import now, provenance
 from experiments.run import build_model, prepare, training_batches
 from instseg import progress
@@ -147,10 +148,7 @@ def _head_work(variant: _Variant, rois: int, device: torch.device) -> Callable[[
 
 
 def _random_rois(variant: _Variant, rois: int, device: torch.device) -> Callable[[], Any]:
-    d = variant.config.dataset
-    # a picture of the largest size that evaluation makes, of aspect 4:3 where it may be
-    size = (d.min_size, min(d.max_size, d.min_size * 4 // 3))
-    return timing.random_rois(variant.config.trunk.out_channels, size, rois, device)
+    return timing.random_rois(variant.config.trunk.out_channels, picture_size(variant.config), rois, device)
 
 
 def _inference_work(variant: _Variant, device: torch.device) -> Callable[[], Any]:

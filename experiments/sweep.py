@@ -23,7 +23,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import cli, config, speed, study_report
+from experiments import cli, config, control, speed, study_report
 from experiments.config import Config
 from experiments.run import ERROR, LOCK, check_same_data, run
 from instseg import progress
@@ -59,8 +59,9 @@ def plan(sweep: DictConfig) -> list[Config]:
     overrides = OverridesParser.create(config_loader=loader).parse_overrides([*params, *sweep.hydra.overrides.task])
     runs = []
     for chosen in BasicSweeper.split_arguments(overrides, None)[0]:
-        runs.append(_typed(loader.load_sweep_config(sweep, list(chosen))))
-        runs[-1].check()
+        one = _typed(loader.load_sweep_config(sweep, list(chosen)))
+        one.check()
+        runs.append(control.resolved(one))
     folders = [one.folder() for one in runs]
     for i, folder in enumerate(folders):
         if folder in folders[:i]:
@@ -109,7 +110,7 @@ def _was_running(one: Config, since: float) -> bool:
 def _job(cfg: DictConfig) -> None:
     """One run. It may be carried out by a process of its own, so what went wrong goes through a file."""
     number = HydraConfig.get().job.num
-    one = _typed(cfg)
+    one = control.resolved(_typed(cfg))
     if one.hash() in os.environ.get(GIVEN_UP, "").split(","):
         return
     if one.runtime.jobs > 1:

@@ -4,13 +4,14 @@ import json
 
 from omegaconf import DictConfig
 
-from experiments import cli, config
+from experiments import cli, config, control
 from experiments.run import run
 
 
 def _job(cfg: DictConfig) -> None:
     one = config.typed(cfg)
     one.check()
+    one = control.resolved(one)
     folder = run(one)
     metrics = json.loads((folder / "result.json").read_text())["metrics"]
     for kind, numbers in metrics.items():

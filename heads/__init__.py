@@ -5,12 +5,16 @@ Files whose name begins with ``_`` hold parts that several heads share.
 
 import importlib
 import inspect
+import math
 import pkgutil
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from instseg.detector.rois import MaskHead
 from instseg.errors import UserError, unknown_name
+
+COMMON = ("class_agnostic", "dice_weight", "boundary_weight")
+"""What :func:`build` takes for every head."""
 
 
 def names() -> list[str]:
@@ -44,7 +48,16 @@ def options(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def build(name: str, in_channels: int, num_classes: int, *, class_agnostic: bool = False, **chosen: Any) -> MaskHead:
+def build(
+    name: str,
+    in_channels: int,
+    num_classes: int,
+    *,
+    class_agnostic: bool = False,
+    dice_weight: float = 0.0,
+    boundary_weight: float = 0.0,
+    **chosen: Any,
+) -> MaskHead:
     """A mask head by name.
 
     Args:
@@ -52,6 +65,7 @@ def build(name: str, in_channels: int, num_classes: int, *, class_agnostic: bool
         in_channels: channels of the pyramid's maps.
         num_classes: the background included.
         class_agnostic: predict one mask that serves every class, instead of one a class.
+        dice_weight, boundary_weight: of the losses on shape; see :meth:`MaskHead.losses`.
         chosen: the head's options; see :func:`options`.
 
     Raises:
@@ -61,10 +75,15 @@ def build(name: str, in_channels: int, num_classes: int, *, class_agnostic: bool
     wanted = get_type_hints(head_class(name).__init__)
     for option, value in chosen.items():
         if option not in known:
-            raise unknown_name(f"option of head {name}:", option, [*known, "class_agnostic"])
+            raise unknown_name(f"option of head {name}:", option, [*known, *COMMON])
         if not _fits(value, wanted.get(option, Any)):
             raise UserError(f"option of head {name}: {option}={value!r} is no {_said(wanted[option])}")
-    return head_class(name)(in_channels, 1 if class_agnostic else num_classes, **chosen)
+    for weight, value in (("dice_weight", dice_weight), ("boundary_weight", boundary_weight)):
+        if not 0 <= value < math.inf:
+            raise UserError(f"head.{weight}={value}: must be 0 or more")
+    head = head_class(name)(in_channels, 1 if class_agnostic else num_classes, **chosen)
+    head.dice_weight, head.boundary_weight = dice_weight, boundary_weight
+    return head
 
 
 def _fits(value: Any, hint: Any) -> bool:

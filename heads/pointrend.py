@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads._blocks import conv, doublings, initialise
-from instseg.detector.rois import MaskHead, MaskPrediction, MaskTargets, RoIs, class_channel
+from instseg.detector.rois import MaskHead, MaskTargets, RoIs, class_channel
 from instseg.errors import UserError
 
 LEVEL = 2
@@ -125,9 +125,10 @@ class PointRend(MaskHead):
         uniform = torch.rand(len(coarse), self.points - self.unsure, 2, device=coarse.device)
         return torch.cat([drawn.gather(1, unsure), uniform], dim=1)
 
-    def predict(self, rois: RoIs, labels: Tensor) -> MaskPrediction:
-        coarse = self(rois)
-        mask = class_channel(coarse, labels).float()
+    def mask_logits(self, logits: Tensor, rois: RoIs, labels: Tensor) -> Tensor:
+        """The coarse mask, doubled until ``output_size``; after each doubling the point head decides the cells that
+        are least sure."""
+        mask = class_channel(logits, labels).float()
         at_once = max(1, POINTS_AT_ONCE // max(1, len(rois)))
         for step in range(self.steps):
             mask = F.interpolate(mask[:, None], scale_factor=2.0, mode="bilinear")[:, 0]
@@ -138,10 +139,10 @@ class PointRend(MaskHead):
             unsure = (-flat.abs()).topk(min(self.subdivision_points, size**2)).indices
             for cells in unsure.split(at_once, dim=1):
                 points = (torch.stack([cells % size, cells // size], dim=-1) + 0.5) / size
-                decided = _channel(self.point_head(points, coarse, rois), labels)
+                decided = _channel(self.point_head(points, logits, rois), labels)
                 flat = flat.scatter(1, cells, decided.float())
             mask = flat.view_as(mask)
-        return MaskPrediction(mask.sigmoid())
+        return mask
 
     def point_head(self, points: Tensor, coarse: Tensor, rois: RoIs) -> Tensor:
         """(R, P, num_classes) logits of the point head at points (R, P, 2)."""

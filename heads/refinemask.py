@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads._blocks import FineFeatures, Pointwise, conv, doublings, initialise
-from instseg.detector.rois import MaskHead, MaskPrediction, MaskTargets, RoIs
+from instseg.detector.rois import MaskHead, MaskTargets, RoIs
 from instseg.errors import UserError
 
 CONVS, DILATIONS = 2, (1, 3, 5)
@@ -104,8 +104,10 @@ class RefineMask(MaskHead):
             total = total + one * (i + 1) / len(masks)
         return {"loss_mask": total}
 
-    def predict(self, rois: RoIs, labels: Tensor) -> MaskPrediction:
-        return MaskPrediction(refine([mask.float() for mask in self.masks(rois, labels)])[-1].sigmoid())
+    def mask_logits(self, logits: Tensor, rois: RoIs, labels: Tensor) -> Tensor:
+        """The last mask, where it was near the contour of the one before. The first is computed anew, as in
+        :meth:`loss`."""
+        return refine([mask.float() for mask in self.masks(rois, labels)])[-1]
 
 
 class _Stage(nn.Module):

@@ -1,4 +1,4 @@
-"""Every mask head of ``conf/head`` on the study's pyramid, with random weights and random RoIs."""
+"""Every mask head of ``conf/head`` on the study's pyramid, with random weights, random RoIs and random masks."""
 
 import math
 from collections.abc import Callable
@@ -8,23 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments import cli
+from experiments import cli, control
 from experiments.benchmarks.outcome import Outcome, Row
 from experiments.benchmarks.setup import Setup, load
 from instseg import seeds
-from instseg.detector.rois import MaskHead, RoIs
+from instseg.detector.rois import MaskHead, MaskTargets, RoIs
 from instseg.evaluation import timing
 from instseg.training.loop import autocast
 
-BACKWARD = ", forward + backward"
+TRAINING = ", training"
 
 
 def measure(setup: Setup) -> Outcome:
-    """Two rows a head: forward alone, and forward and backward down to the pyramid."""
+    """Two rows a head: predicting masks, and training (forward, loss, backward down to the pyramid)."""
     heads: dict[str, MaskHead] = {}
+    papers: dict[str, str] = {}
     for name in names():
+        config = control.resolved(load(setup.options.study, f"head={name}"), num_classes=lambda: setup.classes)
+        papers[name] = config.head.paper
         with seeds.stream(setup.config.seed, "mask head"):
-            head = load(setup.options.study, f"head={name}").make_head(setup.classes)
+            head = config.make_head(setup.classes)
         heads[name] = head.to(setup.device).to(memory_format=torch.channels_last)
         if setup.compiles:
             head.compile()
@@ -32,15 +35,15 @@ def measure(setup: Setup) -> Outcome:
     heads = {base: heads[base], **heads}
     work: dict[str, Callable[[], Any]] = {}
     for name, head in heads.items():
-        work[name] = _forward(setup, head)
-        work[name + BACKWARD] = _backward(setup, head)
+        work[name] = _predicting(setup, head)
+        work[name + TRAINING] = _training(setup, head)
     seconds = timing.alternating(work, rounds=setup.options.rounds, device=setup.device, budget=math.inf)
     rows = []
     for name, head in heads.items():
-        numbers = _numbers(setup, head)
-        for end in ("", BACKWARD):
+        numbers = _numbers(setup, head) | {"paper": papers[name]}
+        for end in ("", TRAINING):
             rows.append(Row(name + end, seconds[name + end], setup.options.rois, base + end, numbers))
-    rows.sort(key=lambda row: row.name.endswith(BACKWARD))
+    rows.sort(key=lambda row: row.name.endswith(TRAINING))
     measured = {
         "rois": setup.options.rois,
         "channels": setup.config.trunk.out_channels,
@@ -65,26 +68,35 @@ def _rois(setup: Setup, learn: bool = False) -> Callable[[], RoIs]:
     return make
 
 
-def _forward(setup: Setup, head: MaskHead) -> Callable[[], Any]:
-    make = _rois(setup)
+def _predicting(setup: Setup, head: MaskHead) -> Callable[[], Any]:
+    make, labels = _rois(setup), torch.ones(setup.options.rois, dtype=torch.int64, device=setup.device)
 
     def work() -> None:
         head.eval()
         with torch.inference_mode(), autocast(setup.device, setup.config.schedule.precision):
-            head(make())
+            head.predict(make(), labels)
 
     return work
 
 
-def _backward(setup: Setup, head: MaskHead) -> Callable[[], Any]:
+def _training(setup: Setup, head: MaskHead) -> Callable[[], Any]:
     make = _rois(setup, learn=True)
+    boxes = make().boxes
+    # each RoI's mask is a disc in its box's middle
+    rows, columns = (torch.arange(n, device=setup.device) for n in setup.size)
+    middle = (boxes[0][:, :2] + boxes[0][:, 2:]) / 2
+    radius = (boxes[0][:, 2:] - boxes[0][:, :2]).min(dim=1).values / 2
+    x, y = (columns[None] - middle[:, :1]) ** 2, (rows[None] - middle[:, 1:]) ** 2
+    discs = (x[:, None] + y[:, :, None] < radius[:, None, None] ** 2).to(torch.uint8)
+    labels = torch.ones(len(discs), dtype=torch.int64, device=setup.device)
+    matched = [torch.arange(len(discs), device=setup.device)]
 
     def work() -> None:
         head.train()
         rois = make()
         with autocast(setup.device, setup.config.schedule.precision):
-            logits = head(rois)
-        logits.float().square().mean().backward()
+            losses = head.losses(head(rois), rois, MaskTargets(labels, [discs], matched, boxes))
+        torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         head.zero_grad(set_to_none=True)
         for level in rois.pyramid.values():
             level.grad = None
@@ -113,10 +125,10 @@ def _numbers(setup: Setup, head: MaskHead) -> dict[str, float | str]:
     rois = _Asked(make())
     head.eval()
     with torch.inference_mode():
-        logits = head(rois)
+        masks = head.predict(rois, torch.ones(len(rois), dtype=torch.int64, device=setup.device)).probabilities
     return {
         "reads": ", ".join(dict.fromkeys(rois.asked)),
-        "output": f"{logits.shape[-2]}×{logits.shape[-1]}",
+        "output": f"{masks.shape[-2]}×{masks.shape[-1]}",
         "parameters": sum(p.numel() for p in head.parameters()),
         "mflop_per_roi": timing.head_flops(head, make) / 1e6,
     }

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -69,3 +70,8 @@ def rows_at_a_time(elements_a_row: int, budget: int = 2**26) -> int:
     """How many rows of a batch may be worked on at once, if no temporary is to have more elements than ``budget``
     (256 MiB of float32)."""
     return max(1, budget // max(1, elements_a_row))
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Computation in the precision of its input; of the ``meta`` device, which has no autocast, too."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -167,7 +167,7 @@ class MaskRCNN(nn.Module):
             boxes, matched, labels = positives(training)
             rois = RoIs(pyramid, boxes)
             mask_targets = MaskTargets(labels, [target["masks"] for target in scaled], matched, boxes)
-            return losses | self.mask_head.loss(self.mask_head(rois), rois, mask_targets)
+            return losses | self.mask_head.losses(self.mask_head(rois), rois, mask_targets)
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Detections with their masks left in their boxes.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from instseg.detector.boxes import on_device
+from instseg.detector.boxes import no_autocast, on_device
 
 SAMPLES = 2
 """Samples a bin and axis, as in torchvision's Mask R-CNN."""
@@ -59,7 +59,7 @@ def roi_align(pyramid: Pyramid, boxes: Tensor, image: Tensor, level: Tensor, siz
     """
     first = next(iter(pyramid.values()))
     grid = Grid(pyramid.sizes(), len(first), size)
-    with torch.autocast(boxes.device.type, enabled=False):
+    with no_autocast(boxes.device):
         rows = pyramid.rows()
         boxes = boxes.detach().float() / (2.0**level)[:, None]
         arguments = (rows, boxes, image, level - min(pyramid), grid)

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align as crop_and_resize
 
-from instseg.detector.boxes import on_device, rows_at_a_time
+from instseg.detector.boxes import no_autocast, on_device, rows_at_a_time
 from instseg.detector.roi_align import Pyramid, roi_align
+from instseg.detector.shape_losses import boundary_loss, dice_loss
 
 ROI_LEVELS = (2, 3, 4, 5)
 """Pyramid levels that RoIs are taken from (P6 serves the RPN alone)."""
@@ -99,7 +100,7 @@ class RoIs:
         extent = on_device((width * 2**level, height * 2**level), points.device, torch.float32)
         parts = []
         # a bfloat16 position would be off by a fifth of a cell
-        with torch.autocast(points.device.type, enabled=False):
+        with no_autocast(points.device):
             for i, (boxes, p) in enumerate(zip(self.boxes, points.split([len(b) for b in self.boxes]), strict=True)):
                 xy = boxes[:, None, :2] + p * (boxes[:, None, 2:] - boxes[:, None, :2])
                 grid = (xy.float() / extent * 2 - 1)[None]
@@ -152,6 +153,26 @@ class MaskTargets:
         together = self._of_one_size()
         each = points.split([len(boxes) for _, _, boxes in together])
         return torch.cat([_at(*one, p) for one, p in zip(together, each, strict=True)])
+
+    def iou(self, masks: Tensor) -> Tensor:
+        """IoU of masks, laid over their boxes, with the whole true masks, what lies outside the boxes included (Huang
+        et al., *Mask Scoring R-CNN*, CVPR 2019).
+
+        Args:
+            masks: (R, M, M) of 0 and 1.
+
+        Returns:
+            (R,) float32 in [0, 1]; 0 where both are empty.
+        """
+        inside = self.crop(masks.shape[-1])
+        masks = masks.to(inside)
+        boxes = torch.cat(self._boxes)
+        cell = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) / masks.shape[1:].numel()
+        areas = [m.flatten(1).sum(1, dtype=inside.dtype)[i] for m, i in zip(self._masks, self._matched, strict=True)]
+        # crops round at the border
+        whole = torch.maximum(torch.cat(areas), inside.sum((1, 2)) * cell)
+        common = (masks * inside).sum((1, 2)) * cell
+        return common / (masks.sum((1, 2)) * cell + whole - common).clamp(min=1e-6)
 
     def _of_one_size(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(masks, matched, boxes) that can be cropped together: the whole batch where its pictures are of one size and
@@ -206,6 +227,10 @@ class MaskHead(nn.Module, ABC):
     """Prefixes of this head's parameters -> their prefix under ``roi_heads.`` in torchvision's Mask R-CNN, so
     that checkpoints pass both ways. Empty where torchvision has no such head."""
 
+    dice_weight: float = 0.0
+    boundary_weight: float = 0.0
+    """Weights of the two losses on shape that any head can take; see :meth:`losses`."""
+
     @abstractmethod
     def forward(self, rois: RoIs) -> Tensor:
         """(R, num_classes or 1, M, M) logits of the masks in the boxes of ``rois``."""
@@ -219,6 +244,11 @@ class MaskHead(nn.Module, ABC):
         chosen = class_channel(logits, targets.labels).float()
         return {"loss_mask": F.binary_cross_entropy_with_logits(chosen, truth)}
 
+    def mask_logits(self, logits: Tensor, rois: RoIs, labels: Tensor) -> Tensor:
+        """(R, M', M') logits of each RoI's mask, as it is predicted: by default :meth:`forward`'s in the channel of
+        the RoI's label. A head that makes its masks finer than ``forward`` does says here how."""
+        return class_channel(logits, labels)
+
     def predict(self, rois: RoIs, labels: Tensor) -> MaskPrediction:
         """Masks of detections.
 
@@ -226,4 +256,17 @@ class MaskHead(nn.Module, ABC):
             rois: the R detections.
             labels: (R,) their classes.
         """
-        return MaskPrediction(class_channel(self(rois), labels).float().sigmoid())
+        return MaskPrediction(self.mask_logits(self(rois), rois, labels).float().sigmoid())
+
+    def losses(self, logits: Tensor, rois: RoIs, targets: MaskTargets) -> dict[str, Tensor]:
+        """All that a detector learns masks from: :meth:`loss`, and where their weights are not 0 ``loss_mask_dice``
+        and ``loss_mask_boundary`` of :mod:`instseg.detector.shape_losses`, on the masks as they are predicted."""
+        found = self.loss(logits, rois, targets)
+        if self.dice_weight or self.boundary_weight:
+            masks = self.mask_logits(logits, rois, targets.labels).float()
+            truth = targets.crop(masks.shape[-1])
+            if self.dice_weight:
+                found["loss_mask_dice"] = self.dice_weight * dice_loss(masks.sigmoid(), truth)
+            if self.boundary_weight:
+                found["loss_mask_boundary"] = self.boundary_weight * boundary_loss(masks, truth)
+        return found

@@ -31,13 +31,48 @@ def _names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("study", _names("study"))
+@pytest.mark.parametrize("study", ["quick", "coco_1x"])
 @pytest.mark.parametrize("head", _names("head"))
-def test_every_study_takes_every_head(study: str, head: str) -> None:
+def test_every_head_stands_in_a_study(study: str, head: str) -> None:
     one = composed(f"study={study}", f"head={head}")
     one.check()
+    # a control takes its name when it is found
+    assert one.head.variant == (head if one.head.control is None else "unet")
+
+
+@pytest.mark.parametrize("study", _names("study"))
+def test_every_study_has_its_file_s_name(study: str) -> None:
+    one = composed(f"study={study}")
+    one.check()
     assert one.study.name == study
-    assert one.head.variant == head
+
+
+BY_DATASET = ["heads", *(name for name in _names("study") if name.startswith("ablation_"))]
+
+
+@pytest.mark.parametrize("study", BY_DATASET)
+@pytest.mark.parametrize(
+    ("dataset", "trunk", "iterations", "features", "workers"),
+    [
+        ("generated", "small", 700, 128, 0),
+        ("pennfudan", "mobilenet_v2", 510, 1024, 8),
+        ("coco", "resnet50", 90_000, 1024, 8),
+    ],
+)
+def test_a_data_set_brings_its_trunk_and_recipe(
+    study: str, dataset: str, trunk: str, iterations: int, features: int, workers: int
+) -> None:
+    one = composed(f"study={study}", f"dataset={dataset}")
+    one.check()
+    assert (one.dataset.name, one.trunk.name) == (dataset, trunk)
+    assert (one.schedule.iterations, one.detector.box_features, one.runtime.workers) == (iterations, features, workers)
+    assert composed(f"study={study}", f"dataset={dataset}", "trunk=resnet18").trunk.name == "resnet18"
+
+
+def test_the_generated_recipe_is_the_quick_study_s() -> None:
+    quick, heads_study = composed("study=quick"), composed("study=heads")
+    quick.study = heads_study.study
+    assert quick == heads_study
 
 
 @pytest.mark.parametrize("trunk", _names("trunk"))
@@ -49,7 +84,11 @@ def test_every_trunk_takes_every_data_set(trunk: str, dataset: str) -> None:
 def test_everything_registered_has_a_config_that_states_its_defaults() -> None:
     for name in heads.names():
         # the quick study changes an option of every head; this one leaves them as they are
-        assert composed("study=coco_1x", f"head={name}").head.options == heads.options(name), name
+        chosen = composed("study=coco_1x", f"head={name}").head.options
+        if name == "maskiou":
+            assert chosen.pop("of")["options"] == heads.options("fcn")
+            chosen["of"] = None
+        assert chosen == heads.options(name), name
     assert {composed(f"dataset={name}").dataset.name for name in _names("dataset")} == set(data.names())
     assert {composed(f"trunk={name}").trunk.name for name in _names("trunk")} == set(detector.trunk.names())
 
@@ -80,6 +119,13 @@ def test_compile_may_be_given_as_yaml_reads_it(value: str, expected: bool) -> No
 @pytest.mark.parametrize(
     ("variant", "head", "changed"),
     [
+        ("fcn_deep", "fcn", {"convs": 8}),
+        ("fcn_shallow", "fcn", {"convs": 2}),
+        # the pyramid of the quick study has 32 channels
+        ("fcn_wide", "fcn", {"width": 64}),
+        ("fcn_group_norm", "fcn", {"norm": "group"}),
+        ("unet_narrow", "unet", {"width": 8}),
+        ("unet_wide", "unet", {"width": 32}),
         ("unet_no_skip", "unet", {"skip": "none"}),
         ("unet_add", "unet", {"skip": "add"}),
         ("unet_attention", "unet", {"skip": "attention"}),
@@ -96,6 +142,23 @@ def test_a_variant_is_its_head_with_one_option_changed(variant: str, head: str, 
     one = composed(f"head={variant}").head
     assert one.name == head
     assert one.options == {**composed(f"head={head}").head.options, **changed}
+
+
+@pytest.mark.parametrize(("variant", "weight"), [("fcn_dice", "dice_weight"), ("fcn_boundary", "boundary_weight")])
+def test_losses_on_shape_are_options_of_any_head(variant: str, weight: str) -> None:
+    one, fcn = composed(f"head={variant}"), composed("head=fcn")
+    assert one.head.common() == {**fcn.head.common(), weight: 1.0}
+    assert one.head.options == fcn.head.options
+    assert getattr(one.make_head(2), weight) == 1.0
+    assert getattr(composed("head=unet", f"head.{weight}=0.5").make_head(2), weight) == 0.5
+    assert one.hash() != fcn.hash()
+
+
+def test_maskiou_wraps_the_head_that_is_chosen() -> None:
+    assert type(composed("head=maskiou").make_head(2).wrapped).__name__ == "FCN"
+    one = composed("head=maskiou", "head@head.options.of=unet", "head.options.of.options.depth=1")
+    assert type(one.make_head(2).wrapped).__name__ == "UNet"
+    assert len(one.make_head(2).wrapped.down) == 2
 
 
 @pytest.mark.parametrize(

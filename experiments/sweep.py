@@ -147,6 +147,9 @@ def _typed(cfg: DictConfig) -> Config:
 def main() -> int:
     """Run the study, then write and print its tables; 1 where a run failed."""
     config.register()
+    if not any(argument.startswith("-") for argument in sys.argv[1:]):
+        # the configuration says so too, but where it can't be composed Hydra would blame the commas
+        sys.argv.append("--multirun")
     _carry_out()
     if not _planned:
         # --help, --cfg and the like

@@ -105,7 +105,7 @@ class FineFeatures(nn.Module):
     @torch.compiler.disable
     def forward(self, rois: RoIs, size: int) -> Tensor:
         maps = {int(level): lateral(rois.pyramid[int(level)]) for level, lateral in self.laterals.items()}
-        few = RoIs(maps, rois.boxes)
+        few = rois.over(maps)
         return torch.cat([few.align(size, level) for level in maps], dim=1)
 
 

@@ -40,7 +40,7 @@ class FCN(MaskHead):
         output_size: int = 28,
     ) -> None:
         super().__init__()
-        width = width or in_channels
+        width = in_channels if width is None else width
         if convs < 1 or width < 1:
             raise UserError(f"head.options: convs={convs} and width={width} must be 1 or more")
         self.roi_size = roi_size

@@ -60,7 +60,7 @@ class UNet(MaskHead):
         for option, chosen, known in (("block", block, BLOCKS), ("skip", skip, SKIPS), ("up", up, UPS)):
             if chosen not in known:
                 raise unknown_name(f"head.options.{option}", chosen, known)
-        width = width or in_channels // 2
+        width = max(1, in_channels // 2) if width is None else width
         if width < 1 or not 1 <= depth <= 8 or roi_size < 2**depth:
             raise UserError(
                 f"head.options: width={width}, depth={depth}, roi_size={roi_size}: width must be 1 or more, depth "

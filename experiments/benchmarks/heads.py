@@ -1,7 +1,7 @@
 """Every mask head of ``conf/head`` on the study's pyramid, with random weights, random RoIs and random masks."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,22 +107,26 @@ def _training(setup: Setup, head: MaskHead) -> Callable[[], Any]:
 class _Asked(RoIs):
     """RoIs that note what they were asked for."""
 
-    def __init__(self, rois: RoIs) -> None:
-        super().__init__(rois.pyramid, rois.boxes)
-        self.asked: list[str] = []
+    def __init__(self, maps: Mapping[int, Tensor], boxes: list[Tensor], asked: list[str]) -> None:
+        super().__init__(maps, boxes)
+        self.asked = asked
+
+    def over(self, maps: Mapping[int, Tensor]) -> RoIs:
+        return _Asked(maps, self.boxes, self.asked)
 
     def align(self, size: int, level: int | None = None) -> Tensor:
         self.asked.append(f"{size}×{size} of {'the fitting level' if level is None else f'P{level}'}")
         return super().align(size, level)
 
     def sample(self, points: Tensor, level: int) -> Tensor:
-        self.asked.append(f"{points.shape[1]} points of P{level}")
+        self.asked.append(f"points of P{level}")
         return super().sample(points, level)
 
 
 def _numbers(setup: Setup, head: MaskHead) -> dict[str, float | str]:
     make = _rois(setup)
-    rois = _Asked(make())
+    made = make()
+    rois = _Asked(made.pyramid, made.boxes, [])
     head.eval()
     with torch.inference_mode():
         masks = head.predict(rois, torch.ones(len(rois), dtype=torch.int64, device=setup.device)).probabilities

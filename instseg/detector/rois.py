@@ -50,6 +50,10 @@ class RoIs:
     def __len__(self) -> int:
         return sum(len(boxes) for boxes in self.boxes)
 
+    def over(self, maps: Mapping[int, Tensor]) -> "RoIs":
+        """The same boxes over other maps of the same sizes, such as maps with fewer channels made of the pyramid's."""
+        return RoIs(maps, self.boxes)
+
     @torch.compiler.disable
     def align(self, size: int, level: int | None = None) -> Tensor:
         """RoIAlign (He et al., *Mask R-CNN*, ICCV 2017), two samples a bin and axis, as torchvision does it.

@@ -135,7 +135,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(app: str, key: str, tmp_pat
 
 @pytest.mark.parametrize(
     ("app", "keys"),
-    [("train", "head=uent"), ("sweep", "head=fcn,uent"), ("sweep", "study=quik"), ("benchmark", "what=nms study=quik")],
+    [
+        ("train", "head=uent"),
+        ("sweep", "head=fcn,uent"),
+        ("sweep", "study=quik"),
+        ("sweep", "schedule.itrations=3 head=fcn,unet"),
+        ("benchmark", "what=nms study=quik"),
+    ],
 )
 def test_a_misspelt_name_is_one_line_from_the_app_itself(app: str, keys: str) -> None:
     done = apps.run(app, *keys.split())

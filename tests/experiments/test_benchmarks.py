@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from experiments import app_config, cli
 from experiments.app_config import Benchmark
 from experiments.benchmarks import accuracy, contest, outcome, peers, setup
+from experiments.benchmarks import heads as heads_benchmark
 from experiments.benchmarks.heads import names
 from instseg import masks
 from instseg.detector import nms
@@ -77,7 +78,7 @@ def check_times(table: pd.DataFrame, record: dict[str, Any], unit: str) -> None:
 @pytest.mark.parametrize(
     ("what", "unit", "rows"),
     [
-        ("heads", "rois", [name + end for end in ("", ", forward + backward") for name in names()]),
+        ("heads", "rois", [name + end for end in ("", ", training") for name in names()]),
         ("rle", "masks", ["ours", "torchvision paste + pycocotools encode"]),
         ("nms", "boxes", ["nms.keep", "torchvision.ops.batched_nms", "nms.fixed_point"]),
         ("eval", "images", ["ours, box", "pycocotools, box", "ours, mask", "pycocotools, mask", "ours, boundary"]),
@@ -238,3 +239,18 @@ def test_help_names_all_that_can_be_measured() -> None:
     assert all(f"  {what} " in shown or f"= {what} " in shown for what in app_config.WHATS)
     keys = {field.name for field in fields(Benchmark)} - {"what", "results_dir", "device"}
     assert all(f"{key}=" in shown for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("head", "reads", "output"),
+    [
+        ("fcn", "14×14 of the fitting level", "28×28"),
+        ("unet_p2_p3", "14×14 of the fitting level, 28×28 of P2, 28×28 of P3, 56×56 of P2, 56×56 of P3", "56×56"),
+        ("pointrend", "14×14 of P2, points of P2", "224×224"),
+        ("refinemask", "14×14 of the fitting level, 14×14 of P2, 28×28 of P2, 56×56 of P2", "112×112"),
+    ],
+)
+def test_what_a_head_reads_and_gives_is_told(head: str, reads: str, output: str) -> None:
+    made = setup.make(options("what=heads", *TINY))
+    numbers = heads_benchmark._numbers(made, setup.load("quick", f"head={head}").make_head(2))
+    assert (numbers["reads"], numbers["output"]) == (reads, output)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_config import composed
 
 import heads
 from experiments import control
@@ -9,7 +10,6 @@ from experiments.config import Config
 from experiments.control import META, cost, picture_size, resolved
 from instseg.errors import UserError
 from instseg.evaluation import timing
-from tests.experiments.test_config import composed
 
 
 def _params(config: Config, classes: int = 2) -> int:

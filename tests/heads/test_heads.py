@@ -268,6 +268,8 @@ def test_the_default_loss_is_the_mean_cross_entropy_of_the_true_class() -> None:
         ("fcn", {"output_size": 30}, ["output_size=30", "roi_size=14"]),
         ("fcn", {"output_size": 7}, ["output_size=7"]),
         ("fcn", {"convs": 0}, ["convs=0"]),
+        ("fcn", {"width": 0}, ["width=0"]),
+        ("unet", {"width": 0}, ["width=0"]),
         ("unet_p2", {"levels": "p3"}, ["'p3'", "p2_p3"]),
         ("unet_p2", {"output_size": 14}, ["output_size=14", "roi_size=14"]),
         ("unet_p2", {"output_size": 30}, ["output_size=30", "roi_size=14"]),

@@ -68,6 +68,7 @@ class Report(App):
     results_dir: str = "results"
     baseline: str | None = None
     resamples: int | None = None
+    data_root: str | None = None
     publish: str | None = None
 
     def check(self) -> None:

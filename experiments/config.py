@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 import heads
 from instseg import data, detector
@@ -366,6 +368,21 @@ def _channels(share: float, *, _root_: DictConfig) -> int:
 
 # where processes begin, they import this before they read a configuration
 OmegaConf.register_new_resolver("channels", _channels, replace=True)
+
+
+def stored(path: Path) -> Config:
+    """The configuration that a run wrote into its folder.
+
+    Raises:
+        UserError: the file is missing or damaged, or of keys that are not known here.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        assert isinstance(merged, DictConfig)
+        return typed(merged)
+    except (OSError, OmegaConfBaseException, YAMLError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        raise UserError(f"{path} can't be used ({reason})") from error
 
 
 def register() -> None:

@@ -19,10 +19,9 @@ from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 
 from experiments.aggregate import Study
-from experiments.compare import load_ground_truth
+from experiments.details import SCORE, load_truth, objects_of, pair
 from experiments.tables import wrap
 
-SCORE = 0.5
 PICTURES = 4
 _OPACITY = 0.45
 # All in inches: the space around pictures and between blocks of rows, how tall pictures may be, and the size that a
@@ -33,8 +32,6 @@ _LARGEST = 15.8
 _BLOCKS = 3
 _POINTS = 9
 _NAME_CHARACTERS = 18
-# A prediction takes the colour of an object that it covers at least this much.
-_SAME_OBJECT = 0.2
 # Ground truth file (relative to the study) and image id: ids alone repeat between folds and data sets.
 PictureKey = tuple[str, int]
 Colour = tuple[float, float, float]
@@ -53,45 +50,78 @@ class Instances:
 
 @dataclass
 class Picture:
-    """One column of the panels; a variant without a run on this picture has no entry in ``predictions``."""
+    """One column of the panels, with its title on top; a variant without a run on this picture has no entry in
+    ``predictions``."""
 
     key: PictureKey
     image: NDArray[np.uint8]
     truth: Instances
     predictions: dict[str, Instances]
+    title: str = ""
+
+
+@dataclass
+class Material:
+    """What pictures are drawn from.
+
+    Attributes:
+        images: (H, W, 3) uint8 each.
+        truths: the annotations, by ground truth file.
+        results: of each variant and picture that it has, the predictions above :data:`SCORE`.
+    """
+
+    images: dict[PictureKey, NDArray[np.uint8]]
+    truths: dict[str, COCO]
+    results: dict[tuple[str, PictureKey], list[dict[str, Any]]]
+
+    def picture(self, key: PictureKey, order: list[str], title: str = "") -> Picture:
+        """One picture with the predictions of the variants of ``order``."""
+        image = self.images[key]
+        objects = objects_of(self.truths[key[0]], key[1])
+        picture = Picture(key, image, _truth(self.truths[key[0]], objects, image.shape[:2]), {}, title)
+        for label in order:
+            if (label, key) in self.results:
+                picture.predictions[label] = _prediction(self.results[label, key], objects, picture)
+        return picture
 
 
 def collect(study: Study, order: list[str]) -> list[Picture]:
-    """The pictures to show, those that most variants have first, with the predictions above :data:`SCORE`.
+    """The stored pictures to show, those that most variants have first."""
+    stored = {truth: stored_pictures(study.folder, truth) for truth in study.runs["ground_truth"].dropna().unique()}
+    first = _first_runs(study, order)
+    holders = {truth: sum((label, truth) in first for label in order) for truth in stored}
+    keys = [(truth, image_id) for truth, images in stored.items() for image_id in images if holders[truth]]
+    keys = sorted(keys, key=lambda key: -holders[key[0]])[:PICTURES]
+    material = gather(study, order, {key: stored[key[0]][key[1]] for key in keys})
+    return [material.picture(key, order) for key in keys]
 
-    Each variant is shown by the first of its runs, in the order of folds and seeds, that holds the picture.
-    """
-    stored = {truth: _pictures(study.folder, truth) for truth in study.runs["ground_truth"].dropna().unique()}
+
+def gather(study: Study, order: list[str], images: dict[PictureKey, NDArray[np.uint8]]) -> Material:
+    """Read what is said of some pictures. Each variant is shown by the first of its runs, in the order of folds and
+    seeds, that holds the picture."""
+    truths = {truth: load_truth(study.folder / truth) for truth in {truth for truth, _ in images}}
+    results: dict[tuple[str, PictureKey], list[dict[str, Any]]] = {}
+    for (label, truth), folder in _first_runs(study, order).items():
+        keys = {image_id: (truth, image_id) for other, image_id in images if other == truth}
+        if keys:
+            results |= {(label, key): [] for key in keys.values()}
+            for one in json.loads((study.folder / "runs" / folder / "predictions.json").read_text("utf-8")):
+                if one["image_id"] in keys and one["score"] > SCORE:
+                    results[label, keys[one["image_id"]]].append(one)
+    return Material(images, truths, results)
+
+
+def _first_runs(study: Study, order: list[str]) -> dict[tuple[str, str], str]:
+    """The folder of the first run with predictions, by variant and ground truth."""
     first: dict[tuple[str, str], str] = {}
     for label in order:
         for _, row in study.counted(label).iterrows():
             if (study.folder / "runs" / row["folder"] / "predictions.json").is_file():
                 first.setdefault((label, row["ground_truth"]), row["folder"])
-    keys = [(truth, image_id) for truth, images in stored.items() for image_id in images]
-    holders = {truth: sum((label, truth) in first for label in order) for truth in stored}
-    keys = sorted((key for key in keys if holders[key[0]]), key=lambda key: -holders[key[0]])[:PICTURES]
-    truths = {truth: load_ground_truth(study.folder / truth) for truth in {key[0] for key in keys}}
-    found: dict[str, list[dict[str, Any]]] = {}
-    pictures = []
-    for truth, image_id in keys:
-        shown = _truth(truths[truth], image_id, stored[truth][image_id].shape[:2])
-        picture = Picture((truth, image_id), stored[truth][image_id], shown, {})
-        for label in order:
-            folder = first.get((label, truth))
-            if folder is not None:
-                if folder not in found:
-                    found[folder] = json.loads((study.folder / "runs" / folder / "predictions.json").read_text("utf-8"))
-                picture.predictions[label] = _prediction(found[folder], image_id, picture)
-        pictures.append(picture)
-    return pictures
+    return first
 
 
-def _pictures(folder: Path, truth: str) -> dict[int, NDArray[np.uint8]]:
+def stored_pictures(folder: Path, truth: str) -> dict[int, NDArray[np.uint8]]:
     """The stored pictures of a ground truth file by image id, in order; empty where there are none."""
     path = (folder / truth).with_suffix("")
     path = path.with_name(f"{path.name}-pictures.npz")
@@ -102,45 +132,25 @@ def _pictures(folder: Path, truth: str) -> dict[int, NDArray[np.uint8]]:
     return dict(sorted(images.items()))
 
 
-def _truth(coco: COCO, image_id: int, size: tuple[int, ...]) -> Instances:
-    annotations = [a for a in coco.imgToAnns[image_id] if not a.get("iscrowd")]
-    masks = [coco.annToMask(annotation).astype(bool) for annotation in annotations]
+def _truth(coco: COCO, objects: list[dict[str, Any]], size: tuple[int, ...]) -> Instances:
+    masks = [coco.annToMask(annotation).astype(bool) for annotation in objects]
     return Instances(
         np.stack(masks) if masks else np.zeros((0, *size), dtype=bool),
-        np.asarray([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4),
-        [_colour(number) for number in range(len(annotations))],
+        np.asarray([annotation["bbox"] for annotation in objects], dtype=np.float64).reshape(-1, 4),
+        [_colour(number) for number in range(len(objects))],
     )
 
 
-def _prediction(results: list[dict[str, Any]], image_id: int, picture: Picture) -> Instances:
-    """The confident predictions on one picture, the least confident first so that the best are drawn on top."""
-    mine = [r for r in results if r["image_id"] == image_id and r["score"] > SCORE]
-    mine.sort(key=lambda result: result["score"])
+def _prediction(results: list[dict[str, Any]], objects: list[dict[str, Any]], picture: Picture) -> Instances:
+    """The predictions on one picture, the least confident first so that the best are drawn on top."""
+    mine = sorted(results, key=lambda result: result["score"])
     masks = np.zeros((len(mine), *picture.image.shape[:2]), dtype=bool)
     for mask, result in zip(masks, mine, strict=True):
         mask[:] = rle_tools.decode(result["segmentation"])
     boxes = np.asarray([result["bbox"] for result in mine], dtype=np.float64).reshape(-1, 4)
-    pairs = match_objects(masks, picture.truth.masks)
-    objects = len(picture.truth.masks)
-    iou = sum(iou for _, iou in pairs.values()) / objects if objects else None
+    pairs = pair(mine, objects)
+    iou = sum(iou for _, iou in pairs.values()) / len(objects) if objects else None
     return Instances(masks, boxes, matched_colours(len(masks), pairs, picture.truth), iou)
-
-
-def match_objects(masks: NDArray[np.bool_], objects: NDArray[np.bool_]) -> dict[int, tuple[int, float]]:
-    """Pair (N, H, W) masks with (M, H, W) objects one to one, by falling IoU.
-
-    Returns:
-        For each mask that covers an object, by its index: the object's index, and their IoU.
-    """
-    flat, other = (m.reshape(len(m), math.prod(m.shape[1:])).astype(np.float32) for m in (masks, objects))
-    common = flat @ other.T
-    iou = common / np.maximum(flat.sum(1)[:, None] + other.sum(1)[None] - common, 1)
-    pairs: dict[int, tuple[int, float]] = {}
-    while iou.size and iou.max() >= _SAME_OBJECT:
-        mask, target = np.unravel_index(iou.argmax(), iou.shape)
-        pairs[int(mask)] = (int(target), float(iou[mask, target]))
-        iou[mask], iou[:, target] = 0, 0
-    return pairs
 
 
 def matched_colours(count: int, pairs: dict[int, tuple[int, float]], truth: Instances) -> list[Colour]:
@@ -154,10 +164,10 @@ def _colour(number: int) -> Colour:
     return colorsys.hsv_to_rgb((0.58 + number * 0.618034) % 1, 0.95, (1.0, 0.8)[number % 2])
 
 
-def grid(pictures: list[Picture], order: list[str]) -> Figure | None:
+def grid(pictures: list[Picture], order: list[str], about: str = "") -> Figure | None:
     """Columns are pictures; rows, with their names at the left: image, one prediction a variant of ``order``,
-    ground truth. Many variants stand in blocks side by side, each with its image and ground truth. None where no
-    variant has a prediction."""
+    ground truth. Many variants stand in blocks side by side, each with its image and ground truth. ``about`` stands
+    before the explanation at the top. None where no variant has a prediction."""
     shown = [label for label in order if any(label in picture.predictions for picture in pictures)]
     if not shown:
         return None
@@ -171,8 +181,9 @@ def grid(pictures: list[Picture], order: list[str]) -> Figure | None:
     block_width = name_width + sum(height * aspect + _GAP for aspect in aspects)
     width = _GAP + blocks * block_width + (blocks - 1) * _BETWEEN
     # A letter is some 0.08 inches wide.
-    explanation = textwrap.fill(_explanation(pictures), int(width / 0.08))
-    top = 3 * _GAP + _measure(figure, explanation)[1]
+    explanation = textwrap.fill(about + _explanation(pictures), int(width / 0.08))
+    titles = max(_measure(figure, picture.title)[1] + _GAP if picture.title else 0.0 for picture in pictures)
+    top = 3 * _GAP + _measure(figure, explanation)[1] + titles
     full_height = top + (length + 2) * (height + _GAP)
     figure.set_size_inches(width, full_height)
     figure.text(_GAP / width, 1 - _GAP / full_height, explanation, fontsize=_POINTS, va="top")
@@ -190,6 +201,8 @@ def grid(pictures: list[Picture], order: list[str]) -> Figure | None:
                 box = (x / width, lower / full_height, height * aspect / width, height / full_height)
                 axes = figure.add_axes(box, xticks=[], yticks=[], frame_on=False)
                 axes.grid(False)
+                if row == 0 and picture.title:
+                    axes.text(0.5, 1.02, picture.title, transform=axes.transAxes, fontsize=8, ha="center", va="bottom")
                 _overlay(axes, picture.image, objects, linewidth=0.55 * height)
                 x += height * aspect + _GAP
     return figure

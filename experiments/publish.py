@@ -1,5 +1,6 @@
 """Copy what is worth keeping of a study: tables, plots and where the numbers come from, but no weights and no data."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -10,15 +11,18 @@ from experiments.aggregate import Study, read
 from instseg.errors import UserError
 from instseg.files import write_atomically
 
-TABLES = ("ap.csv", "ap.md", "ap.tex", "speed.csv", "speed.md", "speed.tex", "runs.csv", "runs.md")
-PLOTS = ("learning_curves", "ap_latency")
+_WRITTEN = ("ap", "win_tie_loss", "ap_by_object", "speed")
+TABLES = (*(f"{table}.{ending}" for table in _WRITTEN for ending in ("csv", "md", "tex")), "runs.csv", "runs.md")
+PLOTS = ("learning_curves", "ap_latency", "forest", "win_tie_loss", "ap_by_object")
+PICTURES = ("panels.png", "disagreement.png")
+"""Of generated pictures alone."""
 SOURCES = ("study.json", "speed.json")
 
 
 def publish(study_dir: Path, to: Path) -> list[Path]:
     """Copy a study's tables, plots, ``speed.json`` and the configuration of each run into an empty or old ``to``.
 
-    Panels go along only where all pictures are generated ones: photographs of data sets may not be passed on.
+    Pictures go along only where all of them are generated ones: photographs of data sets may not be passed on.
 
     Args:
         study_dir: ``results/<study>``, with a report built.
@@ -42,7 +46,7 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
         )
     names = [*TABLES, *SOURCES, *(f"{plot}.{ending}" for plot in PLOTS for ending in ("png", "pdf"))]
     if set(study.runs["dataset"]) == {"generated"}:
-        names.append("panels.png")
+        names += PICTURES
     if to.exists():
         if not _is_publication(to):
             raise UserError(f"publish={to}: holds something else than published tables; give a new or empty folder")
@@ -62,7 +66,7 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
 
 def _is_publication(folder: Path) -> bool:
     """Whether a folder holds only what :func:`publish` writes, so that nothing of a user's is lost with it."""
-    known = {*TABLES, *SOURCES, "summary.md", "panels.png", "configs"}
+    known = {*TABLES, *SOURCES, *PICTURES, "summary.md", "configs"}
     known |= {f"{plot}.{ending}" for plot in PLOTS for ending in ("png", "pdf")}
     if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= known:
         return False
@@ -80,9 +84,14 @@ def summary(study: Study, study_dir: Path) -> str:
                 "mask head": row["variant"],
                 **{f"{kind} AP": tables.mean_std(row, f"{kind}_AP") for kind in tables.kinds(ap)},
                 "Δ mask AP [95 %]": tables.difference(row, "mask_AP"),
-                "head parameters": f"{cost['head_parameters']:,.0f}",
-                "MFLOP/RoI": f"{cost['head_flops_per_roi'] / 1e6:.1f}",
-                "ms/100 RoIs": f"{cost['head_ms_median']:.1f}",
+                "head parameters": _number(cost["head_parameters"], 0),
+                "MFLOP/RoI": _number(cost["head_flops_per_roi"] / 1e6, 1),
+                "ms/100 RoIs": _number(cost["head_ms_median"], 1),
             }
         )
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) + "\n"
+
+
+def _number(value: float, digits: int) -> str:
+    """A number, or "–" for what was not measured."""
+    return tables.MISSING if math.isnan(value) else f"{value:,.{digits}f}"

@@ -38,7 +38,7 @@ def _job(cfg: DictConfig) -> None:
         known = sorted(p.parent.name for p in Path(config.results_dir).glob("*/runs"))
         raise UserError(f"no study in {folder}; studies there: {', '.join(known) or 'none'}")
     baseline, resamples = about(folder)
-    print(study_report.build(folder, config.baseline or baseline, config.resamples or resamples))
+    print(study_report.build(folder, config.baseline or baseline, config.resamples or resamples, config.data_root))
     if config.publish is not None:
         written = publish(folder, Path(config.publish))
         print(f"published to {config.publish}: {len(written)} files")

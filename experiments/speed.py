@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from experiments.aggregate import Study, load_json, read
-from experiments.config import Config, typed
+from experiments.config import Config, stored
 from experiments.control import picture_size
 from experiments.provenance import now, provenance
 from experiments.run import build_model, prepare, training_batches
@@ -107,12 +105,9 @@ def measure_study(
 def _config(study: Study, name: str, data_root: str | None, device: str) -> Config:
     path = study.folder / "runs" / name / "config.yaml"
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-        assert isinstance(merged, DictConfig)
-        config = typed(merged)
-    except (OSError, OmegaConfBaseException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} can't be used ({reason}); delete {path.parent} to run it again") from error
+        config = stored(path)
+    except UserError as error:
+        raise UserError(f"{error}; delete {path.parent} to run it again") from error
     config.data_root, config.runtime.device, config.runtime.workers = data_root, device, 0
     return config
 

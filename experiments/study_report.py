@@ -1,17 +1,23 @@
 """Everything that can be said about a study, from its files alone: tables, plots, panels, and a text."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from experiments import panels, plots, tables
+from experiments import details, details_tables, disagreement, panels, plots, rows, tables
 from experiments.aggregate import Study, read
 from experiments.compare import compare
+from experiments.details import Details
+from instseg.errors import DataError
+
+_UNUSABLE = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
 
 
-def build(study_dir: Path, baseline: str, resamples: int = 1000) -> str:
+def build(study_dir: Path, baseline: str, resamples: int = 1000, data_root: str | None = None) -> str:
     """Write the tables, plots and panels of a study into its folder, from any subset of finished runs.
 
     Output of an earlier build that can't be made now is removed, so that all files tell of the same runs.
@@ -20,6 +26,7 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000) -> str:
         study_dir: ``results/<study>``.
         baseline: the variant that the others are compared with; may be absent.
         resamples: bootstrap replicates for the intervals.
+        data_root: where the data sets lie, for pictures on which heads differ; None: where the runs found them.
 
     Returns:
         The text for the terminal: tables, files, what was skipped and why, unfinished runs.
@@ -45,14 +52,21 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000) -> str:
         unmeasured = [label for label in order if label not in speed["variants"]]
         if unmeasured:
             study.notes.append(f"speed.json has no {', '.join(unmeasured)}")
-        written += _ap_against_cost(study_dir, ap, frame, order, skipped)
+        why = "no variant has both mask AP and a timing or FLOPs"
+        written += _plot(study_dir, "ap_latency", partial(plots.ap_against_cost, ap, frame, order), why, skipped)
     written += _learning_curves(study, order, skipped)
     written += _panels(study, order, skipped)
+    written += _plot(study_dir, "forest", partial(rows.forest, ap), "no variant has a difference", skipped)
+    found = details.read(study)
+    outcomes = details.win_tie_loss(found.pictures, ap)
+    written += _win_tie_loss(study_dir, outcomes, ap, skipped)
+    written += _ap_by_object(study, found, ap, skipped)
+    written += _disagreement(study, found, ap, data_root, skipped)
 
     parts = [
         f"{study_dir.name}: {len(study.runs)} finished and {len(study.unfinished)} unfinished runs, "
         f"{len(order)} variants, baseline {baseline}",
-        tables.terminal(ap, frame),
+        "\n\n".join([tables.terminal(ap, frame), *_outcomes_text(outcomes)]),
     ]
     parts.append(f"written to {study_dir}: {_listed(study_dir, written)}")
     parts += [f"skipped: {line}" for line in skipped]
@@ -60,13 +74,12 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000) -> str:
     return "\n\n".join(parts[:3]) + "\n" + "".join(f"{line}\n" for line in parts[3:])
 
 
-def _ap_against_cost(
-    folder: Path, ap: pd.DataFrame, speed: pd.DataFrame, order: list[str], skipped: list[str]
-) -> list[Path]:
-    written = plots.draw(folder / "ap_latency", lambda: plots.ap_against_cost(ap, speed, order))
+def _plot(folder: Path, stem: str, make: Callable[[], Figure | None], why: str, skipped: list[str]) -> list[Path]:
+    """Draw a plot; where there is nothing to draw, say why and remove an older one."""
+    written = plots.draw(folder / stem, make)
     if not written:
-        skipped.append("AP against cost: no variant has both mask AP and a timing or FLOPs")
-        _remove(folder, "ap_latency.png", "ap_latency.pdf")
+        skipped.append(f"{stem}: {why}")
+        _remove(folder, f"{stem}.png", f"{stem}.pdf")
     return written
 
 
@@ -82,31 +95,87 @@ def _learning_curves(study: Study, order: list[str], skipped: list[str]) -> list
 
 
 def _panels(study: Study, order: list[str], skipped: list[str]) -> list[Path]:
-    folder = study.folder
     why = "no stored pictures (ground_truth/*-pictures.npz) with predictions"
     pictures: list[panels.Picture] = []
     try:
         pictures = panels.collect(study, order)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+    except _UNUSABLE as error:
         why = f"a file can't be used ({type(error).__name__}: {error})"
-    written = plots.draw(folder / "panels", partial(panels.grid, pictures, order))
+    makers = {label: partial(panels.grid, pictures, [label]) for label in order}
+    return _with_folder(study.folder, "panels", partial(panels.grid, pictures, order), makers, why, skipped)
+
+
+def _win_tie_loss(folder: Path, outcomes: pd.DataFrame, ap: pd.DataFrame, skipped: list[str]) -> list[Path]:
+    written = _plot(
+        folder, "win_tie_loss", lambda: rows.win_tie_loss(outcomes, ap), "no variant can be compared", skipped
+    )
     if not written:
-        skipped.append(f"panels: {why}")
-        _remove(folder, "panels.png", "panels.pdf")
-    names = panels.file_names(order)
-    for label in order:
-        written += plots.draw(folder / "panels" / names[label], partial(panels.grid, pictures, [label]))
-    old = [path for path in (folder / "panels").glob("*.p*") if path.suffix in (".png", ".pdf")]
-    _remove(folder / "panels", *(path.name for path in old if path not in written))
+        _remove(folder, *(f"win_tie_loss.{ending}" for ending in ("csv", "md", "tex")))
+        return []
+    return details_tables.write_win_tie_loss(folder, outcomes) + written
+
+
+def _outcomes_text(outcomes: pd.DataFrame) -> list[str]:
+    if outcomes.empty:
+        return []
+    text = details_tables.win_tie_loss_text(outcomes).drop(columns="compared with")
+    about = "held-out pictures by the mean mask IoU of their objects, better or worse than the baseline's by more than"
+    return [tables.fitted(text), f"{about} {details.TIE}"]
+
+
+def _ap_by_object(study: Study, found: Details, ap: pd.DataFrame, skipped: list[str]) -> list[Path]:
+    thirds = details.by_complexity(found, study, list(ap["variant"]))
+    make = partial(rows.ap_by_object, ap, thirds)
+    return details_tables.write_ap_by_object(study.folder, ap, thirds) + _plot(
+        study.folder, "ap_by_object", make, "no variant has AP by size or complexity", skipped
+    )
+
+
+def _disagreement(
+    study: Study, found: Details, ap: pd.DataFrame, data_root: str | None, skipped: list[str]
+) -> list[Path]:
+    order, rivals = list(ap["variant"]), dict(details.rivals(ap))
+    why = "no picture at hand on which two variants differ"
+    chosen: dict[str, list[panels.Picture]] = {}
+    try:
+        chosen = disagreement.choose(study, found, ap, data_root)
+    except (*_UNUSABLE, DataError) as error:
+        why = f"a file can't be used ({type(error).__name__}: {error})"
+    makers = {
+        label: partial(panels.grid, chosen.get(label, []), [other, label], disagreement.about(label, other))
+        for label, other in rivals.items()
+    }
+    overview = partial(panels.grid, chosen.get("", []), order, disagreement.ALL)
+    return _with_folder(study.folder, "disagreement", overview, makers, why, skipped)
+
+
+def _with_folder(
+    folder: Path,
+    stem: str,
+    overview: Callable[[], Figure | None],
+    makers: Mapping[str, Callable[[], Figure | None]],
+    why: str,
+    skipped: list[str],
+) -> list[Path]:
+    """A plot of all variants, and in the folder of its name one of each; older ones of others are removed."""
+    written = _plot(folder, stem, overview, why, skipped)
+    names = panels.file_names(list(makers))
+    for label, make in makers.items():
+        written += plots.draw(folder / stem / names[label], make)
+    old = [path for path in (folder / stem).glob("*.p*") if path.suffix in (".png", ".pdf")]
+    _remove(folder / stem, *(path.name for path in old if path not in written))
     return written
 
 
 def _listed(folder: Path, paths: list[Path]) -> str:
-    """``ap.csv|md|tex, runs.csv|md, ...``"""
+    """``ap.csv|md|tex, runs.csv|md, panels/*.png|pdf, ...``"""
     endings: dict[str, list[str]] = {}
     for path in paths:
-        stem, _, ending = path.relative_to(folder).as_posix().rpartition(".")
-        endings.setdefault(stem, []).append(ending)
+        place = path.relative_to(folder)
+        stem = place.name.rpartition(".")[0] if place.parent == Path() else f"{place.parent.as_posix()}/*"
+        known = endings.setdefault(stem, [])
+        if path.suffix[1:] not in known:
+            known.append(path.suffix[1:])
     return ", ".join(f"{stem}.{'|'.join(found)}" for stem, found in endings.items())
 
 

@@ -46,7 +46,7 @@ def write_ap(folder: Path, ap: pd.DataFrame, baseline: str, resamples: int) -> l
         "each kind by itself. "
         f"{MARK}: the interval excludes 0, the difference is real. {MISSING}: nothing to measure or to compare with."
     )
-    return _write_all(folder / "ap", ap, ap_text(ap, baseline), note, rule_after=len(ap))
+    return write_all(folder / "ap", ap, ap_text(ap, baseline), note, rule_after=len(ap))
 
 
 def ap_text(ap: pd.DataFrame, baseline: str) -> pd.DataFrame:
@@ -109,7 +109,7 @@ def write_speed(folder: Path, frame: pd.DataFrame, speed: dict[str, Any]) -> lis
     what = ", ".join(f"{key} {_cell(value)}" for key, value in about if not isinstance(value, dict | list))
     device = _cell((speed.get("provenance") or {}).get("device"))
     note = f"Median (low–high). Device: {device}." + (f" Measured with: {what}." if what else "")
-    return _write_all(folder / "speed", frame, speed_text(frame), note)
+    return write_all(folder / "speed", frame, speed_text(frame), note)
 
 
 def speed_text(frame: pd.DataFrame, ranges: bool = True) -> pd.DataFrame:
@@ -151,7 +151,7 @@ def terminal(ap: pd.DataFrame, speed: pd.DataFrame | None) -> str:
                 cells["AR" if metric == "AR100" else metric] = _figure(row[f"{kind}_{metric}_mean"], 1)
             cells |= {"Δ AP [95 %]": difference(row, f"{kind}_AP"), "runs": str(row["n"])}
             rows.append(cells)
-        parts.append(_fitted(pd.DataFrame(rows)))
+        parts.append(fitted(pd.DataFrame(rows)))
     constant = {
         key: ap[key].iloc[0] for key in ("protocol", "dataset", "trunk", "iterations") if ap[key].nunique() == 1
     }
@@ -169,11 +169,11 @@ def terminal(ap: pd.DataFrame, speed: pd.DataFrame | None) -> str:
                 "GFLOP/image": "GFLOP/im",
             }
         )
-        parts.append(_fitted(short.rename(columns={"train images/s": "train im/s", "images/s": "im/s"})))
+        parts.append(fitted(short.rename(columns={"train images/s": "train im/s", "images/s": "im/s"})))
     return "\n\n".join(part for part in parts if part)
 
 
-def _fitted(text: pd.DataFrame) -> str:
+def fitted(text: pd.DataFrame) -> str:
     """A plain table, its first column wrapped so that lines stay within the terminal."""
     # tabulate keeps two spaces beside a heading and two between columns.
     rest = sum(max(len(name) + 2, *map(len, text[name])) + 2 for name in text.columns[1:])
@@ -197,7 +197,7 @@ def wrap(label: str, width: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _write_all(
+def write_all(
     stem: Path, numbers: pd.DataFrame, text: pd.DataFrame, note: str, rule_after: int | None = None
 ) -> list[Path]:
     return [

@@ -24,27 +24,14 @@ def instances(*masks: np.ndarray) -> panels.Instances:
 
 
 def test_a_prediction_has_the_colour_of_its_object() -> None:
-    left, right = ellipse((30, 40, 15, 15)), ellipse((90, 40, 15, 15))
-    truth = instances(left, right)
-    nearly_right, poorly_right, nowhere = ellipse((92, 40, 15, 15)), ellipse((98, 40, 15, 15)), ellipse((60, 80, 9, 9))
-    masks = np.stack([nowhere, poorly_right, nearly_right, left])
-    pairs = panels.match_objects(masks, truth.masks)
-    overlap = (nearly_right & right).sum() / (nearly_right | right).sum()
-    assert pairs == {3: (0, 1.0), 2: (1, pytest.approx(overlap))}
-    found = panels.matched_colours(4, pairs, truth)
+    truth = instances(ellipse((30, 40, 15, 15)), ellipse((90, 40, 15, 15)))
+    found = panels.matched_colours(4, {3: (0, 1.0), 2: (1, 0.7)}, truth)
     assert found[2] == truth.colours[1]
     assert found[3] == truth.colours[0]
     assert len(set(found)) == 4
     assert not {found[0], found[1]} & set(truth.colours)
-
-
-def test_without_objects_or_predictions_there_is_nothing_to_match() -> None:
-    none = np.zeros((0, 96, 128), dtype=bool)
-    truth = panels.Instances(none, np.zeros((0, 4)), [])
-    assert panels.match_objects(none, none) == {}
-    assert panels.match_objects(none, np.stack([ellipse((30, 40, 9, 9))])) == {}
-    assert panels.match_objects(np.stack([ellipse((30, 40, 9, 9))] * 3), none) == {}
-    assert len(set(panels.matched_colours(3, {}, truth))) == 3
+    none = panels.Instances(np.zeros((0, 96, 128), dtype=bool), np.zeros((0, 4)), [])
+    assert len(set(panels.matched_colours(3, {}, none))) == 3
 
 
 def test_only_confident_predictions_of_the_first_run_are_shown(tmp_path: Path) -> None:

@@ -27,14 +27,15 @@ def _study(folder: Path, dataset: str, dirty: bool) -> Path:
 @pytest.mark.parametrize(("dataset", "panels"), [("generated", True), ("pennfudan", False)])
 def test_panels_go_along_only_where_pictures_are_generated(tmp_path: Path, dataset: str, panels: bool) -> None:
     study = _study(tmp_path, dataset, dirty=False)
-    assert (study / "panels.png").exists()
+    assert (study / "panels.png").exists() and (study / "disagreement.png").exists()
     to = tmp_path / "reference"
     publish(study, to)
     (to / "configs" / "of_a_run_that_is_gone.yaml").write_text("")
     written = publish(study, to)
     assert set(written) == {path for path in to.rglob("*") if path.is_file()}
-    assert (to / "panels.png").exists() == panels
-    for name in ("ap.csv", "runs.csv", "learning_curves.pdf"):
+    assert (to / "panels.png").exists() == (to / "disagreement.png").exists() == panels
+    assert not (to / "disagreement").exists()
+    for name in ("ap.csv", "runs.csv", "learning_curves.pdf", "forest.png", "win_tie_loss.md", "ap_by_object.tex"):
         assert (to / name).read_bytes() == (study / name).read_bytes()
     assert not list(to.rglob("*.npz")) and not list(to.rglob("predictions.json"))
     configs = list((to / "configs").iterdir())
@@ -52,6 +53,25 @@ def test_summary_has_the_numbers_of_the_tables(tmp_path: Path) -> None:
         assert f" {row['mask_AP_mean']:.1f} " in line
         if not row["is_baseline"]:
             assert f"{row['mask_AP_diff']:+.1f} [{row['mask_AP_diff_low']:+.1f}" in line
+
+
+def test_summary_shows_what_was_not_measured_as_a_dash(tmp_path: Path) -> None:
+    study = synthetic.make_study(tmp_path / "study", {"fcn": 3.0, "unet": 1.0}, seeds=1, images=5)
+    for path in study.glob("runs/*"):
+        (path / "config.yaml").write_text("seed: 0\n")
+    speed = json.loads((study / "speed.json").read_text())
+    del speed["variants"]["unet"]
+    speed["variants"]["fcn"]["head_ms"] = None
+    (study / "speed.json").write_text(json.dumps(speed))
+    study_report.build(study, "fcn", 20)
+    publish(study, tmp_path / "to")
+    text = (tmp_path / "to" / "summary.md").read_text()
+    assert "nan" not in text and "±" not in text
+    fcn, unet = ([cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:])
+    ap = pd.read_csv(study / "ap.csv").set_index("variant")
+    assert fcn[1:] == [f"{ap.loc['fcn', 'box_AP_mean']:.1f}", fcn[2], "–", "2,600,000", "530.0", "–"]
+    assert unet[2] == f"{ap.loc['unet', 'mask_AP_mean']:.1f}"
+    assert unet[4:] == ["–", "–", "–"]
 
 
 def test_runs_of_uncommitted_code_are_refused(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from instseg.errors import UserError
 from instseg.evaluation.resampling import match, paired_difference
 
 NOISE = {"fcn": 2.5, "unet": 1.0, "unet_no_skip": 2.4}
-TABLES = ["ap.csv", "ap.md", "ap.tex", "speed.csv", "speed.md", "speed.tex", "runs.csv", "runs.md"]
-PLOTS = ["learning_curves", "ap_latency", "panels", "panels/fcn", "panels/unet", "panels/unet_no_skip"]
+IN_THREE = ["ap", "speed", "win_tie_loss", "ap_by_object"]
+TABLES = [*(f"{name}.{ending}" for name in IN_THREE for ending in ("csv", "md", "tex")), "runs.csv", "runs.md"]
+PLOTS = ["learning_curves", "ap_latency", "forest", "win_tie_loss", "ap_by_object", "disagreement", "panels"]
+PLOTS += ["panels/fcn", "panels/unet", "panels/unet_no_skip", "disagreement/unet", "disagreement/unet_no_skip"]
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +94,16 @@ def test_people_read_the_same_numbers(study: Path) -> None:
     assert tex.count(r"\midrule") == 2
     assert "1 unfinished" in text
     assert "skipped" not in text
-    assert "note:" not in text
+    # made-up runs have no data set
+    assert re.findall("note: (.*?) ", text) == ["disagreement:"]
     body = text.split("written to")[0].splitlines()
     assert max(map(len, body)) <= 120
 
 
-@pytest.mark.parametrize("name", ["ap.md", "ap.tex", "speed.md", "speed.tex", "runs.md", "ap.csv", "text"])
+@pytest.mark.parametrize(
+    "name",
+    ["ap.md", "ap.tex", "speed.md", "speed.tex", "runs.md", "ap.csv", "text", *(f"{n}.md" for n in IN_THREE[2:])],
+)
 def test_nothing_missing_is_shown_as_a_number(study: Path, name: str) -> None:
     text = (study / name).read_text()
     assert not re.search(r"\bnan\b|\bNone\b|-100|(?<![\d.])-1(?![\d.])", text)
@@ -173,7 +179,10 @@ def test_one_variant_of_one_run_without_anything_else(tmp_path: Path) -> None:
     row = rows(tmp_path / "ap.csv")["unet"]
     assert (row["mask_AP_std"], row["mask_AP_diff"], row["n"]) == ("", "", "1")
     assert "±" not in (tmp_path / "ap.md").read_text().split("\n\n")[0]
-    assert not list(tmp_path.rglob("*.png"))
+    assert "skipped: forest: no variant has a difference" in text
+    assert "skipped: win_tie_loss" in text
+    assert "skipped: disagreement" in text
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["ap_by_object.png"]
     assert not (tmp_path / "speed.csv").exists()
 
 
@@ -181,12 +190,16 @@ def test_what_can_no_longer_be_made_is_removed(tmp_path: Path) -> None:
     make_study(tmp_path, {"fcn": 2.0, "unet": 1.0}, seeds=1, images=4)
     build(tmp_path, "fcn", resamples=20)
     assert (tmp_path / "ap_latency.png").exists()
+    assert (tmp_path / "disagreement" / "unet.png").exists()
     (tmp_path / "speed.json").unlink()
     for path in (tmp_path / "runs").glob("unet-*"):
         (path / "result.json").unlink()
     text = build(tmp_path, "fcn", resamples=20)
     assert not (tmp_path / "ap_latency.png").exists()
     assert not (tmp_path / "speed.md").exists()
+    # without unet there is nothing to compare fcn with
+    for stem in ("forest", "win_tie_loss", "disagreement", "disagreement/unet"):
+        assert not list(tmp_path.glob(f"{stem}.*")), stem
     assert [path.name for path in (tmp_path / "panels").glob("*.png")] == ["fcn.png"]
     assert "1 finished and 1 unfinished runs" in text
 

@@ -39,7 +39,7 @@ def forest(ap: pd.DataFrame) -> Figure | None:
     if rows.empty:
         return None
     style = looks(list(ap["variant"]))
-    figure, columns = _figure(rows["variant"], len(kinds), 5.0)
+    figure, columns = _figure(rows["variant"], len(kinds), 4.6)
     rivals = rows["compared_with"].unique()
     for axes, kind in zip(columns, kinds, strict=True):
         for y, (_, row) in enumerate(rows.iterrows()):

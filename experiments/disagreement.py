@@ -16,7 +16,6 @@ from instseg.data import InstanceDataset
 from instseg.errors import DataError, UserError
 
 Images = dict[PictureKey, NDArray[np.uint8]]
-ALL = "Where the heads differ most (standard deviation over heads, means over runs). "
 
 
 def choose(study: Study, details: Details, ap: pd.DataFrame, data_root: str | None) -> dict[str, list[Picture]]:
@@ -44,9 +43,14 @@ def choose(study: Study, details: Details, ap: pd.DataFrame, data_root: str | No
     return {label: _drawn(material, one, with_rival[label]) for label, one in chosen.items()}
 
 
-def about(label: str, other: str) -> str:
-    """What the pictures of a variant are, for a reader."""
-    return f"Where {label} differs most from {other}, either way: the difference of mean IoU, mean over runs. "
+def about(study: Study, label: str, other: str) -> str:
+    """What the pictures of a variant are, for a reader, or those of all where the label is empty."""
+    all_runs = study.runs[study.runs["counted"]]
+    several = all_runs["variant"].duplicated().any()
+    runs = "; means over runs, each head is shown by its first" if several else ""
+    if label:
+        return f"Where {label} differs most from {other}, either way: the difference of mean IoU{runs}. "
+    return f"Where the heads differ most: standard deviation of mean IoU over heads{runs}. "
 
 
 def _both_ways(differences: pd.DataFrame) -> pd.DataFrame:

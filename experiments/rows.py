@@ -54,7 +54,7 @@ def forest(ap: pd.DataFrame) -> Figure | None:
             real = outer[0] > 0 or outer[1] < 0
             face = look.colour if real else "white"
             axes.plot(value, y, look.marker, color=look.colour, markerfacecolor=face, markersize=7, zorder=3)
-            text = f"{value:+.1f} [{outer[0]:+.1f}, {outer[1]:+.1f}]" if outer[0] == outer[0] else f"{value:+.1f}"
+            text = _signed(value) + (f" [{_signed(outer[0])}, {_signed(outer[1])}]" if outer[0] == outer[0] else "")
             axes.text(
                 *(1.02, y, text),
                 transform=axes.get_yaxis_transform(),
@@ -139,6 +139,11 @@ def ap_by_object(ap: pd.DataFrame, thirds: pd.DataFrame) -> Figure | None:
         axes.set(xlabel=title)
         axes.xaxis.set_major_locator(MaxNLocator(7))
     return figure
+
+
+def _signed(value: float) -> str:
+    # "+ 0.0" turns -0.0 into 0.0
+    return f"{round(value, 1) + 0.0:+.1f}"
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:

@@ -142,10 +142,10 @@ def _disagreement(
     except (*_UNUSABLE, DataError) as error:
         why = f"a file can't be used ({type(error).__name__}: {error})"
     makers = {
-        label: partial(panels.grid, chosen.get(label, []), [other, label], disagreement.about(label, other))
+        label: partial(panels.grid, chosen.get(label, []), [other, label], disagreement.about(study, label, other))
         for label, other in rivals.items()
     }
-    overview = partial(panels.grid, chosen.get("", []), order, disagreement.ALL)
+    overview = partial(panels.grid, chosen.get("", []), order, disagreement.about(study, "", ""))
     return _with_folder(study.folder, "disagreement", overview, makers, why, skipped)
 
 

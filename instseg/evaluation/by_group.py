@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+
+from instseg.evaluation import engine
 
 NO_GROUP = -1
 
@@ -43,7 +44,7 @@ def mask_ap(truth: COCO, predictions: list[dict[str, Any]], groups: NDArray[np.i
         for number, (one, group) in enumerate(zip(predictions, grouped, strict=True), start=1)
         if group != NO_GROUP
     ]
-    evaluator = COCOeval(_index(truth, annotations), _index(truth, detections), "segm")
+    evaluator = engine.evaluator(_index(truth, annotations), _index(truth, detections), "mask")
     evaluator.params.areaRng = [[group - 0.5, group + 0.5] for group in range(count)]
     evaluator.params.areaRngLbl = [str(group) for group in range(count)]
     evaluator.params.maxDets = [100]

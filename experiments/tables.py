@@ -46,7 +46,7 @@ def write_ap(folder: Path, ap: pd.DataFrame, baseline: str, resamples: int) -> l
         "each kind by itself. "
         f"{MARK}: the interval excludes 0, the difference is real. {MISSING}: nothing to measure or to compare with."
     )
-    return write_all(folder / "ap", ap, ap_text(ap, baseline), note, rule_after=len(ap))
+    return write_all(folder / "ap", ap, ap_text(ap, baseline), note, rule_every=len(ap))
 
 
 def ap_text(ap: pd.DataFrame, baseline: str) -> pd.DataFrame:
@@ -198,12 +198,12 @@ def wrap(label: str, width: int) -> str:
 
 
 def write_all(
-    stem: Path, numbers: pd.DataFrame, text: pd.DataFrame, note: str, rule_after: int | None = None
+    stem: Path, numbers: pd.DataFrame, text: pd.DataFrame, note: str, rule_every: int | None = None
 ) -> list[Path]:
     return [
         write_atomically(stem.with_suffix(".csv"), _csv(numbers)),
         write_atomically(stem.with_suffix(".md"), _markdown(text, note)),
-        write_atomically(stem.with_suffix(".tex"), latex(text, note, rule_after)),
+        write_atomically(stem.with_suffix(".tex"), latex(text, note, rule_every)),
     ]
 
 
@@ -217,13 +217,13 @@ def _markdown(text: pd.DataFrame, note: str) -> str:
     return f"{safe.to_markdown(index=False, disable_numparse=True, colalign=align)}\n\n{note}\n"
 
 
-def latex(text: pd.DataFrame, note: str, rule_after: int | None = None) -> str:
+def latex(text: pd.DataFrame, note: str, rule_every: int | None = None) -> str:
     """A plain ``tabular`` with booktabs rules (``\\usepackage{booktabs}``), the note as a comment above it.
 
     Args:
         text: cells and headings as plain text, in which LaTeX's own characters are escaped here.
         note: one line.
-        rule_after: number of body rows after which to draw a rule.
+        rule_every: number of body rows between two rules.
     """
     columns = "".join("l" if _is_words(text[name]) else "r" for name in text.columns)
     body = text.to_latex(index=False, escape=True, column_format=columns)
@@ -232,10 +232,10 @@ def latex(text: pd.DataFrame, note: str, rule_after: int | None = None) -> str:
     # A hyphen before a number is a minus.
     body = re.sub(r"(?<=[\s\[])-(?=\d)", "$-$", body)
     lines = body.splitlines()
-    if rule_after:
-        first = lines.index(r"\midrule") + 1
-        if first + rule_after < lines.index(r"\bottomrule"):
-            lines.insert(first + rule_after, r"\midrule")
+    if rule_every:
+        first, last = lines.index(r"\midrule") + 1, lines.index(r"\bottomrule")
+        for place in reversed(range(first + rule_every, last, rule_every)):
+            lines.insert(place, r"\midrule")
     return f"% {note}\n" + "\n".join(lines) + "\n"
 
 

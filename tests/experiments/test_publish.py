@@ -69,9 +69,10 @@ def test_summary_shows_what_was_not_measured_as_a_dash(tmp_path: Path) -> None:
     assert "nan" not in text and "±" not in text
     fcn, unet = ([cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:])
     ap = pd.read_csv(study / "ap.csv").set_index("variant")
-    assert fcn[1:] == [f"{ap.loc['fcn', 'box_AP_mean']:.1f}", fcn[2], "–", "2,600,000", "530.0", "–"]
+    assert fcn[1:4] == [f"{ap.loc['fcn', f'{kind}_AP_mean']:.1f}" for kind in ("box", "mask", "boundary")]
+    assert fcn[4:] == ["–", "2,600,000", "530.0", "–"]
     assert unet[2] == f"{ap.loc['unet', 'mask_AP_mean']:.1f}"
-    assert unet[4:] == ["–", "–", "–"]
+    assert unet[5:] == ["–", "–", "–"]
 
 
 def test_runs_of_uncommitted_code_are_refused(tmp_path: Path) -> None:

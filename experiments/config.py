@@ -299,10 +299,14 @@ class Config:
         root = None if self.data_root is None else str(Path(self.data_root).expanduser())
         return _dataset(d.name, split, d.fold, root, images, json.dumps(d.options, sort_keys=True))
 
-    def hash(self) -> str:
-        """Eight hex digits over everything that can change a run's numbers, and nothing else."""
+    def check_settled(self) -> None:
+        """Raise a ValueError where a control is asked for and not yet found, as the head is another one then."""
         if (self.head.control or self.control) != "none":
             raise ValueError("the control must be found first: experiments.control.resolved")
+
+    def hash(self) -> str:
+        """Eight hex digits over everything that can change a run's numbers, and nothing else."""
+        self.check_settled()
         parts = asdict(self)
         for key in ("runtime", "study", "data_root", "results_dir", "head_norm", "control"):
             del parts[key]

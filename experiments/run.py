@@ -143,6 +143,7 @@ def check_same_data(config: Config, write: bool = False) -> None:
 
 def build_model(config: Config, num_classes: int) -> MaskRCNN:
     """The model of a run with its first weights: all but the head's are the same for every head of a seed."""
+    config.check_settled()
     with seeds.stream(config.seed, "mask head"):
         head = config.make_head(num_classes)
     with seeds.stream(config.seed, "core"):

@@ -254,3 +254,9 @@ def test_what_a_head_reads_and_gives_is_told(head: str, reads: str, output: str)
     made = setup.make(options("what=heads", *TINY))
     numbers = heads_benchmark._numbers(made, setup.load("quick", f"head={head}").make_head(2))
     assert (numbers["reads"], numbers["output"]) == (reads, output)
+
+
+def test_a_control_is_found_before_it_is_timed() -> None:
+    made = setup.make(options("what=train", "head=fcn_flops_of_unet", *TINY))
+    assert (made.config.head.name, made.config.head.variant) == ("fcn", "fcn_flops_of_unet")
+    assert made.model().mask_head.predictor[-1].in_channels == made.config.head.options["width"]

@@ -8,6 +8,7 @@ import heads
 from experiments import control
 from experiments.config import Config
 from experiments.control import META, cost, picture_size, resolved
+from experiments.run import build_model
 from instseg.errors import UserError
 from instseg.evaluation import timing
 
@@ -73,6 +74,8 @@ def test_a_control_is_a_run_of_its_own_and_found_before_it_is_named() -> None:
     asked = composed("head=fcn_params_of_unet")
     with pytest.raises(ValueError, match="control"):
         asked.hash()
+    with pytest.raises(ValueError, match="control"):
+        build_model(asked, 2)
     found = resolved(asked)
     assert found.folder().name.startswith("fcn_params_of_unet-generated-f0-s0-")
     plain = composed("head=fcn", *(f"head.options.{k}={v}" for k, v in found.head.options.items()))

@@ -45,10 +45,13 @@ def test_every_study_is_in_its_table() -> None:
         assert re.search(rf"^\|.*`{path.stem}`", TEXT, re.MULTILINE), path.stem
 
 
-def test_every_head_is_in_its_table() -> None:
+def test_every_head_in_its_table_is_there() -> None:
+    # not the other way round: a head of one's own is one file and one configuration
     (table,) = re.findall(r"## Mask heads\n(.*?)\n## ", TEXT, re.DOTALL)
-    for path in (ROOT / "experiments" / "conf" / "head").glob("*.yaml"):
-        assert f"`{path.stem}`" in table or path.stem.startswith("smp_"), path.stem
+    first = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
+    shown = re.findall(r"`(\w+)`", first)
+    known = {path.stem for path in (ROOT / "experiments" / "conf" / "head").glob("*.yaml")}
+    assert len(shown) > 20 and set(shown) <= known
 
 
 def test_the_head_that_it_shows_works() -> None:

@@ -92,12 +92,12 @@ def _build(name: str, options: dict[str, Any], class_agnostic: bool = False) -> 
     return heads.build(name, CHANNELS, CLASSES, class_agnostic=class_agnostic, **options)
 
 
-def _predicted_size(name: str, options: dict[str, Any]) -> int:
-    """Of the masks, which a head may make finer than its logits."""
-    of = options.get("of", {"name": "fcn"})
+def _predicted_size(name: str, options: dict[str, Any], size: int) -> int:
+    """Of the masks, which a head may make finer than its logits, if it has an option for that."""
     if name == "maskiou":
-        return _predicted_size(of["name"], of.get("options", {}))
-    return int({**heads.options(name), **options}["output_size"])
+        of = options.get("of", {"name": "fcn"})
+        return _predicted_size(of["name"], of.get("options", {}), size)
+    return int({**heads.options(name), **options}.get("output_size", size))
 
 
 def test_every_registered_head_has_a_case() -> None:
@@ -114,7 +114,7 @@ def test_shapes(name: str, options: dict[str, Any], size: int, counts: tuple[int
     assert logits.shape == (sum(counts), 1 if class_agnostic else CLASSES, size, size)
     assert logits.dtype == torch.float32
     prediction = head.predict(rois, torch.ones(sum(counts), dtype=torch.int64))
-    predicted = _predicted_size(name, options)
+    predicted = _predicted_size(name, options, size)
     assert prediction.probabilities.shape == (sum(counts), predicted, predicted)
     assert ((prediction.probabilities >= 0) & (prediction.probabilities <= 1)).all()
 
@@ -170,8 +170,9 @@ def test_state_dict_round_trip(name: str, options: dict[str, Any], size: int) ->
 
 @case
 def test_learns_sixteen_rois(name: str, options: dict[str, Any], size: int) -> None:
-    head, rois = _build(name, {**options, "width": 16}, class_agnostic=True), _rois(10, 6)
-    targets, predicted = _targets(rois), _predicted_size(name, options)
+    narrow = {"width": 16} if "width" in heads.options(name) else {}
+    head, rois = _build(name, {**options, **narrow}, class_agnostic=True), _rois(10, 6)
+    targets, predicted = _targets(rois), _predicted_size(name, options, size)
     truth = _truth(name, options, targets, predicted) > 0.5
     wanted = 0.99 if predicted >= 56 else 0.95
     optimizer = torch.optim.AdamW(head.parameters())
@@ -215,7 +216,7 @@ def test_every_head_takes_the_losses_on_shape(name: str, options: dict[str, Any]
         torch.testing.assert_close(both[key], value)
     # on the masks as they are predicted, whatever forward gives
     masks = head.mask_logits(head(rois), rois, targets.labels)
-    truth = targets.crop(_predicted_size(name, options))
+    truth = targets.crop(_predicted_size(name, options, size))
     torch.testing.assert_close(both["loss_mask_dice"], 0.5 * dice_loss(masks.sigmoid(), truth))
     torch.testing.assert_close(both["loss_mask_boundary"], 2 * boundary_loss(masks, truth))
     (both["loss_mask_dice"] + both["loss_mask_boundary"]).backward()

@@ -17,11 +17,12 @@ from omegaconf import OmegaConf
 
 from experiments.config import Config, torch_device
 from experiments.provenance import now, provenance
+from experiments.true_boxes import FILE as IN_TRUE_BOXES
 from instseg import detector, memory, progress, seeds
 from instseg.data import InstanceDataset, loader, transforms
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
-from instseg.evaluation import coco
+from instseg.evaluation import coco, true_boxes
 from instseg.evaluation.predict import predict
 from instseg.files import write_atomically
 from instseg.training.loop import train
@@ -64,6 +65,7 @@ def run(config: Config) -> Path:
         truth, engine = held_out.ground_truth(), config.evaluation.engine
         metrics = {kind: coco.metrics(coco.evaluate(truth, results, kind, engine)) for kind in coco.KINDS}
         write_atomically(folder / "predictions.json", json.dumps(results).encode())
+        in_true_boxes = _score_in_true_boxes(config, model, held_out, truth, folder, device)
         result = {
             "schema": 1,
             "hash": config.hash(),
@@ -83,6 +85,7 @@ def run(config: Config) -> Path:
             "settings": config.settings(),
             "ground_truth": _store_ground_truth(config, held_out, truth),
             "metrics": metrics,
+            "true_boxes": in_true_boxes,
             "left_out": [f"train: {line}" for line in data.left_out] + [f"val: {line}" for line in held_out.left_out],
             "provenance": {
                 **origin,
@@ -225,6 +228,29 @@ def _predict(
         precision=config.schedule.precision,
         title=title,
     )
+
+
+def _score_in_true_boxes(
+    config: Config,
+    model: MaskRCNN,
+    held_out: InstanceDataset,
+    truth: dict[str, Any],
+    folder: Path,
+    device: torch.device,
+) -> dict[str, Any]:
+    masks = true_boxes.predict(
+        model,
+        held_out,
+        truth,
+        device=device,
+        batch_size=config.evaluation.batch_size,
+        workers=config.runtime.workers,
+        precision=config.schedule.precision,
+    )
+    of_masks, of_boundaries = true_boxes.ious(truth, masks)
+    each = {"mask_iou": of_masks.round(6).tolist(), "boundary_iou": of_boundaries.round(6).tolist()}
+    write_atomically(folder / IN_TRUE_BOXES, json.dumps(each))
+    return true_boxes.summary(truth, of_masks, of_boundaries)
 
 
 def _to_learn_from(data: InstanceDataset) -> list[int]:

@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import details, details_tables, disagreement, panels, plots, rows, tables
+from experiments import details, details_tables, disagreement, panels, plots, rows, tables, true_boxes
 from experiments.aggregate import Study, read
 from experiments.compare import compare
 from experiments.details import Details
@@ -63,15 +63,32 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000, data_root: str 
     written += _ap_by_object(study, found, ap, skipped)
     written += _disagreement(study, found, ap, data_root, skipped)
 
+    in_true_boxes = true_boxes.compare(study, ap, resamples)
+    written += _true_boxes(study_dir, in_true_boxes, resamples, skipped)
+
     parts = [
         f"{study_dir.name}: {len(study.runs)} finished and {len(study.unfinished)} unfinished runs, "
         f"{len(order)} variants, baseline {baseline}",
-        "\n\n".join([tables.terminal(ap, frame), *_outcomes_text(outcomes)]),
+        "\n\n".join([tables.terminal(ap, frame), *_true_boxes_text(in_true_boxes), *_outcomes_text(outcomes)]),
     ]
     parts.append(f"written to {study_dir}: {_listed(study_dir, written)}")
     parts += [f"skipped: {line}" for line in skipped]
     parts += [f"note: {line}" for line in study.notes]
     return "\n\n".join(parts[:3]) + "\n" + "".join(f"{line}\n" for line in parts[3:])
+
+
+def _true_boxes(folder: Path, found: pd.DataFrame, resamples: int, skipped: list[str]) -> list[Path]:
+    if len(found):
+        return true_boxes.write(folder, found, resamples)
+    skipped.append("masks in true boxes: no run has them; those of earlier versions don't")
+    _remove(folder, "true_boxes.csv", "true_boxes.md", "true_boxes.tex")
+    return []
+
+
+def _true_boxes_text(found: pd.DataFrame) -> list[str]:
+    if not len(found):
+        return []
+    return [tables.fitted(true_boxes.text(found)), "IoU in percent of masks in the objects' own boxes; *: real"]
 
 
 def _plot(folder: Path, stem: str, make: Callable[[], Figure | None], why: str, skipped: list[str]) -> list[Path]:

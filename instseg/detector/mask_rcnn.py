@@ -219,6 +219,24 @@ class MaskRCNN(nn.Module):
             for found, rle in zip(detected, rles, strict=True)
         ]
 
+    def masks_in(self, images: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> list[list[mask_ops.RLE]]:
+        """The masks of objects whose boxes and classes are known, as RLE.
+
+        Args:
+            images: as :meth:`forward` takes them, in evaluation mode.
+            boxes: one (n_i, 4) xyxy tensor an image, in its own pixels.
+            labels: one (n_i,) tensor an image: the objects' classes, from 1.
+
+        Returns:
+            One list of n_i RLEs an image.
+        """
+        pyramid, _, sizes, _ = self._features(images)
+        scale = (sizes / on_device([_size(image) for image in images], sizes.device)).flip(1).repeat(1, 2)
+        rois = RoIs(pyramid, [one * by for one, by in zip(boxes, scale, strict=True)])
+        masks = self.mask_head.predict(rois, torch.cat(labels)).probabilities
+        counts = [len(one) for one in boxes]
+        return mask_ops.to_rles(list(masks.split(counts)), boxes, [_size(image) for image in images])
+
     def _features(
         self, images: list[Tensor], targets: Targets | None = None
     ) -> tuple[Pyramid, tuple[int, int], Tensor, Targets]:

@@ -35,7 +35,9 @@ __all__ = [
     "PairedDifference",
     "RunKey",
     "average_precision",
+    "image_weights",
     "match",
+    "over_runs",
     "own_interval",
     "paired_difference",
 ]
@@ -134,10 +136,15 @@ def _replicates(matches: Matches, fold: int, resamples: int, seed: int) -> Float
 
     The draw depends on fold and seed only, which pairs the runs. Cached: the baseline meets every variant.
     """
-    count = len(matches.image_ids)
+    return average_precision(matches, image_weights(len(matches.image_ids), fold, resamples, seed))
+
+
+def image_weights(count: int, fold: int, resamples: int, seed: int = 0) -> NDArray[np.int64]:
+    """(1 + resamples, count) how often each image counts: once, and then as drawn with replacement, the same for
+    every run of a fold."""
     random = np.random.default_rng([seed, 1, fold])
     drawn = random.multinomial(count, np.full(count, 1 / count), size=resamples)
-    return average_precision(matches, np.concatenate([np.ones((1, count), dtype=drawn.dtype), drawn]))
+    return np.concatenate([np.ones((1, count), dtype=drawn.dtype), drawn])
 
 
 def _table(runs: Mapping[RunKey, Matches], keys: list[RunKey], resamples: int, seed: int) -> Floats:
@@ -145,10 +152,20 @@ def _table(runs: Mapping[RunKey, Matches], keys: list[RunKey], resamples: int, s
     return np.stack([_replicates(runs[key], key[0], resamples, seed) for key in keys], axis=1)
 
 
+def over_runs(table: Floats, keys: list[RunKey], images: Mapping[int, int]) -> Estimate:
+    """Mean over runs with its error over images and seeds or folds.
+
+    Args:
+        table: (1 + resamples, len(keys)) a number of each run: as it is, then on resampled images.
+        keys: (fold, seed) of the runs.
+        images: number of images of each fold.
+    """
+    units = [fold if len(images) > 1 else run_seed for fold, run_seed in keys]
+    return estimate(table[0], table[1:], units, sum(images.values()), len(images))
+
+
 def _estimate(table: Floats, runs: Mapping[RunKey, Matches], keys: list[RunKey]) -> Estimate:
-    folds = {fold: len(runs[fold, run_seed].image_ids) for fold, run_seed in keys}
-    units = [fold if len(folds) > 1 else run_seed for fold, run_seed in keys]
-    return estimate(table[0], table[1:], units, sum(folds.values()), len(folds))
+    return over_runs(table, keys, {fold: len(runs[fold, run_seed].image_ids) for fold, run_seed in keys})
 
 
 def own_interval(runs: Mapping[RunKey, Matches], resamples: int = 1000, seed: int = 0) -> Estimate:

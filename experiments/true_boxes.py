@@ -1,0 +1,134 @@
+"""A study's heads on boxes that are the same for all: the ground truth's."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from experiments import tables
+from experiments.aggregate import Study
+from instseg.evaluation import true_boxes
+from instseg.evaluation.hierarchy import Estimate, holm
+from instseg.evaluation.resampling import RunKey, image_weights, over_runs
+
+FILE = "true_boxes.json"
+"""In a run's folder: ``mask_iou`` and ``boundary_iou`` of each object of the ground truth that is no crowd region."""
+_NUMBERS = ("mask_IoU", "boundary_IoU", *(f"mask_IoU_{size}" for size in true_boxes.SIZES))
+_HEADINGS = {"mask_IoU": "mask IoU", "boundary_IoU": "boundary IoU"} | {
+    f"mask_IoU_{size}": f"mask IoU, {size}" for size in true_boxes.SIZES
+}
+# by variant, then (fold, seed): ground truth, sum of the IoUs and number of objects of each picture
+_Runs = dict[str, dict[RunKey, tuple[str, NDArray[np.float64], NDArray[np.float64]]]]
+
+
+def compare(study: Study, ap: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """One row a variant of which a run has been scored on true boxes: means and deviations over runs of
+    ``mask_IoU, boundary_IoU, mask_IoU_small|medium|large`` (percent), and ``diff, diff_low, diff_high, diff_p,
+    diff_p_holm, real, diff_n`` of mask IoU to the baseline.
+
+    Args:
+        study: the finished runs.
+        ap: what :func:`experiments.compare.compare` gives: the order of variants, and what each is compared with.
+        resamples: of the pictures.
+    """
+    numbers, runs = _read(study)
+    rows: list[dict[str, Any]] = []
+    differences: list[Estimate | None] = []
+    for _, about in ap.iterrows():
+        label, other = about["variant"], about["compared_with"]
+        if label not in numbers:
+            continue
+        row: dict[str, Any] = {"variant": label, "n": len(numbers[label])}
+        for key in _NUMBERS:
+            values = numbers[label][key].dropna()
+            row |= {f"{key}_mean": values.mean(), f"{key}_std": values.std(ddof=1), f"{key}_n": len(values)}
+        comparable = isinstance(other, str) and other != label and not math.isnan(about["mask_AP_diff"])
+        row["compared_with"] = other if comparable else None
+        difference, row["diff_n"] = _difference(runs, label, other, resamples) if comparable else (None, 0)
+        differences.append(difference)
+        rows.append(row)
+    factors = holm([math.nan if one is None else one.p for one in differences])
+    for row, one, factor in zip(rows, differences, factors, strict=True):
+        known = one is not None and not math.isnan(factor)
+        low, high = one.interval(0.05 / factor) if one is not None and known else (math.nan, math.nan)
+        corrected = min(1.0, one.p * factor) if one is not None and known else math.nan
+        row |= {"diff": math.nan if one is None else one.value, "diff_low": low, "diff_high": high}
+        row |= {"diff_p": math.nan if one is None else one.p, "diff_p_holm": corrected}
+        row["real"] = None if math.isnan(corrected) else corrected < 0.05
+    return pd.DataFrame(rows)
+
+
+def write(folder: Path, found: pd.DataFrame, resamples: int) -> list[Path]:
+    """``true_boxes.csv|md|tex``."""
+    note = (
+        "IoU in percent of the mask that a head gives each object in the object's own box, mean over objects, then "
+        "mean ± sample standard deviation over runs; boundaries as in boundary AP; sizes are COCO's. Δ: to the "
+        "baseline, with an interval paired over pictures and runs by Holm's correction, * where it excludes 0 "
+        f"({resamples} resamples). {tables.MISSING}: nothing to measure or to compare with."
+    )
+    return tables.write_all(folder / "true_boxes", found, text(found), note)
+
+
+def text(found: pd.DataFrame) -> pd.DataFrame:
+    """The table as people read it."""
+    shown: dict[str, list[str]] = {"variant": list(found["variant"])}
+    for key, heading in _HEADINGS.items():
+        if found[f"{key}_n"].any():
+            shown[heading] = [tables.mean_std(row, key) for _, row in found.iterrows()]
+    shown["Δ mask IoU [95 %]"] = [_cell(row) for _, row in found.iterrows()]
+    return pd.DataFrame(shown)
+
+
+def _cell(row: pd.Series) -> str:
+    if math.isnan(row["diff"]):
+        return tables.MISSING
+    value, low, high = (round(row[key], 1) + 0.0 for key in ("diff", "diff_low", "diff_high"))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]{'*' if row['real'] else ''}"
+
+
+def _read(study: Study) -> tuple[dict[str, pd.DataFrame], _Runs]:
+    """Each variant's summaries, a row a run, and its runs' IoUs by picture."""
+    truths: dict[str, dict[str, Any]] = {}
+    numbers: dict[str, list[dict[str, Any]]] = {}
+    runs: _Runs = {}
+    for run in study.runs[study.runs["counted"]].to_dict("records"):
+        path, name = study.folder / "runs" / run["folder"] / FILE, str(run["ground_truth"])
+        if not path.is_file():
+            continue
+        try:
+            if name not in truths:
+                truths[name] = json.loads((study.folder / name).read_text("utf-8"))
+            scored = json.loads(path.read_text("utf-8"))
+            of_masks, of_boundaries = (np.asarray(scored[k], dtype=np.float64) for k in ("mask_iou", "boundary_iou"))
+            truth = truths[name]
+            images = {image["id"]: i for i, image in enumerate(truth["images"])}
+            places = [images[truth["annotations"][i]["image_id"]] for i in true_boxes.objects(truth)]
+            sums = np.bincount(places, weights=of_masks, minlength=len(images)).astype(np.float64)
+            counts = np.bincount(places, minlength=len(images)).astype(np.float64)
+            summary = true_boxes.summary(truth, of_masks, of_boundaries)
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            study.notes.append(f"{run['folder']}: its masks in true boxes can't be read ({reason})")
+            continue
+        numbers.setdefault(run["variant"], []).append(summary)
+        runs.setdefault(run["variant"], {})[run["fold"], run["seed"]] = (name, sums, counts)
+    return {label: pd.DataFrame(rows).apply(pd.to_numeric) for label, rows in numbers.items()}, runs
+
+
+def _difference(runs: _Runs, label: str, other: str, resamples: int) -> tuple[Estimate | None, int]:
+    """Mask IoU minus the other variant's, over the pairs of runs with the same fold, seed and ground truth."""
+    mine, theirs = runs[label], runs.get(other, {})
+    keys = sorted(key for key in mine if key in theirs and mine[key][0] == theirs[key][0])
+    if not keys:
+        return None, 0
+    columns = []
+    for key in keys:
+        weights = image_weights(len(mine[key][1]), key[0], resamples)
+        with np.errstate(invalid="ignore"):
+            columns.append(100 * (weights @ (mine[key][1] - theirs[key][1])) / (weights @ mine[key][2]))
+    sizes = {fold: len(mine[fold, seed][1]) for fold, seed in keys}
+    return over_runs(np.stack(columns, axis=1), keys, sizes), len(keys)

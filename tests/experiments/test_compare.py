@@ -114,6 +114,7 @@ def test_predictions_that_fit_no_ground_truth_are_told(tmp_path: Path) -> None:
 def _without_boundary(folder: Path, pattern: str) -> None:
     for path in folder.glob(f"runs/{pattern}/result.json"):
         _change(path, lambda result: result["metrics"].pop("boundary") and None)
+        path.with_name("true_boxes.json").unlink()
 
 
 def test_studies_of_before_boundary_ap_have_no_rows_of_it(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from experiments.aggregate import METRICS, Study
 from instseg.errors import DataError
 from instseg.evaluation import coco
 from instseg.evaluation.coco import Kind
-from instseg.evaluation.hierarchy import Estimate, holm
+from instseg.evaluation.hierarchy import Estimate, Spread, holm
 from instseg.evaluation.matches import Matches, match
-from instseg.evaluation.resampling import RunKey, average_precision, own_interval, paired_difference
+from instseg.evaluation.resampling import RunKey, average_precision, own_interval, paired_difference, pooled_spread
 
 ALPHA = 0.05
 """Chance of a false alarm among the differences of one kind."""
@@ -36,13 +36,15 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
     """
     matches = _match_runs(study)
     labels = study.ordered(baseline)
+    rivals = {label: _rival(study, label, baseline) for label in labels}
+    spreads = {kind: _spreads(matches[kind], rivals, resamples) for kind in study.kinds}
     differences: dict[Kind, list[Estimate]] = {kind: [] for kind in study.kinds}
     rows: list[dict[str, Any]] = []
     for label in labels:
         runs = study.counted(label)
         other = study.baseline_of(label, baseline)
         differing = _other_settings(runs, study.counted(other)) if other is not None else []
-        rival = None if differing else other
+        rival = rivals[label]
         row: dict[str, Any] = {"variant": label, "is_baseline": label == other, "compared_with": other}
         row |= {key: runs[key].iloc[0] for key in ("protocol", "dataset", "trunk", "iterations")}
         row["n"] = len(runs)
@@ -52,7 +54,8 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
                 values = runs[column].dropna() if column in runs else pd.Series(dtype=float)
                 row |= {f"{column}_mean": values.mean(), f"{column}_std": values.std(ddof=1)}
                 row[f"{column}_n"] = len(values)
-            found, difference = _intervals(matches[kind], label, rival, f"{kind}_AP", resamples)
+            spread = spreads[kind].get(rival) if rival is not None else None
+            found, difference = _intervals(matches[kind], label, rival, f"{kind}_AP", resamples, spread)
             row |= found
             differences[kind].append(difference)
         if differing:
@@ -78,8 +81,31 @@ def _other_settings(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:
     return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
 
 
+def _rival(study: Study, label: str, baseline: str) -> str | None:
+    """The variant that one is compared with; None where they differ in more than the head."""
+    other = study.baseline_of(label, baseline)
+    if other is None or _other_settings(study.counted(label), study.counted(other)):
+        return None
+    return other
+
+
+def _spreads(matched: _Matched, rivals: dict[str, str | None], resamples: int) -> dict[str, Spread | None]:
+    """For each variant that others are compared with: the spread between seeds or folds in their differences, from
+    all of them that have its runs."""
+    spreads = {}
+    for rival in {one for one in rivals.values() if one is not None}:
+        wanted = {key: truth for key, (truth, _) in matched[rival].items()}
+        alike = [
+            {key: matches for key, (_, matches) in matched[label].items() if key in wanted}
+            for label, other in rivals.items()
+            if other == rival and all(matched[label].get(key, ("",))[0] == truth for key, truth in wanted.items())
+        ]
+        spreads[rival] = pooled_spread(alike, resamples) if wanted else None
+    return spreads
+
+
 def _intervals(
-    matched: _Matched, label: str, other: str | None, column: str, resamples: int
+    matched: _Matched, label: str, other: str | None, column: str, resamples: int, spread: Spread | None
 ) -> tuple[dict[str, float], Estimate]:
     """Own interval of AP, and the paired difference where there is one."""
     mine = matched[label]
@@ -90,7 +116,7 @@ def _intervals(
     difference = none
     if shared:
         a, b = ({key: runs[key][1] for key in shared} for runs in (mine, theirs))
-        difference = paired_difference(a, b, resamples).difference
+        difference = paired_difference(a, b, resamples, spread=spread).difference
     numbers = {
         # no AP lies outside
         f"{column}_low": max(own.low, 0.0),

@@ -13,7 +13,7 @@ from experiments import tables
 from experiments.aggregate import Study
 from instseg.evaluation import true_boxes
 from instseg.evaluation.hierarchy import Estimate, holm
-from instseg.evaluation.resampling import RunKey, image_weights, over_runs
+from instseg.evaluation.resampling import RunKey, image_weights, over_runs, spread_over_runs
 
 FILE = "true_boxes.json"
 """In a run's folder: ``mask_iou`` and ``boundary_iou`` of each object of the ground truth that is no crowd region."""
@@ -21,8 +21,9 @@ _NUMBERS = ("mask_IoU", "boundary_IoU", *(f"mask_IoU_{size}" for size in true_bo
 _HEADINGS = {"mask_IoU": "mask IoU", "boundary_IoU": "boundary IoU"} | {
     f"mask_IoU_{size}": f"mask IoU, {size}" for size in true_boxes.SIZES
 }
-# by variant, then (fold, seed): ground truth, sum of the IoUs and number of objects of each picture
-_Runs = dict[str, dict[RunKey, tuple[str, NDArray[np.float64], NDArray[np.float64]]]]
+# by (fold, seed): ground truth, sum of the IoUs and number of objects of each picture
+_OfVariant = dict[RunKey, tuple[str, NDArray[np.float64], NDArray[np.float64]]]
+_Runs = dict[str, _OfVariant]
 
 
 def compare(study: Study, ap: pd.DataFrame, resamples: int) -> pd.DataFrame:
@@ -38,17 +39,19 @@ def compare(study: Study, ap: pd.DataFrame, resamples: int) -> pd.DataFrame:
     numbers, runs = _read(study)
     rows: list[dict[str, Any]] = []
     differences: list[Estimate | None] = []
+    rivals = {about["variant"]: _rival(about) for _, about in ap.iterrows() if about["variant"] in runs}
     for _, about in ap.iterrows():
-        label, other = about["variant"], about["compared_with"]
+        label = about["variant"]
         if label not in numbers:
             continue
         row: dict[str, Any] = {"variant": label, "n": len(numbers[label])}
         for key in _NUMBERS:
             values = numbers[label][key].dropna()
             row |= {f"{key}_mean": values.mean(), f"{key}_std": values.std(ddof=1), f"{key}_n": len(values)}
-        comparable = isinstance(other, str) and other != label and not math.isnan(about["mask_AP_diff"])
-        row["compared_with"] = other if comparable else None
-        difference, row["diff_n"] = _difference(runs, label, other, resamples) if comparable else (None, 0)
+        rival = rivals[label]
+        alike = [one for one, its in rivals.items() if its == rival]
+        row["compared_with"] = rival
+        difference, row["diff_n"] = (None, 0) if rival is None else _difference(runs, label, rival, alike, resamples)
         differences.append(difference)
         rows.append(row)
     factors = holm([math.nan if one is None else one.p for one in differences])
@@ -60,6 +63,12 @@ def compare(study: Study, ap: pd.DataFrame, resamples: int) -> pd.DataFrame:
         row |= {"diff_p": math.nan if one is None else one.p, "diff_p_holm": corrected}
         row["real"] = None if math.isnan(corrected) else corrected < 0.05
     return pd.DataFrame(rows)
+
+
+def _rival(about: pd.Series) -> str | None:
+    other = about["compared_with"]
+    comparable = isinstance(other, str) and other != about["variant"] and not math.isnan(about["mask_AP_diff"])
+    return other if comparable else None
 
 
 def write(folder: Path, found: pd.DataFrame, resamples: int) -> list[Path]:
@@ -119,16 +128,32 @@ def _read(study: Study) -> tuple[dict[str, pd.DataFrame], _Runs]:
     return {label: pd.DataFrame(rows).apply(pd.to_numeric) for label, rows in numbers.items()}, runs
 
 
-def _difference(runs: _Runs, label: str, other: str, resamples: int) -> tuple[Estimate | None, int]:
-    """Mask IoU minus the other variant's, over the pairs of runs with the same fold, seed and ground truth."""
+def _difference(runs: _Runs, label: str, other: str, alike: list[str], resamples: int) -> tuple[Estimate | None, int]:
+    """Mask IoU minus the other variant's, over the pairs of runs with the same fold, seed and ground truth.
+
+    Args:
+        alike: variants that are compared with the other one, too; how seeds differ is told by all of them.
+    """
     mine, theirs = runs[label], runs.get(other, {})
     keys = sorted(key for key in mine if key in theirs and mine[key][0] == theirs[key][0])
     if not keys:
         return None, 0
+    difference = _table(mine, keys, resamples) - _table(theirs, keys, resamples)
+    every = sorted(theirs)
+    fit = [runs[one] for one in alike if all(runs[one].get(key, ("",))[0] == theirs[key][0] for key in every)]
+    spread = spread_over_runs([_table(one, every, resamples) for one in [theirs, *fit]], every, _images(theirs, every))
+    return over_runs(difference, keys, _images(mine, keys), spread), len(keys)
+
+
+def _table(runs: _OfVariant, keys: list[RunKey], resamples: int) -> NDArray[np.float64]:
     columns = []
     for key in keys:
-        weights = image_weights(len(mine[key][1]), key[0], resamples)
+        _, sums, counts = runs[key]
+        weights = image_weights(len(sums), key[0], resamples)
         with np.errstate(invalid="ignore"):
-            columns.append(100 * (weights @ (mine[key][1] - theirs[key][1])) / (weights @ mine[key][2]))
-    sizes = {fold: len(mine[fold, seed][1]) for fold, seed in keys}
-    return over_runs(np.stack(columns, axis=1), keys, sizes), len(keys)
+            columns.append(100 * (weights @ sums) / (weights @ counts))
+    return np.stack(columns, axis=1)
+
+
+def _images(runs: _OfVariant, keys: list[RunKey]) -> dict[int, int]:
+    return {key[0]: len(runs[key][1]) for key in keys}

@@ -6,11 +6,16 @@ differ by more than the images alone explain. With few units the second is itsel
 Student's, with Satterthwaite's degrees of freedom (Biometrics Bulletin, 1946): this is the analysis of variance of
 crossed random effects, with the bootstrap in the place of the mean squares of images. A bootstrap over units would
 see only (n - 1) / n of their variance and take it for certain. ``results/README.md`` has the false-alarm rates.
+
+Where several variants are compared with one baseline over the same units, what the units do is told by all of them
+together (:func:`between_units`), as Dunnett pools the error of treatments (Journal of the American Statistical
+Association, 1955): twelve heads on two seeds have 12 degrees of freedom for it, one head has 1.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +65,59 @@ class Estimate:
         return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
 
 
-def estimate(values: Floats, replicates: Floats, units: Sequence[int], images: int, sets: int = 1) -> Estimate:
+class Spread(NamedTuple):
+    """How far units lie apart in the difference of two variants.
+
+    Attributes:
+        seen: variance of the units' differences.
+        expected: what it would be if only images told them apart.
+        freedom: degrees of freedom of ``seen``.
+    """
+
+    seen: float
+    expected: float
+    freedom: int
+
+
+def between_units(values: Floats, replicates: Floats, units: Sequence[int], images: int, sets: int = 1) -> Spread:
+    """The spread between units in the difference of any two of several variants, taken to be alike for all of them:
+    twice the mean square of the interaction of variants and units.
+
+    Args:
+        values: (R, H) a number of each run of each variant, two variants or more over two units or more.
+        replicates: (B, R, H) the same on B resamples of the images.
+        units, images, sets: as for :func:`estimate`.
+    """
+    share = _share(units)
+    replicates = replicates[~np.isnan(replicates).any(axis=(1, 2))]
+    variants, number = values.shape[1], share.shape[1]
+    freedom = (variants - 1) * (number - 1)
+    around = replicates - replicates.mean(axis=0)
+    scale = images / (images - sets) * len(around) / max(1, len(around) - 1)
+
+    def squares(runs: Floats) -> Floats:
+        table = np.einsum("...rh,ru->...uh", runs, share)
+        table = table - table.mean(axis=-1, keepdims=True)
+        table = table - table.mean(axis=-2, keepdims=True)
+        return np.asarray((table**2).sum(axis=(-1, -2)))
+
+    return Spread(2 * float(squares(values)) / freedom, 2 * scale * float(squares(around).mean()) / freedom, freedom)
+
+
+def _share(units: Sequence[int]) -> Floats:
+    """(R, U): what each run counts in its unit's mean."""
+    names, member, counts = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
+    return np.asarray(np.eye(len(names))[member] / counts[member, None])
+
+
+def estimate(
+    values: Floats,
+    replicates: Floats,
+    units: Sequence[int],
+    images: int,
+    sets: int = 1,
+    spread: Spread | None = None,
+) -> Estimate:
     """Mean over runs, with the error that images and units give it.
 
     Args:
@@ -70,8 +127,9 @@ def estimate(values: Floats, replicates: Floats, units: Sequence[int], images: i
             With a single unit the error covers the images only.
         images: number of images, all sets together.
         sets: number of sets that images are drawn within.
+        spread: of the units, where more than these values tell of it.
     """
-    names, member, counts = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
+    counts = np.unique(np.asarray(units), return_counts=True)[1]
     replicates = replicates[~np.isnan(replicates).any(axis=1)]
     mean = float(values.mean())
     freedom = min(images - sets, len(replicates) - 1)
@@ -80,21 +138,23 @@ def estimate(values: Floats, replicates: Floats, units: Sequence[int], images: i
     # n draws out of n show (n - 1) / n of the variance
     scale = images / (images - sets)
     of_images = scale * float(replicates.mean(axis=1).var(ddof=1))
-    number = len(names)
+    number = len(counts)
     if number == 1:
         return Estimate(mean, math.sqrt(of_images), freedom)
 
-    share = np.eye(number)[member] / counts[member, None]  # (R, U): mean over each unit's runs
-    per_unit = replicates @ share
-    # what the units would differ by if only images told them apart
-    around = per_unit - per_unit.mean(axis=1, keepdims=True)
-    expected = scale * float(around.var(axis=0, ddof=1).mean()) * number / (number - 1)
-    seen = float((values @ share).var(ddof=1))
+    if spread is None:
+        share = _share(units)
+        per_unit = replicates @ share
+        # what the units would differ by if only images told them apart
+        around = per_unit - per_unit.mean(axis=1, keepdims=True)
+        expected = scale * float(around.var(axis=0, ddof=1).mean()) * number / (number - 1)
+        spread = Spread(float((values @ share).var(ddof=1)), expected, number - 1)
     weight = float(((counts / counts.sum()) ** 2).sum())  # 1 / U where all have as many runs
-    variance = of_images + max(0.0, seen - expected) * weight
-    spread = of_images**2 / freedom + (seen * weight) ** 2 / (number - 1)
-    satterthwaite = variance**2 / spread if spread > 0 else freedom
-    return Estimate(mean, math.sqrt(variance), float(np.clip(satterthwaite, min(number - 1, freedom), freedom)))
+    variance = of_images + max(0.0, spread.seen - spread.expected) * weight
+    square = of_images**2 / freedom + (spread.seen * weight) ** 2 / spread.freedom
+    satterthwaite = variance**2 / square if square > 0 else freedom
+    least = min(spread.freedom, freedom)
+    return Estimate(mean, math.sqrt(variance), float(np.clip(satterthwaite, least, freedom)))
 
 
 def holm(p: Sequence[float]) -> list[float]:

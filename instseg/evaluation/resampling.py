@@ -16,7 +16,7 @@ What the intervals cover, and what they don't:
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from instseg.errors import UserError
-from instseg.evaluation.hierarchy import Estimate, estimate
+from instseg.evaluation.hierarchy import Estimate, Spread, between_units, estimate
 from instseg.evaluation.matches import RECALL_THRESHOLDS, CategoryMatches, Floats, Matches, match
 
 __all__ = [
@@ -40,6 +40,8 @@ __all__ = [
     "over_runs",
     "own_interval",
     "paired_difference",
+    "pooled_spread",
+    "spread_over_runs",
 ]
 
 RunKey = tuple[int, int]  # (fold, seed)
@@ -152,20 +154,49 @@ def _table(runs: Mapping[RunKey, Matches], keys: list[RunKey], resamples: int, s
     return np.stack([_replicates(runs[key], key[0], resamples, seed) for key in keys], axis=1)
 
 
-def over_runs(table: Floats, keys: list[RunKey], images: Mapping[int, int]) -> Estimate:
+def over_runs(table: Floats, keys: list[RunKey], images: Mapping[int, int], spread: Spread | None = None) -> Estimate:
     """Mean over runs with its error over images and seeds or folds.
 
     Args:
         table: (1 + resamples, len(keys)) a number of each run: as it is, then on resampled images.
         keys: (fold, seed) of the runs.
         images: number of images of each fold.
+        spread: between seeds or folds, as :func:`spread_over_runs` gives it; None: from this table alone.
     """
-    units = [fold if len(images) > 1 else run_seed for fold, run_seed in keys]
-    return estimate(table[0], table[1:], units, sum(images.values()), len(images))
+    return estimate(table[0], table[1:], _units(keys), sum(images.values()), len(images), spread)
 
 
-def _estimate(table: Floats, runs: Mapping[RunKey, Matches], keys: list[RunKey]) -> Estimate:
-    return over_runs(table, keys, {fold: len(runs[fold, run_seed].image_ids) for fold, run_seed in keys})
+def spread_over_runs(tables: list[Floats], keys: list[RunKey], images: Mapping[int, int]) -> Spread | None:
+    """How far seeds or folds lie apart in the difference of two variants, from several variants together.
+
+    Args:
+        tables: one a variant, as :func:`over_runs` takes it.
+        keys, images: as there, of all of them.
+
+    Returns:
+        None where there is a single variant, or a single seed or fold.
+    """
+    if len(tables) < 2 or len(set(_units(keys))) < 2:
+        return None
+    together = np.stack(tables, axis=-1)
+    return between_units(together[0], together[1:], _units(keys), sum(images.values()), len(images))
+
+
+def _units(keys: list[RunKey]) -> list[int]:
+    folds = len({fold for fold, _ in keys}) > 1
+    return [fold if folds else run_seed for fold, run_seed in keys]
+
+
+def _images(runs: Mapping[RunKey, Matches], keys: list[RunKey]) -> dict[int, int]:
+    return {fold: len(runs[fold, run_seed].image_ids) for fold, run_seed in keys}
+
+
+def pooled_spread(variants: Sequence[Mapping[RunKey, Matches]], resamples: int = 1000, seed: int = 0) -> Spread | None:
+    """:func:`spread_over_runs` of the AP of several variants that have the same runs by (fold, seed)."""
+    keys = sorted(variants[0])
+    return spread_over_runs(
+        [_table(runs, keys, resamples, seed) for runs in variants], keys, _images(variants[0], keys)
+    )
 
 
 def own_interval(runs: Mapping[RunKey, Matches], resamples: int = 1000, seed: int = 0) -> Estimate:
@@ -176,7 +207,7 @@ def own_interval(runs: Mapping[RunKey, Matches], resamples: int = 1000, seed: in
         resamples, seed: as in :func:`paired_difference`.
     """
     keys = sorted(runs)
-    return _estimate(_table(runs, keys, resamples, seed), runs, keys)
+    return over_runs(_table(runs, keys, resamples, seed), keys, _images(runs, keys))
 
 
 def paired_difference(
@@ -184,6 +215,7 @@ def paired_difference(
     runs_b: Mapping[RunKey, Matches],
     resamples: int = 1000,
     seed: int = 0,
+    spread: Spread | None = None,
 ) -> PairedDifference:
     """How much better variant a is than variant b, over the (fold, seed) pairs that both have.
 
@@ -194,6 +226,8 @@ def paired_difference(
     Args:
         runs_a, runs_b: matches of the two variants by (fold, seed).
         resamples, seed: number of bootstrap replicates, and the bootstrap's own seed.
+        spread: between seeds or folds in a difference, where more variants than these tell of it: of
+            :func:`pooled_spread`.
 
     Raises:
         UserError: the variants share no (fold, seed) pair, or a pair was scored on different images.
@@ -206,5 +240,6 @@ def paired_difference(
         if not np.array_equal(ids_a, ids_b):
             raise UserError(f"fold {fold} seed {run_seed}: the two runs were scored on different images")
     a, b = (_table(runs, keys, resamples, seed) for runs in (runs_a, runs_b))
-    of_a, of_b, difference = (_estimate(table, runs_a, keys) for table in (a, b, a - b))
-    return PairedDifference(of_a, of_b, difference, len(keys))
+    images = _images(runs_a, keys)
+    of_a, of_b = (over_runs(table, keys, images) for table in (a, b))
+    return PairedDifference(of_a, of_b, over_runs(a - b, keys, images, spread), len(keys))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from artificial import World, heads
 
-from instseg.evaluation.hierarchy import Estimate, estimate, holm
+from instseg.evaluation.hierarchy import Estimate, between_units, estimate, holm
 from instseg.evaluation.resampling import paired_difference
 
 IMAGES, RESAMPLES = 50, 200
@@ -98,6 +98,41 @@ def test_holm_keeps_the_chance_of_any_false_alarm() -> None:
     ]
     assert alone > 0.12
     assert np.mean(corrected) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(studies))
+
+
+def many_heads(share: float, seeds: int, heads: int, better: float = 0.0) -> list[Estimate]:
+    """Differences of heads to the first one, the spread between seeds pooled; ``share`` of the variance of one seed's
+    difference, 1, is the seed's, the rest the images'. The second head is better by so many of its deviations."""
+    random = _RANDOM
+    weights = random.multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), size=RESAMPLES) / IMAGES
+    image, seed = math.sqrt((1 - share) / 4 * IMAGES), math.sqrt(share / 2)
+    runs = image * random.normal(size=(heads, 1, IMAGES)) + image * random.normal(size=(heads, seeds, IMAGES))
+    runs = runs + seed * random.normal(size=(heads, seeds, 1))
+    runs[1] += better
+    units, values, drawn = list(range(seeds)), runs.mean(axis=2).T, np.einsum("hui,bi->buh", runs, weights)
+    spread = between_units(values, drawn, units, IMAGES)
+    return [
+        estimate(values[:, i] - values[:, 0], drawn[..., i] - drawn[..., 0], units, IMAGES, spread=spread)
+        for i in range(1, heads)
+    ]
+
+
+_RANDOM = np.random.default_rng(3)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.9])
+def test_many_heads_tell_together_how_seeds_differ(share: float) -> None:
+    """Two seeds; a head alone would raise the alarm twice as often where seeds decide, and see half as much."""
+    studies = [many_heads(share, seeds=2, heads=9) for _ in range(250)]
+    assert 0.02 < np.mean([alarms(one) for one in studies]) < 0.08
+    family = np.mean([min(p * f for p, f in zip(ps, holm(ps), strict=True)) < 0.05 for ps in map(_p, studies)])
+    assert family < 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(studies))
+    found = np.mean([many_heads(share, seeds=2, heads=9, better=3.0)[0].low > 0 for _ in range(100)])
+    assert found > 0.8
+
+
+def _p(found: list[Estimate]) -> list[float]:
+    return [one.p for one in found]
 
 
 def differences(world: World, seeds: int, studies: int, better: float = 0.0, folds: int = 1) -> list[Estimate]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from instseg.evaluation.hierarchy import Estimate, estimate, holm
+from instseg.evaluation.hierarchy import Estimate, Spread, between_units, estimate, holm
 
 
 def replicates(*columns: tuple[float, ...]) -> np.ndarray:
@@ -38,6 +38,31 @@ def test_units_by_hand() -> None:
     # units that differ less than their images explain add nothing
     close = estimate(np.array([3.0, 3.1]), replicates(moving, steady), [0, 1], images=101)
     assert close.error**2 == pytest.approx(unit / 4)
+
+
+def test_the_spread_of_two_variants_is_that_of_their_difference() -> None:
+    random = np.random.default_rng(0)
+    values, runs = random.normal(size=(3, 2)), random.normal(size=(80, 3, 2))
+    spread = between_units(values, runs, [0, 1, 2], images=50)
+    assert (spread.seen, spread.freedom) == (pytest.approx((values[:, 0] - values[:, 1]).var(ddof=1)), 2)
+    alone = estimate(values[:, 0] - values[:, 1], runs[..., 0] - runs[..., 1], [0, 1, 2], images=50)
+    given = estimate(values[:, 0] - values[:, 1], runs[..., 0] - runs[..., 1], [0, 1, 2], images=50, spread=spread)
+    assert (given.error, given.freedom) == (pytest.approx(alone.error), pytest.approx(alone.freedom))
+
+
+def test_the_spread_of_several_variants_is_their_interaction_with_units() -> None:
+    """Three heads on two seeds; the seeds' means differ by 2, which is no interaction. Left over are 1, -1, 0 and
+    their opposites: mean square 4 / 2, and twice that in a difference."""
+    values = np.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]]) + np.array([[1.0], [-1.0]]) + np.array([30.0, 40.0, 50.0])
+    assert between_units(values, np.zeros((20, 2, 3)), [0, 1], images=100) == Spread(pytest.approx(4.0), 0.0, 2)
+    # folds with two seeds each count by their means
+    folds = np.repeat(values, 2, axis=0) + np.array([[0.5], [-0.5], [0.5], [-0.5]])
+    assert between_units(folds, np.zeros((20, 4, 3)), [0, 0, 1, 1], images=100) == Spread(pytest.approx(4.0), 0.0, 2)
+    # images that move one head on one seed alone: variance 800 / 299, of which 2/3 · 1/2 is interaction
+    moving = np.zeros((300, 2, 3))
+    moving[:, 0, 0] = (1, 3, 5) * 100
+    found = between_units(values, moving, [0, 1], images=101)
+    assert found.expected == pytest.approx(2 * 800 / 299 * 1.01 * (2 / 3) * (1 / 2) / 2)
 
 
 def test_seeds_of_a_fold_are_no_draws_of_folds() -> None:

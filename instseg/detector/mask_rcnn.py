@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,11 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from instseg import masks as mask_ops
 from instseg.detector import matching
-from instseg.detector.box_branch import BoxBranch, positives
+from instseg.detector.box_branch import BoxBranch, Training, positives
 from instseg.detector.boxes import on_device
 from instseg.detector.matching import Targets
 from instseg.detector.roi_align import Pyramid
-from instseg.detector.rois import MaskHead, MaskTargets, RoIs
+from instseg.detector.rois import MaskHead, MaskPrediction, MaskTargets, RoIs
 from instseg.detector.rpn import RPN
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -164,10 +164,19 @@ class MaskRCNN(nn.Module):
             logits, deltas = self.roi_heads(pyramid, training.boxes)
             losses |= self.roi_heads.losses(logits, deltas, training, truth)
         with record_function("stage/mask"):
-            boxes, matched, labels = positives(training)
-            rois = RoIs(pyramid, boxes)
-            mask_targets = MaskTargets(labels, [target["masks"] for target in scaled], matched, boxes)
+            rois, mask_targets = _to_learn(pyramid, training, scaled)
             return losses | self.mask_head.losses(self.mask_head(rois), rois, mask_targets)
+
+    @torch.no_grad()
+    def rois(self, images: list[Tensor], targets: Targets) -> tuple[RoIs, MaskTargets]:
+        """The RoIs of a batch and the masks to learn in them, as :meth:`losses` gives them to the mask head, but with
+        no gradient to the features."""
+        pyramid, padded, sizes, scaled = self._features(images, targets)
+        with record_function("stage/rpn"):
+            proposals, _ = self.rpn([pyramid[k] for k in sorted(pyramid)], padded, sizes)
+        with record_function("stage/box"):
+            training = self.roi_heads.choose(proposals, matching.pad(scaled))
+        return _to_learn(pyramid, training, scaled)
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Detections with their masks left in their boxes.
@@ -178,27 +187,25 @@ class MaskRCNN(nn.Module):
         """
         if not images:
             return []
+        found = self.find(images)
+        with record_function("stage/mask"):
+            return found.with_masks(self.mask_head.predict(found.rois, found.labels))
+
+    def find(self, images: list[Tensor]) -> "Found":
+        """The detections of one image or more, still without masks."""
         pyramid, padded, sizes, _ = self._features(images)
         with record_function("stage/rpn"):
             proposals, _ = self.rpn([pyramid[k] for k in sorted(pyramid)], padded, sizes)
         with record_function("stage/box"):
             logits, deltas = self.roi_heads(pyramid, proposals.boxes)
             found = self.roi_heads.detections(logits, deltas, proposals, sizes)
-        with record_function("stage/mask"):
-            boxes = [b[:n] for b, n in zip(found.boxes, found.counts, strict=True)]
-            labels = [label[:n] for label, n in zip(found.labels, found.counts, strict=True)]
-            masks = self.mask_head.predict(RoIs(pyramid, boxes), torch.cat(labels))
-
         scale = on_device([_size(image) for image in images], sizes.device) / sizes
         original = found.boxes * scale.flip(1).repeat(1, 2)[:, None]
-        results = []
-        for i, (n, probabilities) in enumerate(zip(found.counts, masks.probabilities.split(found.counts), strict=True)):
-            one = {"boxes": original[i, :n], "labels": labels[i], "scores": found.scores[i, :n]}
-            results.append({**one, "mask_probabilities": probabilities})
-        if masks.scores is not None:
-            for one, mask_scores in zip(results, masks.scores.split(found.counts), strict=True):
-                one["mask_scores"] = mask_scores
-        return results
+        each = [
+            {"boxes": original[i, :n], "labels": found.labels[i, :n], "scores": found.scores[i, :n]}
+            for i, n in enumerate(found.counts)
+        ]
+        return Found(RoIs(pyramid, [boxes[:n] for boxes, n in zip(found.boxes, found.counts, strict=True)]), each)
 
     def detect_rle(self, images: list[Tensor], threshold: float = 0.5) -> list[dict[str, Any]]:
         """Detections as for COCO: the masks as RLE, made in the boxes, never as pictures of floats.
@@ -207,17 +214,7 @@ class MaskRCNN(nn.Module):
             One dict an image: ``boxes, labels, scores`` (and ``mask_scores``) on the CPU, ``segmentations`` a
             list of n RLEs.
         """
-        detected = self.detect(images)
-        rles = mask_ops.to_rles(
-            [found.pop("mask_probabilities") for found in detected],
-            [found["boxes"] for found in detected],
-            [_size(image) for image in images],
-            threshold,
-        )
-        return [
-            {**{k: v.cpu() for k, v in found.items()}, "segmentations": rle}
-            for found, rle in zip(detected, rles, strict=True)
-        ]
+        return in_rle(self.detect(images), images, threshold)
 
     def masks_in(self, images: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> list[list[mask_ops.RLE]]:
         """The masks of objects whose boxes and classes are known, as RLE.
@@ -250,6 +247,47 @@ class MaskRCNN(nn.Module):
         # torchvision's names of the maps
         pyramid = Pyramid({level: maps[name] for level, name in enumerate(("0", "1", "2", "3", "pool"), start=2)})
         return pyramid, _size(batch.tensors), sizes, scaled or []
+
+
+class Found(NamedTuple):
+    """Detections of a batch that mask heads can be asked about."""
+
+    rois: RoIs
+    """All of them, R."""
+    each: list[dict[str, Tensor]]
+    """One dict an image: ``boxes`` (n, 4) xyxy in the image's own pixels, ``labels`` (n,), ``scores`` (n,)."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(R,) int64."""
+        return torch.cat([one["labels"] for one in self.each])
+
+    def with_masks(self, masks: MaskPrediction) -> list[dict[str, Tensor]]:
+        """The detections and what a head says of them; see :meth:`MaskRCNN.detect`."""
+        counts = [len(one["labels"]) for one in self.each]
+        added = {"mask_probabilities": masks.probabilities, "mask_scores": masks.scores}
+        split = {key: values.split(counts) for key, values in added.items() if values is not None}
+        return [{**one, **{key: parts[i] for key, parts in split.items()}} for i, one in enumerate(self.each)]
+
+
+def in_rle(detected: list[dict[str, Tensor]], images: list[Tensor], threshold: float = 0.5) -> list[dict[str, Any]]:
+    """What :meth:`MaskRCNN.detect` gives of images, as :meth:`MaskRCNN.detect_rle` gives it."""
+    rles = mask_ops.to_rles(
+        [found["mask_probabilities"] for found in detected],
+        [found["boxes"] for found in detected],
+        [_size(image) for image in images],
+        threshold,
+    )
+    return [
+        {**{k: v.cpu() for k, v in found.items() if k != "mask_probabilities"}, "segmentations": rle}
+        for found, rle in zip(detected, rles, strict=True)
+    ]
+
+
+def _to_learn(pyramid: Pyramid, training: Training, targets: Targets) -> tuple[RoIs, MaskTargets]:
+    """The positives of a batch."""
+    boxes, matched, labels = positives(training)
+    return RoIs(pyramid, boxes), MaskTargets(labels, [target["masks"] for target in targets], matched, boxes)
 
 
 class _Transform(GeneralizedRCNNTransform):

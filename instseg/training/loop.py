@@ -15,6 +15,7 @@ from torch.profiler import record_function
 from instseg import progress, seeds
 from instseg.data.loader import Batch, to_unit
 from instseg.detector.mask_rcnn import MaskRCNN
+from instseg.detector.matching import Targets
 from instseg.errors import DivergedError, UserError
 from instseg.files import write_atomically
 from instseg.training import checkpoint
@@ -63,8 +64,8 @@ def train(
     """
     optimizer = schedule.make_optimizer(model)
     path = folder / "checkpoint.pt"
-    start, seconds = _resume(path, model, optimizer, device) if path.exists() else (0, 0.0)
-    metrics = _Metrics(folder / "metrics.jsonl", keep_until=start)
+    start, seconds = resume(path, model, optimizer, device)
+    metrics = Metrics(folder / "metrics.jsonl", keep_until=start)
 
     model.train()
     began = time.perf_counter()
@@ -77,11 +78,7 @@ def train(
             try:
                 losses = step(model, optimizer, schedule, batch, device)
             except FloatingPointError as error:
-                pictures = ", ".join(describe(target["image_id"]) for target in batch[1])
-                raise DivergedError(
-                    f"training is not finite at iteration {iteration} ({error}); pictures: {pictures}; "
-                    f"a lower schedule.lr={schedule.lr:g} or schedule.clip_norm may help"
-                ) from error
+                raise diverged(error, iteration, batch, schedule, describe) from error
             done = iteration + 1
             metrics.add(losses)
             bar.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
@@ -101,7 +98,25 @@ def train(
     return {"seconds": seconds, "start": start}
 
 
-def _resume(path: Path, model: MaskRCNN, optimizer: torch.optim.Optimizer, device: torch.device) -> tuple[int, float]:
+def diverged(
+    error: FloatingPointError, iteration: int, batch: Batch, schedule: Schedule, describe: Callable[[Any], str]
+) -> DivergedError:
+    """The line that tells of a step that was not finite."""
+    pictures = ", ".join(describe(target["image_id"]) for target in batch[1])
+    return DivergedError(
+        f"training is not finite at iteration {iteration} ({error}); pictures: {pictures}; "
+        f"a lower schedule.lr={schedule.lr:g} or schedule.clip_norm may help"
+    )
+
+
+def resume(path: Path, model: MaskRCNN, optimizer: torch.optim.Optimizer, device: torch.device) -> tuple[int, float]:
+    """Put a checkpoint, where there is one, into model and optimiser: iterations that are done, and their seconds.
+
+    Raises:
+        UserError: the checkpoint is of another model.
+    """
+    if not path.exists():
+        return 0, 0.0
     state = checkpoint.load(path, device)
     try:
         model.load_state_dict(state["model"])
@@ -122,28 +137,54 @@ def step(
     Raises:
         FloatingPointError: a loss or the gradient is not finite; the parameters are as they were.
     """
+    parts: list[dict[str, Tensor]] = []
+    optimizer.zero_grad(set_to_none=True)
+    for images, targets in split(batch, schedule, device):
+        with autocast(device, schedule.precision):
+            losses = model(images, targets)
+        parts.append(backward(losses, schedule))
+    return update(optimizer, schedule, parts)
+
+
+def split(batch: Batch, schedule: Schedule, device: torch.device) -> Iterator[tuple[list[Tensor], Targets]]:
+    """The parts of a batch that a step takes one after the other, on the device."""
     images, targets = batch
     size = len(images) // schedule.accumulate
-    names: list[str] = []
-    parts: list[Tensor] = []
-    optimizer.zero_grad(set_to_none=True)
     for first in range(0, len(images), size):
         part = [to_unit(image, device) for image in images[first : first + size]]
-        truth = [_to(target, device) for target in targets[first : first + size]]
-        with autocast(device, schedule.precision):
-            losses = model(part, truth)
-        stacked = torch.stack([loss.float() for loss in losses.values()])
-        with record_function("stage/backward"):
-            (stacked.sum() / schedule.accumulate).backward()
-        names = list(losses)
-        parts.append(stacked.detach())
+        yield part, [_to(target, device) for target in targets[first : first + size]]
+
+
+def backward(losses: dict[str, Tensor], schedule: Schedule) -> dict[str, Tensor]:
+    """Add the gradients of a part's losses to the parameters'; returns the losses without their graph."""
+    stacked = torch.stack([loss.float() for loss in losses.values()])
+    with record_function("stage/backward"):
+        (stacked.sum() / schedule.accumulate).backward()
+    return dict(zip(losses, stacked.detach(), strict=True))
+
+
+def update(optimizer: torch.optim.Optimizer, schedule: Schedule, parts: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Step an optimiser with the gradients that are there.
+
+    Args:
+        optimizer: its rate is set.
+        schedule: says how gradients are clipped.
+        parts: the losses of each part of the batch.
+
+    Returns:
+        Mean losses by name.
+
+    Raises:
+        FloatingPointError: a loss or the gradient is not finite; the parameters are as they were.
+    """
     with record_function("stage/optimizer"):
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         limit = math.inf if schedule.clip_norm is None else schedule.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(trained, limit, foreach=True)
+        stacked = torch.stack([torch.stack(list(losses.values())) for losses in parts])
         # beside the number of positives and NMS, the one place where the CPU waits for a GPU
-        *values, size_of_gradient = torch.cat([torch.stack(parts).mean(0), norm[None]]).tolist()
-        means = dict(zip(names, values, strict=True))
+        *values, size_of_gradient = torch.cat([stacked.mean(0), norm[None]]).tolist()
+        means = dict(zip(parts[0], values, strict=True))
         if not all(map(math.isfinite, values)):
             raise FloatingPointError(", ".join(f"{k}={v:.4g}" for k, v in means.items()))
         if not math.isfinite(size_of_gradient):
@@ -162,7 +203,7 @@ def _to(target: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in target.items()}
 
 
-class _Metrics:
+class Metrics:
     """``metrics.jsonl``: what a killed run wrote after its last checkpoint is cut off, since it is done again."""
 
     def __init__(self, path: Path, keep_until: int) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ COMPILE = ("auto", "true", "false")
 
 CONTROLS = ("none", "params", "flops")
 
-PROTOCOLS = ("end_to_end",)
+PROTOCOLS = ("end_to_end", "frozen_core")
 
 
 @dataclass
@@ -314,10 +314,25 @@ class Config:
         for key in ("variant", "control", "paper", "control_of"):
             del parts["head"][key]
         parts["dataset"]["options"].pop("download_dir", None)
+        if self.protocol == "frozen_core":
+            parts["core"] = self.core().hash()
         if self.trunk.weights is not None and Path(self.trunk.weights).is_file():
             # where the file lies can't change the numbers, what is in it can
             parts["trunk"]["weights"] = hashlib.sha256(Path(self.trunk.weights).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+    def core(self) -> "Config":
+        """The run whose detector is frozen under the head, with ``protocol=frozen_core``: the plain FCN end to end and
+        all else the same, in a study of its own inside this one's folder, ``results/<study>/cores``."""
+        options = {**heads.options("fcn"), "norm": self.head_norm}
+        return replace(
+            self,
+            protocol="end_to_end",
+            control="none",
+            head=Head(variant="fcn", name="fcn", options=options),
+            study=StudyConfig(name="cores", baseline="fcn"),
+            results_dir=str(self.study_folder()),
+        )
 
     def settings(self) -> dict[str, Any]:
         """What runs of one study share if their difference is to be the head's alone, flat: ``schedule.lr`` and

@@ -6,8 +6,9 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,60 +46,117 @@ def run(config: Config) -> Path:
     if (folder / "result.json").exists():
         return folder
     device = prepare(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _only_process(folder):
+    with only_process(folder):
         if (folder / "result.json").exists():
             return folder
-        (folder / ERROR).unlink(missing_ok=True)
-        began, origin = time.perf_counter(), provenance(device)
-        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
-        data, held_out = config.make_dataset("train"), config.make_dataset("val")
-        check_same_data(config, write=True)
-        for one, split in ((data, "train"), (held_out, "val")):
-            if one.left_out:
-                progress.say(f"{one.name} {split}: {len(one.left_out)} left out, the first: {one.left_out[0]}")
-        model = build_model(config, data.num_classes).to(device).to(memory_format=torch.channels_last)
+        begun = begin(config, device)
+        say_left_out(begun)
+        model = build_model(config, begun.data.num_classes).to(device).to(memory_format=torch.channels_last)
         if wants_compiling(config, device):
             model.compile_layers()
-        trained = _train(config, model, data, held_out, folder, device)
-        results = _predict(config, model, held_out, device, title=f"{config.head.variant}: evaluate")
-        truth, engine = held_out.ground_truth(), config.evaluation.engine
-        metrics = {kind: coco.metrics(coco.evaluate(truth, results, kind, engine)) for kind in coco.KINDS}
-        write_atomically(folder / "predictions.json", json.dumps(results).encode())
-        in_true_boxes = _score_in_true_boxes(config, model, held_out, truth, folder, device)
-        result = {
-            "schema": 1,
-            "hash": config.hash(),
-            "study": config.study.name,
-            "protocol": config.protocol,
-            "variant": config.head.variant,
-            "head": {
-                "name": config.head.name,
-                "options": {**config.head.common(), **config.head.options},
-                "control_of": config.head.control_of or None,
-            },
-            "dataset": config.dataset.name,
-            "trunk": config.trunk.name,
-            "fold": config.dataset.fold,
-            "seed": config.seed,
-            "iterations": config.make_schedule().iterations,
-            "settings": config.settings(),
-            "ground_truth": _store_ground_truth(config, held_out, truth),
-            "metrics": metrics,
-            "true_boxes": in_true_boxes,
-            "left_out": [f"train: {line}" for line in data.left_out] + [f"val: {line}" for line in held_out.left_out],
-            "provenance": {
-                **origin,
-                "finished": now(),
-                "train_seconds": trained["seconds"],
-                "wall_seconds": time.perf_counter() - began,
-                "resumed_from": trained["start"],
-            },
-        }
-        write_atomically(folder / "result.json", json.dumps(result, indent=1))
-        # another process that found this run taken may have said so
-        (folder / ERROR).unlink(missing_ok=True)
+        trained = _train(config, model, begun.data, begun.held_out, folder, device)
+        results = _predict(config, model, begun.held_out, device, title=f"{config.head.variant}: evaluate")
+        finish(begun, model, results, trained, device)
     return folder
+
+
+@dataclass
+class Begun:
+    """A run that is being carried out, its folder held."""
+
+    config: Config
+    data: InstanceDataset
+    held_out: InstanceDataset
+    origin: dict[str, Any]
+    began: float
+
+
+def begin(config: Config, device: torch.device) -> Begun:
+    """Write down what the run is. What stopped it before is forgotten.
+
+    Raises:
+        UserError: the data can't be used.
+    """
+    folder = config.folder()
+    (folder / ERROR).unlink(missing_ok=True)
+    began, origin = time.perf_counter(), provenance(device)
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+    data, held_out = config.make_dataset("train"), config.make_dataset("val")
+    check_same_data(config, write=True)
+    return Begun(config, data, held_out, origin, began)
+
+
+def say_left_out(begun: Begun) -> None:
+    """Tell of pictures and objects that are not used."""
+    for one, split in ((begun.data, "train"), (begun.held_out, "val")):
+        if one.left_out:
+            progress.say(f"{one.name} {split}: {len(one.left_out)} left out, the first: {one.left_out[0]}")
+
+
+def finish(
+    begun: Begun,
+    model: MaskRCNN,
+    results: coco.Results,
+    trained: dict[str, float],
+    device: torch.device,
+    **more: Any,
+) -> None:
+    """Score a run's predictions, and its masks in true boxes, and write all and ``result.json``, which ends it.
+
+    Args:
+        begun: the run.
+        model: trained.
+        results: its predictions.
+        trained: ``seconds`` and ``start`` of its training.
+        device: where the model is.
+        more: further entries of the provenance.
+    """
+    config, folder, data, held_out = begun.config, begun.config.folder(), begun.data, begun.held_out
+    truth = held_out.ground_truth()
+    metrics = scores(config, held_out, results, coco.KINDS)
+    write_atomically(folder / "predictions.json", json.dumps(results).encode())
+    in_true_boxes = _score_in_true_boxes(config, model, held_out, truth, folder, device)
+    result = {
+        "schema": 1,
+        "hash": config.hash(),
+        "study": config.study.name,
+        "protocol": config.protocol,
+        "variant": config.head.variant,
+        "head": {
+            "name": config.head.name,
+            "options": {**config.head.common(), **config.head.options},
+            "control_of": config.head.control_of or None,
+        },
+        "dataset": config.dataset.name,
+        "trunk": config.trunk.name,
+        "fold": config.dataset.fold,
+        "seed": config.seed,
+        "iterations": config.make_schedule().iterations,
+        "settings": config.settings(),
+        "ground_truth": _store_ground_truth(config, held_out, truth),
+        "metrics": metrics,
+        "true_boxes": in_true_boxes,
+        "left_out": [f"train: {line}" for line in data.left_out] + [f"val: {line}" for line in held_out.left_out],
+        "provenance": {
+            **begun.origin,
+            "finished": now(),
+            "train_seconds": trained["seconds"],
+            "wall_seconds": time.perf_counter() - begun.began,
+            "resumed_from": trained["start"],
+            **more,
+        },
+    }
+    write_atomically(folder / "result.json", json.dumps(result, indent=1))
+    # another process that found this run taken may have said so
+    (folder / ERROR).unlink(missing_ok=True)
+
+
+def scores(
+    config: Config, held_out: InstanceDataset, results: coco.Results, kinds: Sequence[coco.Kind]
+) -> dict[str, dict[str, float | None]]:
+    """COCO's metrics of predictions, by kind."""
+    truth, engine = held_out.ground_truth(), config.evaluation.engine
+    return {kind: coco.metrics(coco.evaluate(truth, results, kind, engine)) for kind in kinds}
 
 
 def prepare(config: Config) -> torch.device:
@@ -197,8 +255,7 @@ def _train(
 
     def evaluate(model: MaskRCNN) -> dict[str, Any]:
         results = _predict(config, model, held_out, device, title="evaluate")
-        truth, engine = held_out.ground_truth(), config.evaluation.engine
-        return {f"{kind}_AP": coco.metrics(coco.evaluate(truth, results, kind, engine))["AP"] for kind in KINDS_LOGGED}
+        return logged_scores(config, held_out, results)
 
     return train(
         model,
@@ -214,6 +271,11 @@ def _train(
         log_every=config.runtime.log_every,
         title=f"{config.head.variant} f{config.dataset.fold} s{config.seed}",
     )
+
+
+def logged_scores(config: Config, held_out: InstanceDataset, results: coco.Results) -> dict[str, float | None]:
+    """What ``runtime.evaluate_every`` puts into ``metrics.jsonl``."""
+    return {f"{kind}_AP": found["AP"] for kind, found in scores(config, held_out, results, KINDS_LOGGED).items()}
 
 
 def _predict(
@@ -284,11 +346,12 @@ def _store_ground_truth(config: Config, held_out: InstanceDataset, truth: dict[s
 
 
 @contextmanager
-def _only_process(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system releases even when the process is killed.
+def only_process(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, the folder made where needed, which the system releases even when the process is killed.
 
     It is a lock of the process alone: loader workers do not inherit it, so they can't hold it past its death.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

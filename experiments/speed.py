@@ -20,7 +20,7 @@ from instseg.detector import MaskRCNN
 from instseg.errors import UserError
 from instseg.evaluation import timing
 from instseg.files import write_atomically
-from instseg.training import checkpoint
+from instseg.training import checkpoint, frozen
 from instseg.training.loop import autocast, step
 
 PICTURES = 8
@@ -117,6 +117,8 @@ def _load(config: Config, folder: Path, device: torch.device) -> _Variant:
     # the checkpoint holds all weights; the ImageNet ones need not be at hand
     config.trunk.weights = None
     model = build_model(config, data.num_classes).to(device).to(memory_format=torch.channels_last)
+    if config.protocol == "frozen_core":
+        frozen.freeze(model)
     schedule = config.make_schedule()
     optimizer = schedule.make_optimizer(model)
     model.load_state_dict(checkpoint.load(folder / "checkpoint.pt", device)["model"])
@@ -159,15 +161,19 @@ def _inference_work(variant: _Variant, device: torch.device) -> Callable[[], Any
 def _train_work(variant: _Variant, device: torch.device) -> Callable[[], Any]:
     schedule = variant.config.make_schedule()
 
-    def work() -> None:
+    def end_to_end() -> None:
         variant.model.train()
         torch.manual_seed(0)
         step(variant.model, variant.optimizer, schedule, variant.batch, device)
 
+    def frozen_core() -> None:
+        frozen.training_mode(variant.model)
+        frozen.step([variant.model], [variant.optimizer], schedule, variant.batch, device, seed=0, iteration=0)
+
     # the rate at the schedule's end: training on would change nothing that matters to the time
     for group in variant.optimizer.param_groups:
         group["lr"] = 0.0
-    return work
+    return frozen_core if variant.config.protocol == "frozen_core" else end_to_end
 
 
 def _sizes(

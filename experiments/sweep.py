@@ -19,11 +19,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
+from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import cli, config, control, speed, study_report
+from experiments import cli, config, control, frozen, speed, study_report
 from experiments.config import Config
 from experiments.run import ERROR, LOCK, check_same_data, run
 from instseg import progress
@@ -75,6 +76,8 @@ def plan(sweep: DictConfig) -> list[Config]:
         begun = (one.folder() / "checkpoint.pt").exists()
         state = "done" if one not in todo else "to be resumed" if begun else "to do"
         print(f"  {one.folder().name}: {state}, {one.make_schedule().iterations} iterations")
+    for group in frozen.groups(todo):
+        print(f"  {len(group)} of them at once on one core: {', '.join(one.head.variant for one in group)}")
     sys.stdout.flush()
     return runs
 
@@ -85,6 +88,7 @@ def _carry_out() -> None:
         began = time.time()
         try:
             _job()
+            _groups()
             return
         except TerminatedWorkerError:
             torn = [one for one in _planned if _was_running(one, since=began)]
@@ -111,20 +115,55 @@ def _job(cfg: DictConfig) -> None:
     """One run. It may be carried out by a process of its own, so what went wrong goes through a file."""
     number = HydraConfig.get().job.num
     one = control.resolved(_typed(cfg))
-    if one.hash() in os.environ.get(GIVEN_UP, "").split(","):
+    if one.protocol == "frozen_core" or one.hash() in _given_up():
         return
     if one.runtime.jobs > 1:
-        progress.use_line(number % one.runtime.jobs)
-        _end_with(os.getppid())
+        _side_by_side(number, one)
     try:
         run(one)
     except Exception as error:
-        # the other variants go on; this one is reported at the end
-        expected = isinstance(error, UserError)
-        if not expected:
-            traceback.print_exc()
-        why = str(error) if expected else f"{type(error).__name__}: {error}"
-        write_atomically(one.folder() / ERROR, why)
+        _note([one], error)
+
+
+def _groups() -> None:
+    """The runs of ``frozen_core``, after all others: each group is one job."""
+    groups = frozen.groups(one for one in _planned if not frozen.is_done(one) and one.hash() not in _given_up())
+    if groups:
+        jobs = groups[0][0].runtime.jobs
+        Parallel(n_jobs=jobs, batch_size=1)(delayed(_group)(number, group) for number, group in enumerate(groups))
+
+
+def _group(number: int, group: list[Config]) -> None:
+    """One group, perhaps in a process of its own."""
+    if group[0].runtime.jobs > 1:
+        _side_by_side(number, group[0])
+    try:
+        errors = frozen.run_group(group)
+        for one in group:
+            if one.hash() in errors:
+                _note([one], errors[one.hash()])
+    except Exception as error:
+        _note(group, error)
+
+
+def _given_up() -> list[str]:
+    return os.environ.get(GIVEN_UP, "").split(",")
+
+
+def _side_by_side(number: int, one: Config) -> None:
+    progress.use_line(number % one.runtime.jobs)
+    _end_with(os.getppid())
+
+
+def _note(runs: list[Config], error: Exception) -> None:
+    """Write what stopped some runs into their folders: the others go on, and these are reported at the end."""
+    expected = isinstance(error, UserError)
+    if not expected:
+        traceback.print_exception(error)
+    why = str(error) if expected else f"{type(error).__name__}: {error}"
+    for one in runs:
+        if not frozen.is_done(one):
+            write_atomically(one.folder() / ERROR, why)
 
 
 def _end_with(parent: int) -> None:

@@ -4,7 +4,7 @@ import json
 
 from omegaconf import DictConfig
 
-from experiments import cli, config, control
+from experiments import cli, config, control, frozen
 from experiments.run import run
 
 
@@ -12,7 +12,7 @@ def _job(cfg: DictConfig) -> None:
     one = config.typed(cfg)
     one.check()
     one = control.resolved(one)
-    folder = run(one)
+    folder = frozen.run_alone(one) if one.protocol == "frozen_core" else run(one)
     metrics = json.loads((folder / "result.json").read_text())["metrics"]
     for kind, numbers in metrics.items():
         print(kind, "  ".join(f"{k} {'–' if v is None else format(v, '.1f')}" for k, v in numbers.items()))

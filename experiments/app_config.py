@@ -79,9 +79,11 @@ class Report(App):
         _not_empty("publish", self.publish)
 
 
-WHATS = ("study", "train", "inference", "heads", "rle", "nms", "eval", "intervals", "data", "accuracy")
+WHATS = ("study", "train", "inference", "heads", "rle", "nms", "eval", "intervals", "data", "accuracy", "frozen_core")
 """What ``experiments.benchmark`` can measure; all but ``study`` are modules of ``experiments.benchmarks``."""
 PEERS = ("torchvision", "detectron2")
+EIGHT = ("fcn", "unet", "hourglass", "resnet_head", "smp", "unet_p2", "pointrend", "refinemask")
+"""Heads that ``frozen_core`` trains at once where no others are named."""
 
 
 @dataclass
@@ -99,6 +101,7 @@ class Benchmark(App):
     rounds: int = 7
     rois: int = 100
     head: str | None = None
+    heads: list[str] = field(default_factory=lambda: list(EIGHT))
     batch: int | None = None
     image: list[int] | None = None
     instances: int = 8
@@ -116,6 +119,8 @@ class Benchmark(App):
         for peer in self.against:
             if peer not in PEERS:
                 raise unknown_name("against", peer, PEERS)
+        if not self.heads or not all(self.heads) or len(set(self.heads)) < len(self.heads):
+            raise UserError(f"heads=[{','.join(self.heads)}]: must be names in conf/head, one or more, each once")
         for key in ("head", "precision", "compile", "out"):
             _not_empty(key, getattr(self, key))
         for key in ("threads", "rounds", "rois", "batch", "instances", "pictures", "workers", "iterations"):

@@ -38,8 +38,8 @@ def _study(options: app_config.Benchmark) -> None:
 
 
 def _as_list(argument: str) -> str:
-    """``against=a,b``, which Hydra would take for a sweep, as the list that it is."""
-    return re.sub(r"^against=([\w,\s]*)$", r"against=[\1]", argument)
+    """``against=a,b``, which Hydra would take for a sweep, as the list that it is; ``heads`` too."""
+    return re.sub(r"^(against|heads)=([\w,\s]*)$", r"\1=[\2]", argument)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
 
 def _other_settings(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:
     """Keys of the configuration, the head's apart, in which two variants differ."""
-    mine, theirs = runs["settings"].iloc[0], others["settings"].iloc[0]
+    mine, theirs = ({"protocol": one["protocol"].iloc[0], **one["settings"].iloc[0]} for one in (runs, others))
     return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
 
 

@@ -145,3 +145,24 @@ def test_no_difference_is_given_where_more_than_the_head_differs(tmp_path: Path)
     table = compare(study, "fcn", 20).set_index("variant")
     assert math.isnan(table.loc["unet", "mask_AP_diff"])
     assert any("differ in schedule.lr" in note for note in study.notes)
+
+
+def test_protocols_of_one_study_are_told_apart_and_compared_each_with_its_own(tmp_path: Path) -> None:
+    for protocol, heads in (("end_to_end", ("fcn", "unet")), ("frozen_core", ("fcn", "unet"))):
+        for head in heads:
+            make_run(tmp_path, head, 1.0 if head == "fcn" else 2.0, protocol=protocol)
+    study = read(tmp_path)
+    frame = compare(study, "fcn", resamples=20).set_index("variant")
+    assert set(frame["compared_with"]) == {"fcn(protocol=end_to_end)", "fcn(protocol=frozen_core)"}
+    for label, row in frame.iterrows():
+        assert row["compared_with"] == str(label).replace("unet", "fcn")
+        assert row["mask_AP_diff_n"] == (not row["is_baseline"])
+
+
+def test_no_difference_is_given_between_protocols(tmp_path: Path) -> None:
+    make_run(tmp_path, "fcn", 1.0)
+    make_run(tmp_path, "unet", 2.0, protocol="frozen_core")
+    study = read(tmp_path)
+    frame = compare(study, "fcn", resamples=20).set_index("variant")
+    assert frame.loc["unet", "compared_with"] == "fcn" and math.isnan(frame.loc["unet", "mask_AP_diff"])
+    assert any("differ in protocol" in note for note in study.notes)

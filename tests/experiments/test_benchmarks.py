@@ -108,6 +108,23 @@ def test_training_steps(tmp_path: Path) -> None:
     assert "share of the time in" in words and "torchvision takes" in words
 
 
+def test_heads_at_once_and_apart(tmp_path: Path) -> None:
+    table, record, words = measured(tmp_path, "what=frozen_core", SMALL, "heads=[fcn,unet]", "instances=1")
+    apart, together = "2 heads apart, end_to_end", "2 heads at once, frozen_core"
+    with_core = f"{together}, and the core's training"
+    assert list(table.index) == [apart, together, with_core, "fcn, end_to_end", "unet, end_to_end"]
+    check_times(table, record, "images")
+    raw = {row["name"]: row["seconds"] for row in record["rows"]}
+    for both, one, other in zip(raw[apart], raw["fcn, end_to_end"], raw["unet, end_to_end"], strict=True):
+        assert both == one + other
+    assert all(more > less for more, less in zip(raw[with_core], raw[together], strict=True))
+    # the most positives that a picture may have
+    detector = setup.make(options("study=quick", "device=cpu")).config.detector
+    most = int(detector.box_batch_size_per_image * detector.box_positive_fraction)
+    assert record["what"]["rois"] == 2 * most and record["what"]["heads"] == "fcn unet"
+    assert f"{together} takes" in words and "0.25" in words
+
+
 def test_inference(tmp_path: Path) -> None:
     table, record, _ = measured(tmp_path, "what=inference", SMALL, "against=[torchvision]")
     detectors = ["ours", "ours, masks in boxes", "torchvision", "torchvision + RLE"]

@@ -1,0 +1,124 @@
+"""Training steps of several heads at once on a frozen core, against the end-to-end trainings that they replace."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from experiments import control
+from experiments.benchmarks.outcome import Outcome, Row
+from experiments.benchmarks.setup import Setup, load
+from experiments.config import Config
+from experiments.run import build_model
+from instseg import progress
+from instseg.detector import MaskRCNN
+from instseg.evaluation import timing
+from instseg.training import frozen
+from instseg.training.loop import split, step
+
+GOAL = 0.25
+"""The largest ratio that eight heads on R50-FPN at 800 pixels should have."""
+
+
+def measure(setup: Setup) -> Outcome:
+    """Rows: one step of every head end to end, one after the other; one step of all of them at once; the same and a
+    step of the core's own training; and each head's end-to-end step.
+
+    Every picture has as many RoIs as the study allows, which is what the heads' share is largest with.
+    """
+    full = replace(setup.config.detector, box_fg_iou_thresh=0.0, box_bg_iou_thresh=0.0)
+    setup = replace(setup, config=replace(setup.config, detector=full))
+    configs = {name: _config(setup, name) for name in setup.options.heads}
+    learning, still = setup.model(), setup.model()
+    own = _models(setup, configs, learning)
+    shared = _models(setup, configs, still)
+    for model in shared.values():
+        frozen.freeze(model)
+    if setup.compiles:
+        for one, models in ((learning, own), (still, shared)):
+            one.compile_layers()
+            for model in models.values():
+                model.mask_head.compile()
+    core = "the core"
+    work = {name: _end_to_end(setup, model) for name, model in {core: learning, **own}.items()}
+    together = f"{len(shared)} heads at once, frozen_core"
+    work[together] = _at_once(setup, list(shared.values()))
+    for call in progress.bar(iterable=work.values(), desc="warm up", unit="row"):
+        call()
+    seconds = timing.alternating(work, rounds=setup.options.rounds, device=setup.device, budget=math.inf)
+
+    pictures = len(setup.batch[0])
+    apart = f"{len(own)} heads apart, end_to_end"
+    with_core = f"{together}, and the core's training"
+    seconds[apart] = [sum(times) for times in zip(*(seconds[name] for name in own), strict=True)]
+    seconds[with_core] = [sum(times) for times in zip(seconds[together], seconds[core], strict=True)]
+    rows = [Row(name, seconds[name], pictures, apart) for name in (apart, together, with_core)]
+    rows += [Row(f"{name}, end_to_end", seconds[name], pictures, apart) for name in own]
+    frozen.training_mode(still)
+    rois = sum(len(still.rois(*part)[0]) for part in split(setup.batch, setup.config.make_schedule(), setup.device))
+    measured = {
+        "heads": " ".join(own),
+        "pictures": pictures,
+        "rois": rois,
+        "height": setup.size[0],
+        "width": setup.size[1],
+        "classes": setup.classes,
+        "trunk": setup.config.trunk.name,
+        "precision": setup.config.schedule.precision,
+        "compiled": "yes" if setup.compiles else "no",
+    }
+    note = f"The goal for eight heads, resnet50 and 800 pixels: at most {GOAL} times as long as apart."
+    return Outcome(rows, "images", measured, [note])
+
+
+def _config(setup: Setup, name: str) -> Config:
+    chosen = control.resolved(load(setup.options.study, f"head={name}"), num_classes=lambda: setup.classes)
+    trunk = replace(setup.config.trunk, weights=None)
+    return replace(setup.config, head=chosen.head, trunk=trunk)
+
+
+def _models(setup: Setup, configs: dict[str, Config], core: MaskRCNN) -> dict[str, MaskRCNN]:
+    models = {}
+    for name, config in configs.items():
+        model = build_model(config, setup.classes).to(setup.device).to(memory_format=torch.channels_last)
+        frozen.share_core(model, core)
+        models[name] = model
+    return models
+
+
+def _optimizer(setup: Setup, model: MaskRCNN) -> torch.optim.Optimizer:
+    optimizer = setup.config.make_schedule().make_optimizer(model)
+    # the weights stay as they are, so that every step is like the first
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    return optimizer
+
+
+def _end_to_end(setup: Setup, model: MaskRCNN) -> Callable[[], Any]:
+    optimizer, schedule = _optimizer(setup, model), setup.config.make_schedule()
+
+    def work() -> None:
+        model.train()
+        torch.manual_seed(0)
+        step(model, optimizer, schedule, setup.batch, setup.device)
+        optimizer.zero_grad(set_to_none=True)
+
+    return work
+
+
+def _at_once(setup: Setup, models: list[MaskRCNN]) -> Callable[[], Any]:
+    optimizers, schedule = [_optimizer(setup, model) for model in models], setup.config.make_schedule()
+
+    def work() -> None:
+        for model in models:
+            frozen.training_mode(model)
+        found = frozen.step(models, optimizers, schedule, setup.batch, setup.device, seed=0, iteration=0)
+        for losses in found:
+            if isinstance(losses, FloatingPointError):
+                raise losses
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    return work

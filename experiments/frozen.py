@@ -9,23 +9,12 @@ from typing import Any
 import torch
 
 from experiments.config import Config
-from experiments.run import (
-    Begun,
-    begin,
-    build_model,
-    finish,
-    logged_scores,
-    only_process,
-    prepare,
-    run,
-    say_left_out,
-    training_batches,
-    wants_compiling,
-)
+from experiments.record import Begun, begin, finish, logged_scores, only_process, say_left_out
+from experiments.run import build_model, prepare, run, training_batches, wants_compiling
 from instseg import progress
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
-from instseg.evaluation import coco
+from instseg.evaluation import coco, true_boxes
 from instseg.evaluation.predict import predict_each
 from instseg.training import checkpoint, frozen
 
@@ -165,9 +154,18 @@ def _pass(begun: list[Begun], core: Path, device: torch.device) -> Errors:
     trained = [rest for rest in zip(begun, models, outcomes, strict=True) if rest[2].error is None]
     if trained:
         found = predictions([model for _, model, _ in trained])
-        for (one, model, outcome), results in zip(trained, found, strict=True):
+        masks = true_boxes.predict_each(
+            [model for _, model, _ in trained],
+            held_out,
+            held_out.ground_truth(),
+            device=device,
+            batch_size=config.evaluation.batch_size,
+            workers=runtime.workers,
+            precision=config.schedule.precision,
+        )
+        for (one, _, outcome), results, in_true_boxes in zip(trained, found, masks, strict=True):
             times: dict[str, float] = {"seconds": outcome.seconds, "start": outcome.start}
-            finish(one, model, results, times, device, core=str(core.relative_to(config.study_folder())))
+            finish(one, results, in_true_boxes, times, core=str(core.relative_to(config.study_folder())))
     return {
         one.config.hash(): outcome.error
         for one, outcome in zip(begun, outcomes, strict=True)

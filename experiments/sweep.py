@@ -26,7 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import cli, config, control, frozen, speed, study_report
 from experiments.config import Config
-from experiments.run import ERROR, LOCK, check_same_data, run
+from experiments.record import ERROR, LOCK, check_same_data
+from experiments.run import run
 from instseg import progress
 from instseg.errors import UserError
 from instseg.files import write_atomically

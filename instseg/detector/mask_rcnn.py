@@ -227,9 +227,18 @@ class MaskRCNN(nn.Module):
         Returns:
             One list of n_i RLEs an image.
         """
+        return self.masks_of(self.rois_in(images, boxes), images, boxes, labels)
+
+    def rois_in(self, images: list[Tensor], boxes: list[Tensor]) -> RoIs:
+        """The RoIs of :meth:`masks_in`."""
         pyramid, _, sizes, _ = self._features(images)
         scale = (sizes / on_device([_size(image) for image in images], sizes.device)).flip(1).repeat(1, 2)
-        rois = RoIs(pyramid, [one * by for one, by in zip(boxes, scale, strict=True)])
+        return RoIs(pyramid, [one * by for one, by in zip(boxes, scale, strict=True)])
+
+    def masks_of(
+        self, rois: RoIs, images: list[Tensor], boxes: list[Tensor], labels: list[Tensor]
+    ) -> list[list[mask_ops.RLE]]:
+        """What :meth:`masks_in` gives, of RoIs that several heads may share."""
         masks = self.mask_head.predict(rois, torch.cat(labels)).probabilities
         counts = [len(one) for one in boxes]
         return mask_ops.to_rles(list(masks.split(counts)), boxes, [_size(image) for image in images])

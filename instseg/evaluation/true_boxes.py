@@ -30,7 +30,6 @@ def objects(truth: dict[str, Any]) -> list[int]:
     ]
 
 
-@torch.inference_mode()
 def predict(
     model: MaskRCNN,
     dataset: InstanceDataset,
@@ -49,29 +48,51 @@ def predict(
     Raises:
         DataError: a picture cannot be read.
     """
-    model.eval()
+    (masks,) = predict_each(
+        [model], dataset, truth, device=device, batch_size=batch_size, workers=workers, precision=precision, title=title
+    )
+    return masks
+
+
+@torch.inference_mode()
+def predict_each(
+    models: Sequence[MaskRCNN],
+    dataset: InstanceDataset,
+    truth: dict[str, Any],
+    *,
+    device: torch.device,
+    batch_size: int = 4,
+    workers: int = 0,
+    precision: str = "float32",
+    title: str = "true boxes",
+) -> list[list[RLE]]:
+    """:func:`predict` for models that share all but the mask head: the trunk runs once."""
+    for model in models:
+        model.eval()
     label_of = {category["id"]: label for label, category in enumerate(dataset.categories, 1)}
     by_image: dict[int, list[int]] = {image_id: [] for image_id in dataset.image_ids}
     chosen = objects(truth)
     for i in chosen:
         by_image[truth["annotations"][i]["image_id"]].append(i)
-    found: dict[int, RLE] = {}
+    found: list[dict[int, RLE]] = [{} for _ in models]
     with progress.bar(total=len(dataset), desc=title, unit="img", nested=True) as bar:
         for indices, images in pictures(dataset, batch_size=batch_size, workers=workers):
             here = [by_image[dataset.image_ids[i]] for i in indices]
             annotations = [[truth["annotations"][i] for i in one] for one in here]
-            boxes = [torch.tensor([a["bbox"] for a in one], dtype=torch.float32).reshape(-1, 4) for one in annotations]
-            labels = [torch.tensor([label_of[a["category_id"]] for a in one], dtype=torch.int64) for one in annotations]
+            xywh = [torch.tensor([a["bbox"] for a in one], dtype=torch.float32).reshape(-1, 4) for one in annotations]
+            boxes = [torch.cat([b[:, :2], b[:, :2] + b[:, 2:]], dim=1).to(device) for b in xywh]
+            labels = [
+                torch.tensor([label_of[a["category_id"]] for a in one], dtype=torch.int64, device=device)
+                for one in annotations
+            ]
+            batch = [to_unit(image, device) for image in images]
             with autocast(device, precision):
-                masks = model.masks_in(
-                    [to_unit(image, device) for image in images],
-                    [torch.cat([b[:, :2], b[:, :2] + b[:, 2:]], dim=1).to(device) for b in boxes],
-                    [label.to(device) for label in labels],
-                )
-            for positions, codes in zip(here, masks, strict=True):
-                found |= zip(positions, codes, strict=True)
+                rois = models[0].rois_in(batch, boxes)
+                for model, mine in zip(models, found, strict=True):
+                    for positions, codes in zip(here, model.masks_of(rois, batch, boxes, labels), strict=True):
+                        mine |= zip(positions, codes, strict=True)
             bar.update(len(indices))
-    return [found[i] for i in chosen]
+    return [[mine[i] for i in chosen] for mine in found]
 
 
 def ious(truth: dict[str, Any], masks: Sequence[RLE]) -> tuple[Floats, Floats]:

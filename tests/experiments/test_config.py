@@ -13,7 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 import heads
 from experiments import cli, config
 from experiments.config import Config
-from experiments.run import check_same_data, wants_compiling
+from experiments.record import check_same_data
+from experiments.run import wants_compiling
 from heads.smp import DECODERS
 from instseg import data, detector
 from instseg.errors import UserError

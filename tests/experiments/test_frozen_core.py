@@ -44,7 +44,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def _same(one: Config, other: Config) -> bool:
     a, b = _weights(one.folder()), _weights(other.folder())
-    names = ("metrics.jsonl", "predictions.json")
+    names = ("metrics.jsonl", "predictions.json", "true_boxes.json")
     return (
         all(torch.equal(a[key], b[key]) for key in a | b)
         and all((one.folder() / name).read_text() == (other.folder() / name).read_text() for name in names)

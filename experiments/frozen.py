@@ -56,7 +56,7 @@ def run_group(configs: Sequence[Config]) -> Errors:
                 errors[one.hash()] = error
         if begun:
             say_left_out(begun[0])
-            errors |= _passes(begun, _core(todo[0]), device)
+            errors |= _passes(begun, _trained_core(todo[0]), device)
     return errors
 
 
@@ -76,12 +76,16 @@ def is_done(config: Config) -> bool:
     return (config.folder() / "result.json").exists()
 
 
-def _core(config: Config) -> Path:
-    """The folder of a group's core, trained. The study's own run of the FCN end to end is as good."""
+def core_of(config: Config) -> Config:
+    """The run whose detector a run's head is put on; the study's own run of the FCN end to end is as good, where it
+    is there first."""
     core = config.core()
     own = replace(core, study=config.study, results_dir=config.results_dir)
-    if not is_done(core) and is_done(own) and (own.folder() / "checkpoint.pt").exists():
-        return own.folder()
+    return own if not is_done(core) and is_done(own) and (own.folder() / "checkpoint.pt").exists() else core
+
+
+def _trained_core(config: Config) -> Path:
+    core = core_of(config)
     try:
         folder = run(core)
     except UserError as error:

@@ -78,7 +78,10 @@ def plan(sweep: DictConfig) -> list[Config]:
         state = "done" if one not in todo else "to be resumed" if begun else "to do"
         print(f"  {one.folder().name}: {state}, {one.make_schedule().iterations} iterations")
     for group in frozen.groups(todo):
-        print(f"  {len(group)} of them at once on one core: {', '.join(one.head.variant for one in group)}")
+        core = frozen.core_of(group[0])
+        state = "done" if frozen.is_done(core) else "trained first"
+        heads = ", ".join(one.head.variant for one in group)
+        print(f"  at once on core f{core.dataset.fold} s{core.seed}, {core.hash()}, {state}: {heads}")
     sys.stdout.flush()
     return runs
 

@@ -63,9 +63,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_a_sweep_trains_one_core_and_names_the_protocol(done: tuple[Path, str]) -> None:
     folder, out = done
-    assert "3 of them at once on one core: fcn, unet, pointrend" in out
-    assert "protocol frozen_core" in out
     (core,) = (folder / "quick" / "cores" / "runs").iterdir()
+    digest = core.name.rsplit("-", 1)[1]
+    assert f"at once on core f0 s0, {digest}, trained first: fcn, unet, pointrend" in out
+    assert "protocol frozen_core" in out
     assert len(apps.folders(folder)) == 3
     boxes = set()
     frozen_weights = _weights(core)

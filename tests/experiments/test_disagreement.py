@@ -117,7 +117,7 @@ def test_else_they_come_from_the_stored_ones_with_a_note(study: Path, gone: str)
 def test_nothing_is_downloaded(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("a download"))
     for run in (study / "runs").iterdir():
-        write_config(run, "pennfudan", f"dataset.options.download_dir={tmp_path / 'nowhere'}")
+        write_config(run, "pennfudan", "data_root=null", f"dataset.options.download_dir={tmp_path / 'nowhere'}")
     found = read(study)
     chosen = disagreement.choose(found, details.read(found), compare(found, "fcn", 20), None)
     (note,) = [note for note in found.notes if "disagreement" in note]

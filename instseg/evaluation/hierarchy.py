@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
+_ROUNDING = 1e-18
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,9 @@ def estimate(
     variance = of_images + max(0.0, spread.seen - spread.expected) * weight
     square = of_images**2 / freedom + (spread.seen * weight) ** 2 / spread.freedom
     satterthwaite = variance**2 / square if square > 0 else freedom
+    if variance < _ROUNDING:
+        # heads on the same boxes have the same box AP
+        return Estimate(mean, 0.0, freedom)
     least = min(spread.freedom, freedom)
     return Estimate(mean, math.sqrt(variance), float(np.clip(satterthwaite, least, freedom)))
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from experiments import tables
 from experiments.aggregate import Study
+from experiments.compare import ALPHA
 from instseg.evaluation import true_boxes
 from instseg.evaluation.hierarchy import Estimate, holm
 from instseg.evaluation.resampling import RunKey, image_weights, over_runs, spread_over_runs
@@ -57,11 +58,11 @@ def compare(study: Study, ap: pd.DataFrame, resamples: int) -> pd.DataFrame:
     factors = holm([math.nan if one is None else one.p for one in differences])
     for row, one, factor in zip(rows, differences, factors, strict=True):
         known = one is not None and not math.isnan(factor)
-        low, high = one.interval(0.05 / factor) if one is not None and known else (math.nan, math.nan)
+        low, high = one.interval(ALPHA / factor) if one is not None and known else (math.nan, math.nan)
         corrected = min(1.0, one.p * factor) if one is not None and known else math.nan
         row |= {"diff": math.nan if one is None else one.value, "diff_low": low, "diff_high": high}
         row |= {"diff_p": math.nan if one is None else one.p, "diff_p_holm": corrected}
-        row["real"] = None if math.isnan(corrected) else corrected < 0.05
+        row["real"] = None if math.isnan(corrected) else corrected < ALPHA
     return pd.DataFrame(rows)
 
 

@@ -37,8 +37,7 @@ class Setup:
         if self.options.image is not None:
             height, width = self.options.image
             return height, width
-        d = self.config.dataset
-        return d.min_size, min(d.max_size, d.min_size * 4 // 3)
+        return control.picture_size(self.config)
 
     @cached_property
     def classes(self) -> int:

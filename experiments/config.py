@@ -15,10 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import heads
-from instseg import data, detector
+from instseg import data
 from instseg.data import InstanceDataset
 from instseg.detector.rois import MaskHead
-from instseg.errors import UserError, unknown_name
+from instseg.errors import UserError
 from instseg.evaluation import engine
 from instseg.training.schedule import Schedule
 
@@ -65,8 +65,8 @@ class DatasetConfig:
 
     name: str = MISSING
     fold: int = 0
-    train_images: int | None = None
-    val_images: int | None = None
+    train_pictures: int | None = None
+    val_pictures: int | None = None
     flip: float = 0.5
     train_min_size: list[int] = MISSING
     train_max_size: int = MISSING
@@ -203,81 +203,6 @@ class Config:
     data_root: str | None = None
     results_dir: str = "results"
 
-    def check(self) -> None:
-        """Find what is wrong before anything is loaded or trained.
-
-        Raises:
-            UserError: one line that names the key and what would be right.
-        """
-        if self.protocol not in PROTOCOLS:
-            raise unknown_name("protocol", self.protocol, PROTOCOLS)
-        if self.dataset.name not in data.names():
-            raise unknown_name("dataset.name", self.dataset.name, data.names())
-        if not 0 <= self.dataset.flip <= 1:
-            raise UserError(f"dataset.flip={self.dataset.flip}: must be between 0 and 1")
-        if not self.dataset.train_min_size or min(*self.dataset.train_min_size, self.dataset.min_size) < 32:
-            raise UserError("dataset.train_min_size and dataset.min_size: at least one size each, 32 pixels or more")
-        if len(self.detector.anchor_sizes) != 5:
-            raise UserError(
-                f"detector.anchor_sizes: one list a level P2..P6, five in all, not {len(self.detector.anchor_sizes)}"
-            )
-        self._check_ranges()
-        if self.trunk.norm == "frozen" and self.trunk.weights is None:
-            raise UserError(
-                "trunk.norm=frozen needs trunk.weights: statistics of no data can't be frozen; "
-                "from scratch use trunk.norm=batch trunk.trainable_layers=null"
-            )
-        if self.trunk.name in detector.trunk.names() and self.trunk.weights is not None:
-            detector.trunk.find_weights(self.trunk.name, self.trunk.weights)
-        self.make_schedule()
-        # YAML reads true and false as no words
-        if self.runtime.compile.lower() not in COMPILE:
-            raise unknown_name("runtime.compile", self.runtime.compile, COMPILE)
-        if self.evaluation.engine not in engine.ENGINES:
-            raise unknown_name("evaluation.engine", self.evaluation.engine, engine.ENGINES)
-        torch_device(self.runtime.device)
-        with torch.device("meta"):
-            detector.trunk.build(
-                self.trunk.name, norm=self.trunk.norm, trainable_layers=self.trunk.trainable_layers, out_channels=8
-            )
-            self.make_head(num_classes=2)
-
-    def _check_ranges(self) -> None:
-        sizes = self.detector.anchor_sizes
-        if not all(sizes) or min(map(min, sizes)) < 1:
-            raise UserError("detector.anchor_sizes: each level needs one or more, 1 pixel or larger")
-        if not self.detector.anchor_ratios or min(self.detector.anchor_ratios) <= 0:
-            raise UserError(f"detector.anchor_ratios={self.detector.anchor_ratios}: one or more, each above 0")
-        d = self.dataset
-        if d.max_size < d.min_size or d.train_max_size < max(d.train_min_size):
-            raise UserError("dataset.max_size and dataset.train_max_size: at least the size of the short side")
-        least = {
-            "seed": (self.seed, 0),
-            "runtime.jobs": (self.runtime.jobs, 1),
-            "runtime.threads": (self.runtime.threads, 1),
-            "runtime.workers": (self.runtime.workers, 0),
-            "runtime.log_every": (self.runtime.log_every, 1),
-            "runtime.checkpoint_every": (self.runtime.checkpoint_every, 1),
-            "runtime.evaluate_every": (self.runtime.evaluate_every, 0),
-            "evaluation.batch_size": (self.evaluation.batch_size, 1),
-            "evaluation.resamples": (self.evaluation.resamples, 1),
-            "trunk.out_channels": (self.trunk.out_channels, 1),
-        }
-        for key, value in vars(self.detector).items():
-            if isinstance(value, int):
-                least[f"detector.{key}"] = (value, 1)
-            elif isinstance(value, float) and not 0 <= value <= 1:
-                raise UserError(f"detector.{key}={value}: must be between 0 and 1")
-        for part in ("rpn", "box"):
-            high, low = (getattr(self.detector, f"{part}_{kind}_iou_thresh") for kind in ("fg", "bg"))
-            if high < low:
-                raise UserError(
-                    f"detector.{part}_fg_iou_thresh={high}: must be at least detector.{part}_bg_iou_thresh={low}"
-                )
-        for name, (number, low) in least.items():
-            if number is not None and number < low:
-                raise UserError(f"{name}={number}: must be {low} or more")
-
     def make_schedule(self) -> Schedule:
         """The schedule for the batch size that was asked for."""
         return Schedule(**asdict(self.schedule)).scaled()
@@ -295,7 +220,7 @@ class Config:
     def make_dataset(self, split: str) -> InstanceDataset:
         """A split of the data set; the same object for every run of this process that asks for the same."""
         d = self.dataset
-        images = d.train_images if split == "train" else d.val_images
+        images = d.train_pictures if split == "train" else d.val_pictures
         root = None if self.data_root is None else str(Path(self.data_root).expanduser())
         return _dataset(d.name, split, d.fold, root, images, json.dumps(d.options, sort_keys=True))
 

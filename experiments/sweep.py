@@ -24,7 +24,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import cli, config, control, frozen, speed, study_report
+from experiments import checks, cli, config, control, frozen, speed, study_report
 from experiments.config import Config
 from experiments.record import ERROR, LOCK, check_same_data
 from experiments.run import run
@@ -62,7 +62,7 @@ def plan(sweep: DictConfig) -> list[Config]:
     runs = []
     for chosen in BasicSweeper.split_arguments(overrides, None)[0]:
         one = _typed(loader.load_sweep_config(sweep, list(chosen)))
-        one.check()
+        checks.check(one)
         runs.append(control.resolved(one))
     folders = [one.folder() for one in runs]
     for i, folder in enumerate(folders):

@@ -4,13 +4,13 @@ import json
 
 from omegaconf import DictConfig
 
-from experiments import cli, config, control, frozen
+from experiments import checks, cli, config, control, frozen
 from experiments.run import run
 
 
 def _job(cfg: DictConfig) -> None:
     one = config.typed(cfg)
-    one.check()
+    checks.check(one)
     one = control.resolved(one)
     folder = frozen.run_alone(one) if one.protocol == "frozen_core" else run(one)
     metrics = json.loads((folder / "result.json").read_text())["metrics"]

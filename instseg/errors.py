@@ -1,7 +1,7 @@
 """What goes wrong because of what a user gave: one clear line, never a traceback."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -10,7 +10,15 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    """A data set, annotation file or picture cannot be used as it is."""
+    """A data set, annotation file or picture cannot be used as it is.
+
+    Attributes:
+        lines: everything that was found wrong, a line each; of one fault, the message alone.
+    """
+
+    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.lines = list(lines) or [message]
 
 
 class DivergedError(UserError):

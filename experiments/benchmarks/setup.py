@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from experiments import config, control
+from experiments import checks, config, control
 from experiments.app_config import Benchmark
 from experiments.benchmarks import peers, scenes, weights
 from experiments.config import Config
@@ -95,7 +95,7 @@ def make(options: Benchmark) -> Setup:
         # so that no implementation resizes anything
         one.dataset.min_size, one.dataset.max_size = min(options.image), max(options.image)
         one.dataset.train_min_size, one.dataset.train_max_size = [one.dataset.min_size], one.dataset.max_size
-    one.check()
+    checks.check(one)
     setup = Setup(options, one, prepare(one))
     return replace(setup, config=control.resolved(one, lambda: setup.classes))
 

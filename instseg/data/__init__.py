@@ -13,7 +13,7 @@ from instseg.errors import UserError, unknown_name
 
 def _generated(split: str, fold: int, root: Path | None, images: int | None, **options: Any) -> InstanceDataset:
     if images is None:
-        raise UserError(f"dataset.{split}_images=null: say how many pictures to generate")
+        raise UserError(f"dataset.{split}_pictures=null: say how many pictures to generate")
     return Generated(split, images=images, **options)
 
 
@@ -70,7 +70,7 @@ def build(
         if option not in _OPTIONS[name]:
             raise unknown_name(f"option of data set {name}:", option, _OPTIONS[name])
     if images is not None and images < 1:
-        raise UserError(f"dataset.{split}_images={images}: must be 1 or more, or null for all")
+        raise UserError(f"dataset.{split}_pictures={images}: must be 1 or more, or null for all")
     return _BUILDERS[name](split, fold, root, images, **options)
 
 

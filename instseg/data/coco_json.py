@@ -61,21 +61,20 @@ def read_coco(path: Path, images: Path, *, drop_invalid: bool, limit: int | None
 
 
 class _Faults:
-    """The first fault of each kind and how many there are, so that one line can stand for all of them."""
+    """What is wrong, by kind: one line stands for all faults of a kind, and all stand in the error's ``lines``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._first: dict[str, str] = {}
-        self._count: dict[str, int] = {}
+        self._lines: dict[str, list[str]] = {}
 
     def add(self, kind: str, line: str) -> None:
-        self._first.setdefault(kind, line)
-        self._count[kind] = self._count.get(kind, 0) + 1
+        self._lines.setdefault(kind, []).append(line)
 
     def raise_first(self) -> None:
-        for kind, line in self._first.items():
-            more = self._count[kind] - 1
-            raise DataError(f"{self._path}: {line}" + (f" (and {more} more like it)" if more else ""))
+        for lines in self._lines.values():
+            more = len(lines) - 1
+            every = [f"{self._path}: {line}" for of_kind in self._lines.values() for line in of_kind]
+            raise DataError(f"{self._path}: {lines[0]}" + (f" (and {more} more like it)" if more else ""), every)
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
@@ -202,6 +201,7 @@ def _sort_in(
     if left_out and not drop_invalid:
         raise DataError(
             f"{path}: {left_out[0]}; {len(left_out)} such annotation(s) in all: correct them, or leave them out "
-            "with dataset.options.invalid=drop"
+            "with dataset.options.invalid=drop",
+            [f"{path}: {line}" for line in left_out],
         )
     return left_out

@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 
 from instseg.data.coco import CocoDataset
+from instseg.errors import DataError
 
 Refused = Callable[..., str]
 
@@ -192,3 +193,19 @@ def test_missing_files_are_named(files: Files, refused: Refused) -> None:
     nowhere = files.images / "nowhere"
     refused(lambda: CocoDataset(files.json, nowhere), nowhere, files.json)
     refused(lambda: CocoDataset(files.images, files.images), files.images, "cannot be read")
+
+
+def test_the_error_lists_every_fault_where_its_message_names_the_first_of_a_kind(files: Files) -> None:
+    content = document()
+    for annotation in content["annotations"][:2]:
+        annotation["image_id"] = 99
+    content["annotations"][2]["category_id"] = 99
+    with pytest.raises(DataError, match="annotation 11 .*1 more like it") as error:
+        files.load(content)
+    assert [line.partition(": annotation ")[2][:2] for line in error.value.lines] == ["11", "12", "13"]
+    content = document()
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [1, 1, 0, 0]
+    with pytest.raises(DataError) as error:
+        files.load(content)
+    assert len(error.value.lines) == 3

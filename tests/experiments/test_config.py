@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import heads
-from experiments import cli, config
+from experiments import checks, cli, config
 from experiments.config import Config
 from experiments.record import check_same_data
 from experiments.run import wants_compiling
@@ -36,7 +36,7 @@ def _names(group: str) -> list[str]:
 @pytest.mark.parametrize("head", _names("head"))
 def test_every_head_stands_in_a_study(study: str, head: str) -> None:
     one = composed(f"study={study}", f"head={head}")
-    one.check()
+    checks.check(one)
     # a control takes its name when it is found
     assert one.head.variant == (head if one.head.control is None else "unet")
 
@@ -44,7 +44,7 @@ def test_every_head_stands_in_a_study(study: str, head: str) -> None:
 @pytest.mark.parametrize("study", _names("study"))
 def test_every_study_has_its_file_s_name(study: str) -> None:
     one = composed(f"study={study}")
-    one.check()
+    checks.check(one)
     assert one.study.name == study
 
 
@@ -64,7 +64,7 @@ def test_a_data_set_brings_its_trunk_and_recipe(
     study: str, dataset: str, trunk: str, iterations: int, features: int, workers: int
 ) -> None:
     one = composed(f"study={study}", f"dataset={dataset}")
-    one.check()
+    checks.check(one)
     assert (one.dataset.name, one.trunk.name) == (dataset, trunk)
     assert (one.schedule.iterations, one.detector.box_features, one.runtime.workers) == (iterations, features, workers)
     assert composed(f"study={study}", f"dataset={dataset}", "trunk=resnet18").trunk.name == "resnet18"
@@ -79,7 +79,7 @@ def test_the_generated_recipe_is_the_quick_study_s() -> None:
 @pytest.mark.parametrize("trunk", _names("trunk"))
 @pytest.mark.parametrize("dataset", _names("dataset"))
 def test_every_trunk_takes_every_data_set(trunk: str, dataset: str) -> None:
-    composed(f"trunk={trunk}", f"dataset={dataset}").check()
+    checks.check(composed(f"trunk={trunk}", f"dataset={dataset}"))
 
 
 def test_everything_registered_has_a_config_that_states_its_defaults() -> None:
@@ -105,13 +105,13 @@ def test_everything_registered_has_a_config_that_states_its_defaults() -> None:
 )
 def test_values_that_do_not_go_together_are_named(wrong: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        composed(wrong).check()
+        checks.check(composed(wrong))
 
 
 @pytest.mark.parametrize(("value", "expected"), [("true", True), ("false", False), ("auto", False)])
 def test_compile_may_be_given_as_yaml_reads_it(value: str, expected: bool) -> None:
     one = composed(f"runtime.compile={value}")
-    one.check()
+    checks.check(one)
     assert wants_compiling(one, torch.device("cpu")) is expected
     assert one.hash() == composed().hash()
     assert wants_compiling(one, torch.device("cuda")) is (value != "false")
@@ -189,7 +189,7 @@ def test_hash_leaves_out_what_cannot_change_numbers(same: str) -> None:
         "head=unet",
         "head.options.convs=3",
         "head.class_agnostic=true",
-        "dataset.train_images=7",
+        "dataset.train_pictures=7",
         "dataset.flip=0.1",
         "dataset.options.seed=3",
         "trunk.out_channels=8",
@@ -291,7 +291,7 @@ def test_misspelt_overrides_are_named_in_one_line(override: str, parts: list[str
 )
 def test_values_that_cannot_be_are_found_beforehand(override: str, parts: list[str]) -> None:
     with pytest.raises(UserError) as error:
-        composed(override).check()
+        checks.check(composed(override))
     assert "\n" not in str(error.value)
     for part in parts:
         assert part in str(error.value)
@@ -299,7 +299,7 @@ def test_values_that_cannot_be_are_found_beforehand(override: str, parts: list[s
 
 def test_weights_that_are_nowhere_are_found_beforehand() -> None:
     with pytest.raises(UserError, match=r"trunk.weights=imagenet: no such file.* IMAGENET1K_V1") as error:
-        composed("trunk=resnet18", "trunk.weights=imagenet").check()
+        checks.check(composed("trunk=resnet18", "trunk.weights=imagenet"))
     assert "\n" not in str(error.value)
 
 
@@ -313,7 +313,7 @@ def test_folds_are_checked() -> None:
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("dataset.train_images=0", ["dataset.train_images=0"]),
+        ("dataset.train_pictures=0", ["dataset.train_pictures=0"]),
         ("+dataset.options.sede=1", ["'sede'", "'seed'"]),
         ("dataset.options.size=5", ["size=5"]),
         ("dataset.options.figures=[5,2]", ["figures"]),

@@ -76,7 +76,7 @@ def study(tmp_path: Path) -> Path:
             found = [one for one in found if one["image_id"] not in (data.image_ids[4], stored)]
         (run / "predictions.json").write_text(json.dumps(found))
         of_data = [f"dataset.options.{key}={value}" for key, value in options.items()]
-        write_config(run, "generated", "dataset.val_images=6", *of_data)
+        write_config(run, "generated", "dataset.val_pictures=6", *of_data)
     return tmp_path
 
 

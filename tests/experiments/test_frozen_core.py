@@ -14,7 +14,7 @@ import pytest
 import torch
 from test_config import composed
 
-from experiments import frozen
+from experiments import checks, frozen
 from experiments.config import Config
 from instseg import progress
 from instseg.errors import UserError
@@ -184,9 +184,9 @@ def test_groups_are_of_one_core_whatever_the_head() -> None:
 @pytest.mark.parametrize("study", ["heads", "pennfudan"])
 def test_studies_of_heads_take_the_protocol_on_every_data_set(study: str, dataset: str) -> None:
     one = composed(f"study={study}", f"dataset={dataset}", "protocol=frozen_core")
-    one.check()
+    checks.check(one)
     core = one.core()
-    core.check()
+    checks.check(core)
     assert core.head.name == "fcn" and core.folder().is_relative_to(f"results/{study}/cores/runs")
     assert (core.dataset, core.trunk, core.schedule) == (one.dataset, one.trunk, one.schedule)
 

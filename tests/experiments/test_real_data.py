@@ -59,7 +59,7 @@ def test_coco_recipes_start_train_and_evaluate(real_data: Path, tmp_path: Path, 
         "train",
         f"study={study}",
         *SMALL,
-        "dataset.val_images=12",
+        "dataset.val_pictures=12",
         f"data_root={real_data}",
         f"results_dir={tmp_path}",
     )

@@ -200,7 +200,7 @@ def test_the_error_lists_every_fault_where_its_message_names_the_first_of_a_kind
     for annotation in content["annotations"][:2]:
         annotation["image_id"] = 99
     content["annotations"][2]["category_id"] = 99
-    with pytest.raises(DataError, match="annotation 11 .*1 more like it") as error:
+    with pytest.raises(DataError, match=r"annotation 11 .*1 more like it") as error:
         files.load(content)
     assert [line.partition(": annotation ")[2][:2] for line in error.value.lines] == ["11", "12", "13"]
     content = document()

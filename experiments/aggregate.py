@@ -6,6 +6,7 @@ Only files are read, so this works at any time, after any crash, on any subset o
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,16 @@ class Study:
             this one; ``<kind>_<metric>`` in percent, nan where there are no such objects.
         unfinished: names of the run folders without a result.
         notes: one line for each thing that a reader of the tables should know.
+        predictions: the file in a run's folder that holds what is compared.
+        scored: the kinds of AP that it is compared by.
     """
 
     folder: Path
     runs: pd.DataFrame
     unfinished: list[str]
     notes: list[str] = field(default_factory=list)
+    predictions: str = "predictions.json"
+    scored: Sequence[coco.Kind] = KINDS
 
     @property
     def variants(self) -> list[str]:
@@ -48,7 +53,12 @@ class Study:
     def kinds(self) -> list[coco.Kind]:
         """What the tables tell of: boxes, masks and, unless all runs are of before boundary AP, boundaries."""
         scored = self.runs.loc[self.runs["counted"], "boundary_AP"].notna()
-        return [kind for kind in KINDS if kind != "boundary" or scored.any()]
+        return [kind for kind in self.scored if kind != "boundary" or scored.any()]
+
+    def results(self, run: str) -> Any:
+        """What the run in a folder of that name predicted, as COCO results."""
+        content = json.loads((self.folder / "runs" / run / self.predictions).read_text("utf-8"))
+        return content["results"] if isinstance(content, dict) else content
 
     def counted(self, variant: str) -> pd.DataFrame:
         """The runs of one variant that count, one for each (fold, seed)."""

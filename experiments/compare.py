@@ -36,7 +36,7 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
     """
     matches = _match_runs(study)
     labels = study.ordered(baseline)
-    rivals = {label: _rival(study, label, baseline) for label in labels}
+    rivals = {label: rival_of(study, label, baseline) for label in labels}
     spreads = {kind: _spreads(matches[kind], rivals, resamples) for kind in study.kinds}
     differences: dict[Kind, list[Estimate]] = {kind: [] for kind in study.kinds}
     rows: list[dict[str, Any]] = []
@@ -81,7 +81,7 @@ def _other_settings(runs: pd.DataFrame, others: pd.DataFrame) -> list[str]:
     return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
 
 
-def _rival(study: Study, label: str, baseline: str) -> str | None:
+def rival_of(study: Study, label: str, baseline: str) -> str | None:
     """The variant that one is compared with; None where they differ in more than the head."""
     other = study.baseline_of(label, baseline)
     if other is None or _other_settings(study.counted(label), study.counted(other)):
@@ -154,7 +154,7 @@ def _match_runs(study: Study) -> dict[Kind, _Matched]:
         try:
             if truth not in truths:
                 truths[truth] = load_ground_truth(study.folder / truth)
-            found = json.loads((study.folder / "runs" / row["folder"] / "predictions.json").read_text("utf-8"))
+            found = study.results(row["folder"])
             for kind in coco.IOU_TYPES:  # boundaries need what masks do
                 coco.check_results(truths[truth].dataset, found, kind)
             # results of before boundary AP don't have it
@@ -169,8 +169,8 @@ def _match_runs(study: Study) -> dict[Kind, _Matched]:
             again = float(average_precision(matches)[0])
             if abs(again - row[f"{kind}_AP"]) > _AP_TOLERANCE:
                 study.notes.append(
-                    f"{row['folder']}: predictions.json gives {kind} AP {again:.2f}, "
-                    f"result.json says {row[f'{kind}_AP']:.2f}"
+                    f"{row['folder']}: {study.predictions} gives {kind} AP {again:.2f}, "
+                    f"its metrics say {row[f'{kind}_AP']:.2f}"
                 )
     return matched
 

@@ -1,14 +1,11 @@
 """The pictures on which heads differ most: those of each variant and its baseline, and those of all variants."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import config, panels
+from experiments import panels, trained
 from experiments.aggregate import Study
 from experiments.details import PICTURE, Details, paired, rivals
 from experiments.panels import PICTURES, Material, Picture, PictureKey
@@ -90,7 +87,7 @@ class _Source:
         self._data: InstanceDataset | None = None
         runs = study.runs[study.runs["ground_truth"] == ground_truth]
         try:
-            self._data = _open(study.folder, str(runs["folder"].iloc[0]), ground_truth, data_root)
+            self._data = trained.held_out(study.folder, str(runs["folder"].iloc[0]), ground_truth, data_root)
             self.ids = list(self._data.image_ids)
         except (UserError, DataError, OSError, ValueError, OmegaConfBaseException) as error:
             self._stored = panels.stored_pictures(study.folder, ground_truth)
@@ -105,15 +102,3 @@ class _Source:
         if self._data is None:
             return self._stored[image_id]
         return self._data[self._data.image_ids.index(image_id)][0].permute(1, 2, 0).contiguous().numpy()
-
-
-def _open(study_dir: Path, run: str, ground_truth: str, data_root: str | None) -> InstanceDataset:
-    """The held-out pictures of a run."""
-    stored = config.stored(study_dir / "runs" / run / "config.yaml")
-    # with a root that is given, nothing is downloaded
-    stored.data_root = data_root or stored.data_root or stored.dataset.options.get("download_dir")
-    data = stored.make_dataset("val")
-    now = json.dumps(data.ground_truth(), sort_keys=True)
-    if json.loads(now) != json.loads((study_dir / ground_truth).read_text(encoding="utf-8")):
-        raise UserError(f"data_root={stored.data_root} holds other annotations now than the runs were scored on")
-    return data

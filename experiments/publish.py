@@ -11,7 +11,7 @@ from experiments.aggregate import Study, read
 from instseg.errors import UserError
 from instseg.files import write_atomically
 
-_WRITTEN = ("ap", "win_tie_loss", "ap_by_object", "speed", "true_boxes")
+_WRITTEN = ("ap", "win_tie_loss", "ap_by_object", "speed", "true_boxes", "shared_boxes")
 TABLES = (*(f"{table}.{ending}" for table in _WRITTEN for ending in ("csv", "md", "tex")), "runs.csv", "runs.md")
 PLOTS = ("learning_curves", "ap_latency", "forest", "win_tie_loss", "ap_by_object")
 PICTURES = ("panels.png", "disagreement.png")

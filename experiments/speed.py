@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from experiments.aggregate import Study, load_json, read
-from experiments.config import Config, stored
+from experiments import trained
+from experiments.aggregate import load_json, read
+from experiments.config import Config
 from experiments.control import picture_size
 from experiments.provenance import now, provenance
-from experiments.run import build_model, prepare, training_batches
+from experiments.run import prepare, training_batches
 from instseg import progress
 from instseg.data import InstanceDataset, loader
 from instseg.detector import MaskRCNN
-from instseg.errors import UserError
 from instseg.evaluation import timing
 from instseg.files import write_atomically
-from instseg.training import checkpoint, frozen
+from instseg.training import frozen
 from instseg.training.loop import autocast, step
 
 PICTURES = 8
@@ -65,7 +65,9 @@ def measure_study(
     """
     study = read(folder)
     firsts = {label: str(study.counted(label).iloc[0]["folder"]) for label in study.variants}
-    configs = {label: _config(study, name, data_root, device) for label, name in firsts.items()}
+    configs = {
+        label: trained.config_of(study.folder / "runs" / name, data_root, device) for label, name in firsts.items()
+    }
     target = prepare(next(iter(configs.values())))
     about = provenance(target)
     what = {"rois": rois, "rounds": rounds, "pictures": PICTURES, "runs": firsts}
@@ -102,26 +104,12 @@ def measure_study(
     return result
 
 
-def _config(study: Study, name: str, data_root: str | None, device: str) -> Config:
-    path = study.folder / "runs" / name / "config.yaml"
-    try:
-        config = stored(path)
-    except UserError as error:
-        raise UserError(f"{error}; delete {path.parent} to run it again") from error
-    config.data_root, config.runtime.device, config.runtime.workers = data_root, device, 0
-    return config
-
-
 def _load(config: Config, folder: Path, device: torch.device) -> _Variant:
     data, held_out = config.make_dataset("train"), config.make_dataset("val")
-    # the checkpoint holds all weights; the ImageNet ones need not be at hand
-    config.trunk.weights = None
-    model = build_model(config, data.num_classes).to(device).to(memory_format=torch.channels_last)
+    model = trained.load(config, folder, data.num_classes, device)
     if config.protocol == "frozen_core":
         frozen.freeze(model)
-    schedule = config.make_schedule()
-    optimizer = schedule.make_optimizer(model)
-    model.load_state_dict(checkpoint.load(folder / "checkpoint.pt", device)["model"])
+    optimizer = config.make_schedule().make_optimizer(model)
     pictures = [loader.to_unit(image, device) for image in islice(_one_by_one(held_out), PICTURES)]
     (batch,) = training_batches(config, data, 0, 1, device)
     return _Variant(config, model, optimizer, pictures, batch)

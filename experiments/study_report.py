@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import details, details_tables, disagreement, panels, plots, rows, tables, true_boxes
+from experiments import details, details_tables, disagreement, panels, plots, rows, shared_boxes, tables, true_boxes
 from experiments.aggregate import Study, read
 from experiments.compare import compare
 from experiments.details import Details
@@ -66,10 +66,20 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000, data_root: str 
     in_true_boxes = true_boxes.compare(study, ap, resamples)
     written += _true_boxes(study_dir, in_true_boxes, resamples, skipped)
 
+    in_shared_boxes = shared_boxes.compare(study, baseline, resamples)
+    written += _shared_boxes(study_dir, in_shared_boxes, baseline, resamples, ap, skipped)
+
     parts = [
         f"{study_dir.name}: {len(study.runs)} finished and {len(study.unfinished)} unfinished runs, "
         f"{len(order)} variants, baseline {baseline}",
-        "\n\n".join([tables.terminal(ap, frame), *_true_boxes_text(in_true_boxes), *_outcomes_text(outcomes)]),
+        "\n\n".join(
+            [
+                tables.terminal(ap, frame),
+                *_shared_boxes_text(in_shared_boxes, baseline),
+                *_true_boxes_text(in_true_boxes),
+                *_outcomes_text(outcomes),
+            ]
+        ),
     ]
     parts.append(f"written to {study_dir}: {_listed(study_dir, written)}")
     parts += [f"skipped: {line}" for line in skipped]
@@ -89,6 +99,23 @@ def _true_boxes_text(found: pd.DataFrame) -> list[str]:
     if not len(found):
         return []
     return [tables.fitted(true_boxes.text(found)), "IoU in percent of masks in the objects' own boxes; *: real"]
+
+
+def _shared_boxes(
+    folder: Path, found: pd.DataFrame, baseline: str, resamples: int, ap: pd.DataFrame, skipped: list[str]
+) -> list[Path]:
+    if len(found):
+        return shared_boxes.write(folder, found, baseline, resamples)
+    if (ap["protocol"] != "frozen_core").any():
+        skipped.append("masks in shared boxes: no run has them; the sweep makes them when it is given again")
+    _remove(folder, "shared_boxes.csv", "shared_boxes.md", "shared_boxes.tex")
+    return []
+
+
+def _shared_boxes_text(found: pd.DataFrame, baseline: str) -> list[str]:
+    if not len(found):
+        return []
+    return [tables.fitted(shared_boxes.text(found)), f"masks in the boxes that {baseline} found, for all the same"]
 
 
 def _plot(folder: Path, stem: str, make: Callable[[], Figure | None], why: str, skipped: list[str]) -> list[Path]:

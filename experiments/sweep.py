@@ -24,7 +24,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import checks, cli, config, control, frozen, speed, study_report
+from experiments import checks, cli, config, control, frozen, shared_boxes, speed, study_report
 from experiments.config import Config
 from experiments.record import ERROR, LOCK, check_same_data
 from experiments.run import run
@@ -199,11 +199,15 @@ def main() -> int:
         return 0
     study = _planned[0]
     folder = study.study_folder()
-    untimed = ""
+    untimed = unshared = ""
     failed = [one for one in _planned if not (one.folder() / "result.json").exists()]
     if len(failed) < len(_planned):
         about = {"baseline": study.study.baseline, "resamples": study.evaluation.resamples}
         write_atomically(folder / "study.json", json.dumps(about).encode())
+        try:
+            shared_boxes.measure(folder, study.study.baseline, data_root=study.data_root, device=study.runtime.device)
+        except UserError as error:
+            unshared = str(error)
         if study.evaluation.speed:
             try:
                 speed.measure_study(folder, data_root=study.data_root, device=study.runtime.device)
@@ -219,7 +223,9 @@ def main() -> int:
         print(f"{len(failed)} of {len(_planned)} runs failed", file=sys.stderr)
     if untimed:
         print(f"not timed: {untimed}", file=sys.stderr)
-    return 1 if failed or untimed else 0
+    if unshared:
+        print(f"no masks in shared boxes: {unshared}", file=sys.stderr)
+    return 1 if failed or untimed or unshared else 0
 
 
 if __name__ == "__main__":

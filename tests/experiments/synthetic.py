@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -188,6 +189,20 @@ def _write_log(path: Path, noise: float, seed: int) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def _write_shared(study: Path) -> None:
+    """Each run's own predictions stand for its masks in the FCN's boxes."""
+    for result in study.glob("runs/*/result.json"):
+        _, fold, seed, _ = result.parent.name.rsplit("-", 3)
+        (theirs,) = study.glob(f"runs/fcn-generated-{fold}-{seed}-*")
+        digest = hashlib.sha256((theirs / "predictions.json").read_bytes()).hexdigest()
+        content = {
+            "of": {"run": theirs.name, "sha256": digest},
+            "metrics": json.loads(result.read_text())["metrics"],
+            "results": json.loads(result.with_name("predictions.json").read_text()),
+        }
+        result.with_name("shared_boxes.json").write_text(json.dumps(content))
+
+
 def write_speed(study: Path, variants: list[str]) -> None:
     random = np.random.default_rng(5)
     measured = {}
@@ -224,6 +239,8 @@ def make_study(
         for fold in range(folds):
             for seed in range(seeds):
                 make_run(study, variant, noise, seed=seed, fold=fold, images=images)
+    if "fcn" in variants:
+        _write_shared(study)
     if speed:
         write_speed(study, list(variants))
     return study

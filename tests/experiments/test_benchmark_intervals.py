@@ -28,6 +28,7 @@ def test_rows_and_files(tmp_path: Path) -> None:
     words = outcome.write(intervals.measure(made), wanted, made.config, made.device)
     table = pd.read_csv(tmp_path / "intervals-quick.csv").set_index("name")
     names = [f"matching, {kind}: {who}" for kind in ("box", "mask") for who in ("ours", "pycocotools")]
+    names.append("matching, boundary: ours")
     assert list(table.index) == [*names, "resampling two variants"]
     assert (table["seconds_median"] > 0).all()
     assert table.loc[names[1], "compared_with"] == names[0]

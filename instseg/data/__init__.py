@@ -6,6 +6,7 @@ from typing import Any
 
 from instseg.data.coco import coco2017
 from instseg.data.dataset import InstanceDataset
+from instseg.data.fetch import DEFAULT_DIR
 from instseg.data.generated import Generated
 from instseg.data.pennfudan import FOLDS, PennFudan
 from instseg.errors import UserError, unknown_name
@@ -24,7 +25,8 @@ def _pennfudan(split: str, fold: int, root: Path | None, images: int | None, **o
 
 
 def _coco(split: str, fold: int, root: Path | None, images: int | None, **options: Any) -> InstanceDataset:
-    return coco2017(split, root=root, limit=images, **options)
+    download_dir = Path(options.pop("download_dir", DEFAULT_DIR))
+    return coco2017(split, root=root or download_dir, limit=images, **options)
 
 
 _BUILDERS: dict[str, Callable[..., InstanceDataset]] = {
@@ -35,7 +37,7 @@ _BUILDERS: dict[str, Callable[..., InstanceDataset]] = {
 _OPTIONS = {
     "generated": ("size", "seed", "figures"),
     "pennfudan": ("download_dir",),
-    "coco": ("invalid",),
+    "coco": ("invalid", "download_dir"),
 }
 _FOLDS = {"pennfudan": FOLDS}
 
@@ -54,7 +56,8 @@ def build(
         name: one of :func:`names`.
         split: ``train`` or ``val``.
         fold: which fold is held out, where the data set has folds.
-        root: the folder that holds the data set, or that holds the folder of it; None: generated or downloaded.
+        root: the folder that holds the data set, or that holds the folder of it; None: generated, downloaded, or
+            fetched before to the option ``download_dir`` (see :mod:`instseg.data.fetch`).
         images: how many pictures of the split to use; None: all.
         options: the data set's own.
 

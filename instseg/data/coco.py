@@ -122,10 +122,10 @@ class CocoDataset(InstanceDataset):
             record, instances, _ = self._picture(index)
             images.append(record)
             annotations += [_scorable(a, record["height"], record["width"]) for a in instances]
-        shift = 1 - min((a["id"] for a in annotations), default=1)
-        if shift > 0:
+        self.id_shift = max(0, 1 - min((a["id"] for a in annotations), default=1))
+        if self.id_shift:
             for annotation in annotations:
-                annotation["id"] += shift
+                annotation["id"] += self.id_shift
         return {
             "images": images,
             "annotations": annotations,
@@ -156,7 +156,7 @@ class CocoDataset(InstanceDataset):
         return self._images / file_name(record)
 
 
-def coco2017(split: str, *, root: Path | None, invalid: Invalid = "error", limit: int | None = None) -> CocoDataset:
+def coco2017(split: str, *, root: Path, invalid: Invalid = "error", limit: int | None = None) -> CocoDataset:
     """COCO 2017 as its archives unpack: ``annotations/instances_{split}2017.json`` and ``{split}2017/``.
 
     Args:
@@ -173,10 +173,9 @@ def coco2017(split: str, *, root: Path | None, invalid: Invalid = "error", limit
         raise unknown_name("split", split, ("train", "val"))
     layout = (
         f"the root must hold annotations/instances_{split}2017.json and {split}2017/, or a folder coco with them; "
-        "COCO 2017 is 19 GB, so fetch and unpack it by hand: https://cocodataset.org/#download"
+        "python -m experiments.data dataset=coco download=true fetches COCO 2017, 19 GB, from "
+        "https://cocodataset.org/#download"
     )
-    if root is None:
-        raise DataError(f"no root is given for COCO 2017: {layout}")
     folder = Path(root) / "coco" if (Path(root) / "coco").is_dir() else Path(root)
     annotations, images = folder / "annotations" / f"instances_{split}2017.json", folder / f"{split}2017"
     for path in (annotations, images):

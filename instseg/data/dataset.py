@@ -21,12 +21,14 @@ class InstanceDataset(Dataset[Sample], ABC):
             is the background.
         image_ids: one id a picture, in the order of the pictures.
         left_out: one line for each instance or picture that the reader left out, and why.
+        id_shift: what :meth:`ground_truth` adds to the annotation ids of the file that it was read from.
     """
 
     name: str
     categories: list[dict[str, Any]]
     image_ids: list[int]
     left_out: list[str]
+    id_shift: int = 0
 
     def __len__(self) -> int:
         return len(self.image_ids)

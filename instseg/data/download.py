@@ -20,6 +20,7 @@ from instseg.progress import bar
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without a byte
 _STALE = 3600.0  # seconds after which a temporary folder can only be a killed run's
+_DELAY = 2.0  # seconds before a bar is worth its line
 _MAX_GROWTH = 50  # a picture archive unpacks to little more than its own size
 
 
@@ -46,16 +47,16 @@ def download(
         DataError: the file cannot be fetched or is not the one expected; the line says how to get it by hand.
     """
     if path.exists():
-        if fault := _fault(path, sha256, size):
+        if fault := _fault(path, sha256, size, progress):
             raise DataError(f"{path} {fault}; delete it to have it fetched again from {url}")
         return path
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         known = sha256 is not None or size is not None
-        if not (known and part.exists() and _fault(part, sha256, size) is None):
+        if not (known and part.exists() and _fault(part, sha256, size, progress) is None):
             _fetch(url, part, path, progress)
-        fault = _fault(part, sha256, size)
+        fault = _fault(part, sha256, size, progress)
         if fault:
             part.unlink()
         else:
@@ -67,11 +68,18 @@ def download(
     return path
 
 
-def unpack_zip(archive: Path, folder: Path, *, top: str) -> Path:
+def unpack_zip(archive: Path, folder: Path, *, top: str, stale: float = _STALE, progress: bool = True) -> Path:
     """Unpack the folder ``top`` of a zip file to ``folder / top``; where that exists already, do nothing.
 
     The members go to a temporary folder beside it that gets its name only when whole. Temporary folders of
-    killed runs are removed once they are an hour old. Safe members outside ``top`` are ignored.
+    killed runs are removed once they are old. Safe members outside ``top`` are ignored.
+
+    Args:
+        archive: the zip file.
+        folder: where ``top`` goes; it is made.
+        top: the folder's name in the archive.
+        stale: age in seconds from which a temporary folder can only be a killed run's.
+        progress: show a progress bar.
 
     Returns:
         ``folder / top``.
@@ -88,12 +96,13 @@ def unpack_zip(archive: Path, folder: Path, *, top: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(f"{prefix}*"):
-            if time.time() - left.stat().st_mtime > _STALE:
+            if time.time() - left.stat().st_mtime >= stale:
                 shutil.rmtree(left, ignore_errors=True)
         with zipfile.ZipFile(archive) as file:
             members = _checked_members(file, archive, top)
             temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
-            for member in members:
+            shown = {"unit": " files", "desc": f"unpack {archive.name}", "delay": _DELAY, "disable": not progress}
+            for member in bar(iterable=members, **shown):
                 _extract(file, member, temporary, archive)
         (temporary / top).rename(whole)
     except zipfile.BadZipFile as error:
@@ -170,14 +179,29 @@ def _chunks(response: Any, url: str, path: Path) -> Iterator[bytes]:
         yield chunk
 
 
-def _fault(path: Path, sha256: str | None, size: int | None) -> str | None:
+def _fault(path: Path, sha256: str | None, size: int | None, progress: bool) -> str | None:
     """What is wrong with a whole file, or None."""
     actual_size = path.stat().st_size
     if size is not None and actual_size != size:
         return f"has {actual_size} bytes, not the expected {size}"
     if sha256 is not None:
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        with (
+            path.open("rb") as file,
+            # seconds for a large file, and nothing to see of a small one
+            bar(
+                total=actual_size,
+                unit="B",
+                unit_scale=True,
+                desc=f"check {path.name}",
+                delay=_DELAY,
+                disable=not progress,
+            ) as shown,
+        ):
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                shown.update(len(chunk))
+        actual = digest.hexdigest()
         if actual != sha256.lower():
             return f"has SHA-256 {actual}, not the expected {sha256.lower()}"
     return None

@@ -1,6 +1,6 @@
 """The typed form of ``conf_apps/``: the keys of the small apps, and what can be said against them beforehand."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
@@ -137,6 +137,23 @@ class Benchmark(App):
             raise UserError(f"image=[{given}]: must be [height,width] in pixels, each {SMALLEST} or more")
 
 
+@dataclass
+class Data(App):
+    """Keys of ``experiments.data`` beside those of a run; ``conf/data.yaml`` says what each means."""
+
+    pictures: int = 12
+    decode: Any = "all"  # or a number
+    download: bool = False
+    name: str | None = None
+
+    def check(self) -> None:
+        _at_least_one("pictures", self.pictures)
+        if self.decode != "all" and (type(self.decode) is not int or self.decode < 1):
+            raise UserError(f"decode={self.decode}: must be all, or how many pictures of each split, 1 or more")
+        if self.name is not None:
+            _is_folder("name", self.name, "a folder under results_dir/data")
+
+
 SCHEMAS: dict[str, type[App]] = {"evaluate": Evaluate, "report": Report, "benchmark": Benchmark}
 
 AnyApp = TypeVar("AnyApp", bound=App)
@@ -146,6 +163,8 @@ def register() -> None:
     """Make the schemas known to Hydra, so that a value of the wrong type is an error."""
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(f"schema_{name}", node=schema)
+    # plain: it lies beside a run's schema, and one node has one type
+    ConfigStore.instance().store("schema_data", node=asdict(Data()))
 
 
 def typed(cfg: DictConfig, schema: type[AnyApp]) -> AnyApp:
@@ -157,8 +176,12 @@ def typed(cfg: DictConfig, schema: type[AnyApp]) -> AnyApp:
 
 
 def _is_study(name: str) -> None:
+    _is_folder("study", name, "a folder under results_dir, such as quick")
+
+
+def _is_folder(key: str, name: str, what: str) -> None:
     if name in ("", ".", "..") or any(character in name for character in "/\\\0"):
-        raise UserError(f"study={name}: must be the name of a folder under results_dir, such as quick")
+        raise UserError(f"{key}={name}: must be the name of {what}")
 
 
 def _at_least_one(key: str, value: int) -> None:

@@ -137,7 +137,7 @@ def _truth(coco: COCO, objects: list[dict[str, Any]], size: tuple[int, ...]) -> 
     return Instances(
         np.stack(masks) if masks else np.zeros((0, *size), dtype=bool),
         np.asarray([annotation["bbox"] for annotation in objects], dtype=np.float64).reshape(-1, 4),
-        [_colour(number) for number in range(len(objects))],
+        [colour(number) for number in range(len(objects))],
     )
 
 
@@ -156,10 +156,10 @@ def _prediction(results: list[dict[str, Any]], objects: list[dict[str, Any]], pi
 def matched_colours(count: int, pairs: dict[int, tuple[int, float]], truth: Instances) -> list[Colour]:
     """Each mask has the colour of its object; masks without one get colours that no object has."""
     spare = iter(range(len(truth.colours), len(truth.colours) + count))
-    return [truth.colours[pairs[n][0]] if n in pairs else _colour(next(spare)) for n in range(count)]
+    return [truth.colours[pairs[n][0]] if n in pairs else colour(next(spare)) for n in range(count)]
 
 
-def _colour(number: int) -> Colour:
+def colour(number: int) -> Colour:
     """Well separated strong colours, as many as are asked for."""
     return colorsys.hsv_to_rgb((0.58 + number * 0.618034) % 1, 0.95, (1.0, 0.8)[number % 2])
 
@@ -203,7 +203,7 @@ def grid(pictures: list[Picture], order: list[str], about: str = "") -> Figure |
                 axes.grid(False)
                 if row == 0 and picture.title:
                     axes.text(0.5, 1.02, picture.title, transform=axes.transAxes, fontsize=8, ha="center", va="bottom")
-                _overlay(axes, picture.image, objects, linewidth=0.55 * height)
+                overlay(axes, picture.image, objects, linewidth=0.55 * height)
                 x += height * aspect + _GAP
     return figure
 
@@ -253,7 +253,7 @@ def file_names(order: list[str]) -> dict[str, str]:
     return names
 
 
-def _overlay(axes: Axes, image: NDArray[np.uint8], instances: Instances | None, linewidth: float) -> None:
+def overlay(axes: Axes, image: NDArray[np.uint8], instances: Instances | None, linewidth: float) -> None:
     """The picture with translucent outlined masks and thin boxes."""
     if instances is None:
         axes.imshow(np.full_like(image, 245))

@@ -30,7 +30,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
 # An FCN of another head's size.
 _CONTROL = re.compile(r"_(params|flops)_of_")
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.grid": True,
@@ -94,7 +94,7 @@ def save(stem: Path, figure: Figure) -> list[Path]:
 
 def draw(stem: Path, make: Callable[[], Figure | None]) -> list[Path]:
     """Make a figure in this module's style and save it; nothing is written where ``make`` gives None."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = make()
         return [] if figure is None else save(stem, figure)
 

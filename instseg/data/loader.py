@@ -1,7 +1,8 @@
 """Batches whose order and augmentation depend on the seed and the iteration alone, not on workers or restarts."""
 
+import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from typing import Any
 
@@ -72,6 +73,20 @@ def pictures(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) -> 
     return _batches(loader)
 
 
+def examined(
+    dataset: InstanceDataset, indices: Sequence[int], *, workers: int = 0
+) -> Iterator[tuple[int, str | None, bytes]]:
+    """Read pictures and their masks once, in order: (index, what is wrong or None, digest of the picture's pixels)."""
+    loader = DataLoader(
+        _Examined(dataset, indices),
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=_context(workers),
+        generator=torch.Generator(),
+    )
+    return iter(loader)
+
+
 def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
     for batch in loader:
         if isinstance(batch, UserError):
@@ -117,6 +132,24 @@ class _Pictures(Dataset[Any]):
             return index, self.dataset[index][0].as_subclass(torch.Tensor)
         except UserError as error:
             return error
+
+
+class _Examined(Dataset[Any]):
+    def __init__(self, dataset: InstanceDataset, indices: Sequence[int]) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> tuple[int, str | None, bytes]:
+        index = self.indices[place]
+        try:
+            pixels = self.dataset[index][0].permute(1, 2, 0).contiguous().numpy()
+        except UserError as error:
+            return index, str(error), b""
+        digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+        digest.update(pixels)
+        return index, None, digest.digest()
 
 
 class _Order(Sampler[list[tuple[int, int]]]):

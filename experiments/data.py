@@ -1,0 +1,100 @@
+"""Look a data set over before anything is trained on it: ``python -m experiments.data dataset=NAME [key=value ...]``."""
+
+import os
+from dataclasses import fields
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from experiments import app_config, checks, cli, config, data_counts, data_pictures, data_plots, data_problems
+from experiments.config import Config
+from experiments.data_counts import SPLITS, Split
+from instseg.data.fetch import DEFAULT_DIR, fetch
+from instseg.errors import DataError
+from instseg.progress import say
+
+FILES = ("summary.md", "counts.csv", "samples.png", "augmented.png", "distributions.png", "problems.txt")
+_MANY = 1000  # pictures from which reading them in several processes is worth starting those
+
+
+def look(one: Config, own: app_config.Data) -> str:
+    """Look over the data of a run, write ``results_dir/data/NAME`` and return what to print.
+
+    Raises:
+        UserError: a run can't use the data, or the configuration is wrong.
+    """
+    folder = Path(one.results_dir) / "data" / (own.name or _name(one))
+    fetched = _fetch(one) if own.download else ""
+    for file in FILES:
+        # what an earlier look left would be taken for this one's
+        (folder / file).unlink(missing_ok=True)
+    splits = _read(one, folder / "problems.txt")
+    data_counts.write(folder, folder.name, splits, one.dataset)
+    print("\n".join(filter(None, [fetched, data_counts.terminal(splits, one.dataset)])), flush=True)
+    data_pictures.save(folder / "distributions.png", data_plots.distributions(splits))
+    data_pictures.save(folder / "samples.png", data_pictures.samples(splits, own.pictures))
+    data_pictures.save(folder / "augmented.png", data_pictures.augmentations(one, splits[0]))
+    pictures = sum(len(split.data) for split in splits)
+    if own.decode == "all" and pictures > 10 * _MANY:
+        say(f"{pictures:,} pictures are read to see that they can be; decode=1000 reads so many of each split")
+    workers = one.runtime.workers or (os.cpu_count() or 1 if pictures > _MANY else 0)
+    problems = data_problems.of_numbers(splits) + data_problems.of_pictures(splits, own.decode, workers)
+    which = "all" if own.decode == "all" else f"{own.decode:,} of each split"
+    checked = (
+        f"{folder.name}: {pictures:,} pictures, {sum(len(split.instances) for split in splits):,} instances and crowd "
+        f"regions; pictures read: {which}"
+    )
+    written = data_problems.write(folder / "problems.txt", problems, checked)
+    errors = [problem for problem in problems if problem.kind == "error"]
+    if errors:
+        raise DataError(
+            f"{errors[0].split}: {errors[0].text}; {data_problems.counted(problems)}, a line each in {written}"
+        )
+    return f"{data_problems.counted(problems)}: {written}\nwritten to {folder}: {', '.join(FILES)}"
+
+
+def _name(one: Config) -> str:
+    return one.dataset.name + (f"-f{one.dataset.fold}" if one.dataset.fold else "")
+
+
+def _fetch(one: Config) -> str:
+    """Fetch the data set to where runs of this configuration look for it; say what else they must be told."""
+    given = None if one.data_root is None else Path(one.data_root).expanduser()
+    folder = fetch(one.dataset.name, given or Path(one.dataset.options.get("download_dir", DEFAULT_DIR)))
+    known = given is None or str(one.data_root) == os.environ.get("INSTSEG_DATA")
+    return f"{one.dataset.name} is in {folder}; runs " + (
+        "find it there" if known else f"find it with data_root={one.data_root}, or INSTSEG_DATA={one.data_root} set"
+    )
+
+
+def _read(one: Config, problems: Path) -> list[Split]:
+    """Both splits in numbers; where one can't be used, all that is wrong goes to ``problems`` and one line is raised."""
+    splits, wrong = [], {}
+    for name in SPLITS:
+        try:
+            splits.append(data_counts.read(name, one.make_dataset(name), one.dataset))
+        except DataError as error:
+            wrong[name] = error
+    if not wrong:
+        return splits
+    found = [data_problems.Problem("error", name, line) for name, error in wrong.items() for line in error.lines]
+    data_problems.write(problems, found, f"{one.dataset.name} can't be used")
+    first = next(iter(wrong.values()))
+    raise DataError(f"{first}; {len(found)} line{'s' if len(found) > 1 else ''} in {problems}")
+
+
+def _job(cfg: DictConfig) -> None:
+    with open_dict(cfg):
+        mine = {field.name: cfg.pop(field.name) for field in fields(app_config.Data)}
+    merged = OmegaConf.merge(OmegaConf.structured(app_config.Data), mine)
+    assert isinstance(merged, DictConfig)
+    own = app_config.typed(merged, app_config.Data)
+    one = config.typed(cfg)
+    checks.check(one)
+    print(look(one, own))
+
+
+if __name__ == "__main__":
+    config.register()
+    app_config.register()
+    cli.run(cli.app("pkg://experiments.conf", "data", _job))

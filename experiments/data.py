@@ -1,4 +1,4 @@
-"""Look a data set over before anything is trained on it: ``python -m experiments.data dataset=NAME [key=value ...]``."""
+"""Look a data set over before anything is trained on it: ``python -m experiments.data dataset=NAME [key=value]``."""
 
 import os
 from dataclasses import fields
@@ -30,7 +30,7 @@ def look(one: Config, own: app_config.Data) -> str:
         (folder / file).unlink(missing_ok=True)
     splits = _read(one, folder / "problems.txt")
     data_counts.write(folder, folder.name, splits, one.dataset)
-    print("\n".join(filter(None, [fetched, data_counts.terminal(splits, one.dataset)])), flush=True)
+    print("\n".join(filter(None, [fetched, data_counts.terminal(folder.name, splits, one.dataset)])), flush=True)
     data_pictures.save(folder / "distributions.png", data_plots.distributions(splits))
     data_pictures.save(folder / "samples.png", data_pictures.samples(splits, own.pictures))
     data_pictures.save(folder / "augmented.png", data_pictures.augmentations(one, splits[0]))
@@ -68,8 +68,10 @@ def _fetch(one: Config) -> str:
 
 
 def _read(one: Config, problems: Path) -> list[Split]:
-    """Both splits in numbers; where one can't be used, all that is wrong goes to ``problems`` and one line is raised."""
-    splits, wrong = [], {}
+    """Both splits in numbers; where one can't be used, all that is wrong with both goes to ``problems``, and one line
+    is raised."""
+    splits: list[Split] = []
+    wrong: dict[str, DataError] = {}
     for name in SPLITS:
         try:
             splits.append(data_counts.read(name, one.make_dataset(name), one.dataset))

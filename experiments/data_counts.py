@@ -120,7 +120,7 @@ def by_class(splits: list[Split]) -> pd.DataFrame:
 
 
 def in_one_split(splits: list[Split]) -> dict[str, list[str]]:
-    """Names of the classes with instances in one split alone, by that split, and under ``none`` of those in no split."""
+    """Names of the classes with instances in one split alone, by that split, and, under ``none``, in no split."""
     names = [category["name"] for category in splits[0].data.categories]
     has = {split.name: set(split.alone()["label"]) for split in splits}
     found: dict[str, list[str]] = {"train": [], "val": [], "none": []}
@@ -143,12 +143,13 @@ def overview(splits: list[Split], classes: pd.DataFrame) -> pd.DataFrame:
             "without instances": f"{(pictures['instances'] == 0).sum():,}",
             "instances": f"{counts['instances']:,}",
             "crowd regions": f"{counts['crowd']:,}",
+            "classes with instances": f"{split.alone()['label'].nunique()} of {split.data.num_classes - 1}",
             **{size: f"{counts[size]:,} ({counts[size] / total:.0%})" for size in SIZES},
             "instances a picture": _three(pictures["instances"]),
             "picture width": _three(pictures["width"]),
             "picture height": _three(pictures["height"]),
-            "mask area when resized": f"{np.median(resized):,.0f}" if len(resized) else MISSING,
-            "too small when resized": f"{(resized < CELL).sum():,}",
+            "median mask area, resized": f"{np.median(resized):,.0f}" if len(resized) else MISSING,
+            "too small masks, resized": f"{(resized < CELL).sum():,}",
         }
         columns[split.name] = list(cells.values())
         columns[""] = list(cells)
@@ -163,13 +164,15 @@ def notes(splits: list[Split], config: DatasetConfig) -> list[str]:
     """What the numbers mean, and classes that are not in both splits."""
     lines = [
         "Small, medium and large are COCO's: areas below 32², below 96² and above, in pixels as stored. Three numbers "
-        "are least / median / most. Resized: as for evaluation, the short side to "
-        f"{config.min_size} pixels, the long one to at most {config.max_size}; the median mask area then, in pixels, and "
-        f"how many masks have fewer than {CELL}, a cell of the finest feature map."
+        f"are least / median / most. Resized: as for evaluation, the short side to {config.min_size} pixels, the "
+        f"long one to at most {config.max_size}; masks are too small that have fewer than {CELL} pixels, a cell of the "
+        "finest feature map."
     ]
-    where = {"train": "only in train", "val": "only in val, so never learnt", "none": "in neither split"}
-    lines += [f"{len(names)} classes {where[key]}: {', '.join(names)}" for key, names in in_one_split(splits).items() if names]
-    return [line.replace("1 classes", "1 class", 1) if line.startswith("1 classes") else line for line in lines]
+    where = {"train": "in train alone", "val": "in val alone, so never learnt", "none": "in neither split"}
+    for key, names in in_one_split(splits).items():
+        if names:
+            lines.append(f"{len(names)} class{'es' if len(names) > 1 else ''} {where[key]}: {', '.join(names)}")
+    return lines
 
 
 def write(folder: Path, name: str, splits: list[Split], config: DatasetConfig) -> list[Path]:
@@ -177,15 +180,12 @@ def write(folder: Path, name: str, splits: list[Split], config: DatasetConfig) -
     classes = by_class(splits)
     table = overview(splits, classes)
     align = ["left", *["right"] * len(splits)]
-    by_split = classes[classes["label"] > 0].pivot(index=["label", "class"], columns="split")
-    rows = []
-    for (_, label), row in by_split.iterrows():
-        cells = {"class": label}
-        for split in splits:
-            cells |= {f"{split.name} {key}": f"{row[key, split.name]:,}" for key in ("pictures", "instances", "crowd")}
-            cells |= {f"{split.name} {size}": f"{row[size, split.name]:,}" for size in SIZES}
-        rows.append(cells)
-    every = pd.DataFrame(rows).map(lambda cell: cell.replace("|", r"\|"))
+    parts = [classes[(classes["split"] == split.name) & (classes["label"] > 0)] for split in splits]
+    columns = {"class": [str(name).replace("|", r"\|") for name in parts[0]["class"]]}
+    for split, part in zip(splits, parts, strict=True):
+        for key in ("pictures", "instances", "crowd", *SIZES):
+            columns[f"{split.name} {key}"] = [f"{count:,}" for count in part[key]]
+    every = pd.DataFrame(columns)
     text = [
         f"# {name}",
         table.to_markdown(index=False, disable_numparse=True, colalign=align),
@@ -194,12 +194,11 @@ def write(folder: Path, name: str, splits: list[Split], config: DatasetConfig) -
     ]
     return [
         write_atomically(folder / "summary.md", "\n\n".join(text) + "\n"),
-        write_atomically(
-            folder / "counts.csv", classes.drop(columns="label").to_csv(index=False, lineterminator="\n")
-        ),
+        write_atomically(folder / "counts.csv", classes.drop(columns="label").to_csv(index=False, lineterminator="\n")),
     ]
 
 
-def terminal(splits: list[Split], config: DatasetConfig) -> str:
+def terminal(name: str, splits: list[Split], config: DatasetConfig) -> str:
     """The short form."""
-    return "\n".join([fitted(overview(splits, by_class(splits))), "", *notes(splits, config)[1:]]).rstrip()
+    table = overview(splits, by_class(splits)).rename(columns={"": name})
+    return "\n".join([fitted(table), *notes(splits, config)[1:]])

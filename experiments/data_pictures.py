@@ -23,11 +23,12 @@ from instseg.files import write_atomically
 
 AUGMENTED = (4, 4)
 """Pictures on ``augmented.png``, and augmentations of each."""
-_COLUMNS = 4
 _NAMED = 12  # instances of a picture that are named; more names would hide it
 _LONGEST = 700  # pixels of a picture's long side that can be seen on a figure
 # in inches
 _WIDTH, _GAP, _TITLE, _TALLEST = 15.8, 0.06, 0.2, 3.4
+_LETTER = 0.061  # of a title, on average
+_NARROWEST = 0.5  # width by height of a picture's place, for its title's sake
 
 
 @dataclass
@@ -41,8 +42,8 @@ class Shown:
 
     @property
     def aspect(self) -> float:
-        """Width by height."""
-        return self.image.shape[1] / self.image.shape[0]
+        """Width by height of the picture's place."""
+        return max(self.image.shape[1] / self.image.shape[0], _NARROWEST)
 
 
 def augmented(config: Config, data: InstanceDataset, index: int, turn: int) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -60,7 +61,12 @@ def samples(splits: list[Split], pictures: int) -> Figure | None:
     for split, count in zip(splits, (of_train, pictures - of_train), strict=True):
         for index in evenly(split.data.learnable(), count):
             shown += _readable(lambda split=split, index=index: _stored(split.data, index, split.name))
-    return _mosaic([shown[i : i + _COLUMNS] for i in range(0, len(shown), _COLUMNS)])
+    rows: list[list[Shown]] = []
+    for one in shown:
+        if not rows or _height(rows[-1]) < _TALLEST:
+            rows.append([])
+        rows[-1].append(one)
+    return _mosaic(rows)
 
 
 def augmentations(config: Config, train: Split) -> Figure | None:
@@ -124,26 +130,28 @@ def _shown(image: torch.Tensor, target: dict[str, Any], data: InstanceDataset, t
     )
 
 
+def _height(row: list[Shown]) -> float:
+    """Of a row that fills the width, in inches."""
+    return (_WIDTH - _GAP * (len(row) + 1)) / sum(one.aspect for one in row)
+
+
 def _mosaic(rows: list[list[Shown]]) -> Figure | None:
     """Rows of pictures that fill the width, those of a row equally tall; None where there are none."""
     if not any(rows):
         return None
-    heights = [
-        min(_TALLEST, (_WIDTH - _GAP * (len(row) + 1)) / sum(max(one.aspect, 0.4) for one in row)) for row in rows
-    ]
+    heights = [min(_TALLEST, _height(row)) for row in rows]
     full = sum(heights) + len(rows) * (_TITLE + _GAP) + _GAP
     figure = Figure(figsize=(_WIDTH, full), dpi=150)
     top = full - _GAP
     for row, height in zip(rows, heights, strict=True):
         x = _GAP
         for one in row:
-            # a title wants some room above a narrow picture
-            width = height * max(one.aspect, 0.4)
+            width = height * one.aspect
             place = (x / _WIDTH, (top - _TITLE - height) / full, width / _WIDTH, height / full)
             axes = figure.add_axes(place, xticks=[], yticks=[], frame_on=False, anchor="NW")
             overlay(axes, one.image, one.instances, linewidth=1.2)
             _name(axes, one)
-            text = _shortened(one.title, int(width / 0.068))
+            text = _shortened(one.title, int(width / _LETTER))
             figure.text(x / _WIDTH, (top - _TITLE + 0.04) / full, text, fontsize=8, va="bottom")
             x += width + _GAP
         top -= height + _TITLE + _GAP

@@ -42,6 +42,7 @@ def _classes(axes: Axes, splits: list[Split], most: int) -> None:
                 axes.annotate(f" {count:,}", (count, place), va="center", fontsize=9)
     if counts.max() > _LOG_FROM * max(np.median(counts), 1):
         axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlabel("logarithmic")
         axes.set_xlim(0, 1.5 * counts.max())
     else:
         axes.set_xlim(0, max(1.2 * counts.max(), 1))
@@ -60,30 +61,36 @@ def _classes(axes: Axes, splits: list[Split], most: int) -> None:
 
 def _sizes(axes: Axes, splits: list[Split]) -> None:
     """Side of a square of the mask's area, relative to that of the picture."""
+    sides = {}
     for split in splits:
         alone = split.alone()
         whole = (split.pictures["height"] * split.pictures["width"]).to_numpy()[alone["picture"]]
-        _histogram(axes, np.sqrt(alone["pixels"] / whole) * 100, np.linspace(0, 100, _BINS + 1), split.name)
-    axes.set(title="mask size: √(mask area / picture area)", ylabel="instances (%)", xlim=(0, 100))
+        sides[split.name] = 100 * np.sqrt(alone["pixels"].to_numpy() / whole)
+    most = max((side.max() for side in sides.values() if len(side)), default=100)
+    _histograms(axes, sides, np.linspace(0, min(5 * np.ceil(most / 5), 100), _BINS + 1))
+    axes.set(title="mask size: √(mask area / picture area)", ylabel="instances (%)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
 
 
 def _crowding(axes: Axes, splits: list[Split]) -> None:
-    most = max(int(split.pictures["instances"].max()) for split in splits)
+    numbers = {split.name: split.pictures["instances"].to_numpy() for split in splits}
+    most = max(int(values.max()) for values in numbers.values())
     # whole numbers of instances a bin, so that no bin is empty by rounding
     step = most // _BINS + 1
-    edges = np.arange(0, most + step + 1, step) - 0.5
-    for split in splits:
-        _histogram(axes, split.pictures["instances"].to_numpy(), edges, split.name)
+    _histograms(axes, numbers, np.arange(0, most + step + 1, step) - 0.5)
     axes.set(title="instances a picture", ylabel="pictures (%)")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
 
 
-def _histogram(axes: Axes, values: np.ndarray, edges: np.ndarray, split: str) -> None:
-    """In percent, so that splits of any size can be compared."""
-    counts, _ = np.histogram(values, edges)
-    shares = 100 * counts / max(len(values), 1)
-    axes.stairs(shares, edges, fill=True, alpha=0.25, color=_COLOURS[split])
-    axes.stairs(shares, edges, color=_COLOURS[split], linewidth=1.4, label=split)
+def _histograms(axes: Axes, values: dict[str, np.ndarray], edges: np.ndarray) -> None:
+    """One a split, in percent, so that splits of any size can be compared."""
+    for split, numbers in values.items():
+        counts, _ = np.histogram(numbers, edges)
+        shares = 100 * counts / max(len(numbers), 1)
+        axes.stairs(shares, edges, fill=True, alpha=0.25, color=_COLOURS[split])
+        axes.stairs(shares, edges, color=_COLOURS[split], linewidth=1.4, label=split)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.margins(y=0.18)
     axes.set_ylim(bottom=0)
-    axes.legend()
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.legend(loc="upper right", ncols=len(values))

@@ -51,18 +51,18 @@ def _suspicious(split: Split) -> list[Problem]:
     alone = alone[alone["pixels"] > 0]
     odd = alone[(alone["pixels"] < FEW) | (alone["misfit"] > LOOSE) | (alone["twin"] >= 0)]
     found = []
-    for row in odd.itertuples():
+    for row in odd.to_dict("records"):
         what = []
-        if row.pixels < FEW:
-            what.append(f"its mask has {row.pixels} pixel{'s' if row.pixels > 1 else ''}")
-        if row.misfit > LOOSE:
-            box = ", ".join(f"{side:.1f}" for side in row.box)
-            what.append(f"its box [{box}] is up to {row.misfit:.1f} pixels off its mask")
-        if row.twin >= 0:
-            what.append(f"same class and mask as annotation {row.twin}")
-        name = split.data.categories[row.label - 1]["name"]
-        image_id, file = split.pictures["id"].iloc[row.picture], split.data.describe(row.picture)
-        line = f"annotation {row.id} of image {image_id} ({name}), {file}: {'; '.join(what)}"
+        if row["pixels"] < FEW:
+            what.append(f"its mask has {row['pixels']} pixel{'s' if row['pixels'] > 1 else ''}")
+        if row["misfit"] > LOOSE:
+            box = ", ".join(f"{side:.1f}" for side in row["box"])
+            what.append(f"its box [{box}] is up to {row['misfit']:.1f} pixels off its mask")
+        if row["twin"] >= 0:
+            what.append(f"same class and mask as annotation {row['twin']}")
+        name = split.data.categories[row["label"] - 1]["name"]
+        image_id, file = split.pictures["id"].iloc[row["picture"]], split.data.describe(row["picture"])
+        line = f"annotation {row['id']} of image {image_id} ({name}), {file}: {'; '.join(what)}"
         found.append(Problem("look", split.name, line))
     return found
 
@@ -75,7 +75,9 @@ def of_pictures(splits: list[Split], decode: str | int, workers: int) -> list[Pr
     for split in splits:
         some = evenly(range(len(split.data)), len(split.data) if decode == "all" else int(decode))
         examined = loader.examined(split.data, some, workers=workers)
-        for index, fault, digest in bar(iterable=examined, total=len(some), desc=f"{split.name}: read", unit=" pictures"):
+        for index, fault, digest in bar(
+            iterable=examined, total=len(some), desc=f"{split.name}: read", unit=" pictures"
+        ):
             if fault is not None:
                 found.append(Problem("error", split.name, fault))
                 continue
@@ -98,7 +100,7 @@ def evenly(items: Sequence[int], count: int) -> list[int]:
 
 
 def write(path: Path, problems: list[Problem], checked: str) -> Path:
-    """``problems.txt``: the kinds in turn, each with its number, then its lines; ``checked`` says what was looked at."""
+    """``problems.txt``: ``checked``, which says what was looked at, then kind by kind how many there are and each."""
     text = [checked, ""]
     for kind, meaning in KINDS.items():
         of_kind = [problem for problem in problems if problem.kind == kind]

@@ -101,8 +101,8 @@ def unpack_zip(archive: Path, folder: Path, *, top: str, stale: float = _STALE, 
         with zipfile.ZipFile(archive) as file:
             members = _checked_members(file, archive, top)
             temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
-            shown = {"unit": " files", "desc": f"unpack {archive.name}", "delay": _DELAY, "disable": not progress}
-            for member in bar(iterable=members, **shown):
+            title = f"unpack {archive.name}"
+            for member in bar(iterable=members, desc=title, unit=" files", delay=_DELAY, disable=not progress):
                 _extract(file, member, temporary, archive)
         (temporary / top).rename(whole)
     except zipfile.BadZipFile as error:

@@ -27,7 +27,7 @@ _NAMED = 12  # instances of a picture that are named; more names would hide it
 _LONGEST = 700  # pixels of a picture's long side that can be seen on a figure
 # in inches
 _WIDTH, _GAP, _TITLE, _TALLEST = 15.8, 0.06, 0.2, 3.4
-_LETTER = 0.061  # of a title, on average
+_LETTER = 0.064  # of a title, on average
 _NARROWEST = 0.5  # width by height of a picture's place, for its title's sake
 
 

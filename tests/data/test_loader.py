@@ -132,3 +132,16 @@ def test_pictures_of_one_kind_come_in_the_order_they_are_drawn() -> None:
 def test_sizes_are_those_of_the_pictures(tmp_path: Path, data: Generated) -> None:
     for one in (data, Files(tmp_path).load(document())):
         assert one.sizes() == [tuple(one[i][0].shape[-2:]) for i in range(len(one))]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_picture_is_examined_and_faults_are_told(tmp_path: Path, workers: int) -> None:
+    files = Files(tmp_path)
+    data = files.load(document())
+    (files.images / "8.png").write_bytes((files.images / "9.png").read_bytes()[:50])
+    (files.images / "9.png").write_bytes((files.images / "7.png").read_bytes())
+    (first, _, one), (second, fault, none), (third, _, same) = loader.examined(data, [0, 1, 2], workers=workers)
+    assert (first, second, third) == (0, 1, 2)
+    assert fault is not None and "8.png" in fault and none == b""
+    assert one == same != b""
+    assert [index for index, _, _ in loader.examined(data, [2], workers=workers)] == [2]

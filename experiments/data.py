@@ -9,7 +9,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from experiments import app_config, checks, cli, config, data_counts, data_pictures, data_plots, data_problems
 from experiments.config import Config
 from experiments.data_counts import SPLITS, Split
-from instseg.data.fetch import DEFAULT_DIR, fetch
+from instseg.data.dataset import check_same_classes
+from instseg.data.download import DEFAULT_DIR
+from instseg.data.fetch import fetch
 from instseg.errors import DataError
 from instseg.progress import say
 
@@ -78,7 +80,11 @@ def _read(one: Config, problems: Path) -> list[Split]:
         except DataError as error:
             wrong[name] = error
     if not wrong:
-        return splits
+        try:
+            check_same_classes(splits[0].data, splits[1].data)
+            return splits
+        except DataError as error:
+            wrong["both"] = error
     found = [data_problems.Problem("error", name, line) for name, error in wrong.items() for line in error.lines]
     data_problems.write(problems, found, f"{one.dataset.name} can't be used")
     first = next(iter(wrong.values()))

@@ -20,6 +20,7 @@ SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)
 """COCO's sizes: areas in pixels of the picture as it is stored."""
 CELL = 4 * 4
 """Pixels in a cell of the finest feature map, P2: of a smaller mask a head sees next to nothing."""
+_NAMED = 12  # classes that the terminal names; the files name all
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Split:
         instances: a row an annotation, crowd regions included: ``id`` as in the annotation file, ``picture`` (a row of
             ``pictures``), ``label`` (from 1), ``iscrowd``, ``area`` as COCO counts it, ``pixels`` of the mask, ``box``
             (x, y, width, height), ``misfit`` (pixels by which an edge of the box is off the mask's) and ``twin`` (id of
-            an earlier one with the same class and mask in the picture, -1 without).
+            an earlier one with the same class and mask in the picture, or None).
     """
 
     name: str
@@ -70,11 +71,13 @@ def read(name: str, data: InstanceDataset, config: DatasetConfig) -> Split:
         found.append(
             (
                 *(own_id, picture, label, annotation["iscrowd"], annotation["area"], int(coco_mask.area(rle)), box),
-                *(_misfit(box, coco_mask.toBbox(rle), sizes[picture]), -1 if twin == own_id else twin),
+                *(_misfit(box, coco_mask.toBbox(rle), sizes[picture]), None if twin == own_id else twin),
             )
         )
     columns = ["id", "picture", "label", "iscrowd", "area", "pixels", "box", "misfit", "twin"]
-    instances = pd.DataFrame(found, columns=columns)
+    # said outright, as a split without instances would have columns of no type; ids may be any whole numbers
+    kinds = {"picture": "int64", "label": "int64", "iscrowd": "int64", "area": "float64", "pixels": "int64"}
+    instances = pd.DataFrame(found, columns=columns, dtype=object).astype({**kinds, "misfit": "float64"})
     short, long = sizes.min(axis=1), sizes.max(axis=1)
     pictures = pd.DataFrame(
         {
@@ -82,7 +85,7 @@ def read(name: str, data: InstanceDataset, config: DatasetConfig) -> Split:
             "height": sizes[:, 0],
             "width": sizes[:, 1],
             "scale": np.minimum(config.min_size / short, config.max_size / long),
-            "instances": np.bincount(instances["picture"][instances["iscrowd"] == 0].astype(int), minlength=len(sizes)),
+            "instances": np.bincount(instances["picture"][instances["iscrowd"] == 0], minlength=len(sizes)),
         }
     )
     return Split(name, data, pictures, instances)
@@ -160,8 +163,8 @@ def _three(values: pd.Series) -> str:
     return f"{values.min():,} / {values.median():,.0f} / {values.max():,}"
 
 
-def notes(splits: list[Split], config: DatasetConfig) -> list[str]:
-    """What the numbers mean, and classes that are not in both splits."""
+def notes(splits: list[Split], config: DatasetConfig, most: int | None = None) -> list[str]:
+    """What the numbers mean, and classes that are not in both splits, ``most`` of them by name."""
     lines = [
         "Small, medium and large are COCO's: areas below 32², below 96² and above, in pixels as stored. Three numbers "
         f"are least / median / most. Resized: as for evaluation, the short side to {config.min_size} pixels, the "
@@ -171,7 +174,9 @@ def notes(splits: list[Split], config: DatasetConfig) -> list[str]:
     where = {"train": "in train alone", "val": "in val alone, so never learnt", "none": "in neither split"}
     for key, names in in_one_split(splits).items():
         if names:
-            lines.append(f"{len(names)} class{'es' if len(names) > 1 else ''} {where[key]}: {', '.join(names)}")
+            more = f" and {len(names[most:])} more" if most is not None and names[most:] else ""
+            some = ", ".join(names[:most]) + more
+            lines.append(f"{len(names)} class{'es' if len(names) > 1 else ''} {where[key]}: {some}")
     return lines
 
 
@@ -201,4 +206,4 @@ def write(folder: Path, name: str, splits: list[Split], config: DatasetConfig) -
 def terminal(name: str, splits: list[Split], config: DatasetConfig) -> str:
     """The short form."""
     table = overview(splits, by_class(splits)).rename(columns={"": name})
-    return "\n".join([fitted(table), *notes(splits, config)[1:]])
+    return "\n".join([fitted(table), *notes(splits, config, most=_NAMED)[1:]])

@@ -35,8 +35,10 @@ def of_numbers(splits: list[Split]) -> list[Problem]:
     found = []
     for split in splits:
         found += [Problem("left out", split.name, line) for line in split.data.left_out]
-        if split.name == "train" and not split.data.learnable():
-            found.append(Problem("error", split.name, "no picture has an instance to learn from"))
+        if not split.data.learnable():
+            learnt = split.name == "train"
+            what = f"no picture has an instance to {'learn from' if learnt else 'score against'}"
+            found.append(Problem("error" if learnt else "look", split.name, what))
         found += _suspicious(split)
     where = {"train": "in train alone", "val": "in val alone, so it is never learnt", "none": "in neither split"}
     for key, names in in_one_split(splits).items():
@@ -49,7 +51,7 @@ def _suspicious(split: Split) -> list[Problem]:
     alone = split.alone()
     # those without a pixel were left out
     alone = alone[alone["pixels"] > 0]
-    odd = alone[(alone["pixels"] < FEW) | (alone["misfit"] > LOOSE) | (alone["twin"] >= 0)]
+    odd = alone[(alone["pixels"] < FEW) | (alone["misfit"] > LOOSE) | alone["twin"].notna()]
     found = []
     for row in odd.to_dict("records"):
         what = []
@@ -58,7 +60,7 @@ def _suspicious(split: Split) -> list[Problem]:
         if row["misfit"] > LOOSE:
             box = ", ".join(f"{side:.1f}" for side in row["box"])
             what.append(f"its box [{box}] is up to {row['misfit']:.1f} pixels off its mask")
-        if row["twin"] >= 0:
+        if row["twin"] is not None:
             what.append(f"same class and mask as annotation {row['twin']}")
         name = split.data.categories[row["label"] - 1]["name"]
         image_id, file = split.pictures["id"].iloc[row["picture"]], split.data.describe(row["picture"])

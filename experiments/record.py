@@ -21,6 +21,7 @@ from experiments.provenance import now, provenance
 from experiments.true_boxes import FILE as IN_TRUE_BOXES
 from instseg import progress
 from instseg.data import InstanceDataset
+from instseg.data.dataset import check_same_classes
 from instseg.errors import UserError
 from instseg.evaluation import coco, true_boxes
 from instseg.files import write_atomically
@@ -142,9 +143,11 @@ def check_same_data(config: Config, write: bool = False) -> None:
         write: note the data in the run's folder, if nothing is noted there yet.
 
     Raises:
-        UserError: the run's folder is of other pictures or annotations.
+        UserError: the run's folder is of other pictures or annotations, or the splits are of different classes.
     """
-    now = {split: config.make_dataset(split).fingerprint() for split in ("train", "val")}
+    splits = {split: config.make_dataset(split) for split in ("train", "val")}
+    check_same_classes(splits["train"], splits["val"])
+    now = {split: data.fingerprint() for split, data in splits.items()}
     path = config.folder() / "data.json"
     if not path.exists():
         if write:

@@ -6,7 +6,7 @@ from typing import Any
 
 from instseg.data.coco import coco2017
 from instseg.data.dataset import InstanceDataset
-from instseg.data.fetch import DEFAULT_DIR
+from instseg.data.download import DEFAULT_DIR
 from instseg.data.generated import Generated
 from instseg.data.pennfudan import FOLDS, PennFudan
 from instseg.errors import UserError, unknown_name

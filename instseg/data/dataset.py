@@ -1,12 +1,15 @@
 """What every data set gives: pictures with instance targets, and its ground truth in COCO's form."""
 
 from abc import ABC, abstractmethod
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+
+from instseg.errors import DataError
 
 Target = dict[str, Any]
 Sample = tuple[tv_tensors.Image, Target]
@@ -75,6 +78,19 @@ class InstanceDataset(Dataset[Sample], ABC):
     @abstractmethod
     def describe(self, index: int) -> str:
         """Where picture ``index`` comes from (its file, or its seed), for messages."""
+
+
+def check_same_classes(train: InstanceDataset, val: InstanceDataset) -> None:
+    """See to it that a label means the same class in both splits.
+
+    Raises:
+        DataError: it does not; a line for each label.
+    """
+    names = [[str(category["name"]) for category in split.categories] for split in (train, val)]
+    pairs = enumerate(zip_longest(*names, fillvalue="not there"), start=1)
+    lines = [f"class {label} by id is {a!r} in train and {b!r} in val" for label, (a, b) in pairs if a != b]
+    if lines:
+        raise DataError(f"{train.name}: {lines[0]}; both must have the same classes in the same order of ids", lines)
 
 
 def make_target(

@@ -17,6 +17,8 @@ from typing import Any
 from instseg.errors import DataError
 from instseg.progress import bar
 
+DEFAULT_DIR = "data"
+"""Where data sets are fetched to, and looked for, when no root is given."""
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without a byte
 _STALE = 3600.0  # seconds after which a temporary folder can only be a killed run's

@@ -12,8 +12,6 @@ from instseg.data.download import download, unpack_zip
 from instseg.errors import DataError, unknown_name
 from instseg.progress import say
 
-DEFAULT_DIR = "data"
-"""Where data sets are fetched to, and looked for, when no root is given."""
 _SLACK = 1.02  # file systems give whole blocks to files
 
 

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from torchvision import tv_tensors
 
 from instseg.data.dataset import InstanceDataset, Sample, make_target
-from instseg.data.download import download, unpack_zip
+from instseg.data.download import DEFAULT_DIR, download, unpack_zip
 from instseg.data.images import image_size, read_image, read_label_map
 from instseg.errors import DataError, UserError, unknown_name
 
@@ -56,7 +56,7 @@ class PennFudan(InstanceDataset):
         root: Path | None,
         fold: int = 0,
         images: int | None = None,
-        download_dir: Path = Path("data"),
+        download_dir: Path = Path(DEFAULT_DIR),
     ) -> None:
         if split not in ("train", "val"):
             raise unknown_name("split", split, ("train", "val"))

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
-from experiments import app_config, config, data, data_counts, data_pictures, data_plots, data_problems, run
+from experiments import app_config, config, data, data_counts, data_pictures, data_plots, data_problems, record, run
 from experiments.config import Config, DatasetConfig
 from instseg.data import InstanceDataset
 from instseg.errors import UserError
@@ -186,6 +186,20 @@ def test_a_set_that_cannot_be_used_has_all_its_faults_told(root: Path, refused: 
     assert all(any(f"annotation {i} is of" in line for line in lines) for i in (5, 6, 7))
     # pictures of what was there before would be taken for pictures of this
     assert [path.name for path in folder.iterdir()] == ["problems.txt"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_splits_of_different_classes_are_refused(root: Path, refused: Refused) -> None:
+    path = root / "coco" / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [{"id": 10, "name": "dog"}, {"id": 0, "name": "cat"}, {"id": 20, "name": "gnu"}]
+    path.write_text(json.dumps(content))
+    refused(lambda: look(root), "class 3 by id is 'yak' in train and 'gnu' in val", "2 lines", "problems.txt")
+    (_, line) = problems(root / "results" / "data" / "coco")
+    assert line == "error: both: class 4 by id is 'emu' in train and 'not there' in val"
+    # a run would be of no use either
+    one = of_run("dataset=coco", f"data_root={root}", f"results_dir={root}")
+    refused(lambda: record.check_same_data(one), "'yak' in train")
 
 
 def test_nothing_to_learn_from_is_an_error(root: Path, refused: Refused) -> None:

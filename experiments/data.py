@@ -41,18 +41,16 @@ def look(one: Config, own: app_config.Data) -> str:
         say(f"{pictures:,} pictures are read to see that they can be; decode=1000 reads so many of each split")
     workers = one.runtime.workers or (os.cpu_count() or 1 if pictures > _MANY else 0)
     problems = data_problems.of_numbers(splits) + data_problems.of_pictures(splits, own.decode, workers)
-    which = "all" if own.decode == "all" else f"{own.decode:,} of each split"
-    checked = (
-        f"{folder.name}: {pictures:,} pictures, {sum(len(split.instances) for split in splits):,} instances and crowd "
-        f"regions; pictures read: {which}"
-    )
+    which = "all pictures read" if own.decode == "all" else f"up to {own.decode:,} pictures of each split read"
+    instances = sum(len(split.instances) for split in splits)
+    checked = f"{folder.name}: {pictures:,} pictures, {instances:,} instances and crowd regions; {which}"
     written = data_problems.write(folder / "problems.txt", problems, checked)
     errors = [problem for problem in problems if problem.kind == "error"]
     if errors:
         raise DataError(
             f"{errors[0].split}: {errors[0].text}; {data_problems.counted(problems)}, a line each in {written}"
         )
-    return f"{data_problems.counted(problems)}: {written}\nwritten to {folder}: {', '.join(FILES)}"
+    return f"{which}: {data_problems.counted(problems)}: {written}\nwritten to {folder}: {', '.join(FILES)}"
 
 
 def _name(one: Config) -> str:

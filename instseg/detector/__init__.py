@@ -17,6 +17,7 @@ def build(
     norm: str = "frozen",
     trainable_layers: int | None = None,
     out_channels: int = 256,
+    stride_in_1x1: bool = False,
     **options: Any,
 ) -> MaskRCNN:
     """A Mask R-CNN around a mask head.
@@ -25,14 +26,19 @@ def build(
         trunk: see :func:`instseg.detector.trunk.names`.
         head: the mask head, built for the trunk's ``out_channels`` and for ``num_classes``.
         num_classes: the background included.
-        weights, norm, trainable_layers, out_channels: see :func:`instseg.detector.trunk.build`.
+        weights, norm, trainable_layers, out_channels, stride_in_1x1: see :func:`instseg.detector.trunk.build`.
         options: see :class:`MaskRCNN`; most bear torchvision's names.
 
     Raises:
         UserError: see :func:`instseg.detector.trunk.build`.
     """
     backbone = trunks.build(
-        trunk, weights=weights, norm=norm, trainable_layers=trainable_layers, out_channels=out_channels
+        trunk,
+        weights=weights,
+        norm=norm,
+        trainable_layers=trainable_layers,
+        out_channels=out_channels,
+        stride_in_1x1=stride_in_1x1,
     )
     return MaskRCNN(backbone, head, num_classes, **options)
 

@@ -38,6 +38,8 @@ class MaskRCNN(nn.Module):
         size_divisible: batches are padded to a multiple of this.
         anchor_sizes: one or several anchor sizes, in pixels, for each of the five levels.
         anchor_ratios: height / width of the anchors.
+        anchors_rounded: see :class:`~instseg.detector.rpn.RPN`.
+        roi_aligned: see :class:`~instseg.detector.roi_align.Pyramid`.
         box_features: width of the box branch's two fully connected layers.
         rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test, rpn_post_nms_top_n_train, rpn_post_nms_top_n_test,
         rpn_nms_thresh, rpn_fg_iou_thresh, rpn_bg_iou_thresh, rpn_batch_size_per_image, rpn_positive_fraction,
@@ -60,6 +62,8 @@ class MaskRCNN(nn.Module):
         size_divisible: int = 32,
         anchor_sizes: Sequence[Sequence[int]] = ((32,), (64,), (128,), (256,), (512,)),
         anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        anchors_rounded: bool = True,
+        roi_aligned: bool = False,
         box_features: int = 1024,
         rpn_pre_nms_top_n_train: int = 2000,
         rpn_pre_nms_top_n_test: int = 1000,
@@ -91,10 +95,12 @@ class MaskRCNN(nn.Module):
             _skip_resize=not resize_in_training,
         )
         self.backbone = backbone
+        self.roi_aligned = roi_aligned
         self.rpn = RPN(
             backbone.out_channels,
             anchor_sizes=anchor_sizes,
             anchor_ratios=anchor_ratios,
+            anchors_rounded=anchors_rounded,
             pre_nms_top_n=(rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test),
             post_nms_top_n=(rpn_post_nms_top_n_train, rpn_post_nms_top_n_test),
             nms_thresh=rpn_nms_thresh,
@@ -254,7 +260,8 @@ class MaskRCNN(nn.Module):
         with record_function("stage/trunk"):
             maps = self.backbone(batch.tensors)
         # torchvision's names of the maps
-        pyramid = Pyramid({level: maps[name] for level, name in enumerate(("0", "1", "2", "3", "pool"), start=2)})
+        levels = {level: maps[name] for level, name in enumerate(("0", "1", "2", "3", "pool"), start=2)}
+        pyramid = Pyramid(levels, self.roi_aligned)
         return pyramid, _size(batch.tensors), sizes, scaled or []
 
 

@@ -25,10 +25,13 @@ class Pyramid(dict[int, Tensor]):
 
     Args:
         maps: level k -> its map, of stride 2^k.
+        aligned: whether RoIAlign takes a map's cells for squares whose values stand at their centres, as detectron2
+            does; False: at their corners, half a cell off, as torchvision's Mask R-CNN and the paper's code do.
     """
 
-    def __init__(self, maps: Mapping[int, Tensor]) -> None:
+    def __init__(self, maps: Mapping[int, Tensor], aligned: bool = False) -> None:
         super().__init__(maps)
+        self.aligned = aligned
         self._rows: Tensor | None = None
 
     def rows(self) -> Tensor:
@@ -45,10 +48,10 @@ class Pyramid(dict[int, Tensor]):
 
 
 def roi_align(pyramid: Pyramid, boxes: Tensor, image: Tensor, level: Tensor, size: int) -> Tensor:
-    """torchvision's ``roi_align(..., sampling_ratio=2, aligned=False)``, each RoI from a level of its own.
+    """torchvision's ``roi_align(..., sampling_ratio=2)``, each RoI from a level of its own.
 
     Args:
-        pyramid: the maps of the batch.
+        pyramid: the maps of the batch, which say whether it is ``aligned``.
         boxes: (R, 4) xyxy in pixels of the network's input; no gradient goes to them.
         image: (R,) int64, the picture of the batch that each box lies in.
         level: (R,) int64, the level that each box is taken from.
@@ -58,10 +61,12 @@ def roi_align(pyramid: Pyramid, boxes: Tensor, image: Tensor, level: Tensor, siz
         (R, C, size, size) in memory format channels_last, of the maps' dtype.
     """
     first = next(iter(pyramid.values()))
-    grid = Grid(pyramid.sizes(), len(first), size)
+    grid = Grid(pyramid.sizes(), len(first), size, pyramid.aligned)
     with no_autocast(boxes.device):
         rows = pyramid.rows()
         boxes = boxes.detach().float() / (2.0**level)[:, None]
+        if pyramid.aligned:
+            boxes = boxes - 0.5
         arguments = (rows, boxes, image, level - min(pyramid), grid)
         if rows.requires_grad and rows.device.type == "cpu" and grid.is_small(rows.shape[1]):
             out = _DenseOnTheWayBack.apply(*arguments)
@@ -79,6 +84,8 @@ class Grid(NamedTuple):
     """Number of pictures."""
     size: int
     """Height and width of the grid."""
+    aligned: bool = False
+    """Whether a box smaller than a cell is read as it is, and not as a box of one cell."""
 
     def is_small(self, channels: int) -> bool:
         """Whether, on a CPU, two dense matrix products over the largest map cost less than adding single rows up.
@@ -101,8 +108,8 @@ def by_rows(rows: Tensor, boxes: Tensor, image: Tensor, place: Tensor, grid: Gri
         grid: shapes.
     """
     height, width, offset = _constants(grid, place)
-    y, wy = _taps(*_samples(boxes[:, 1], boxes[:, 3], height, grid.size), height)
-    x, wx = _taps(*_samples(boxes[:, 0], boxes[:, 2], width, grid.size), width)
+    y, wy = _taps(*_samples(boxes[:, 1], boxes[:, 3], height, grid), height)
+    x, wx = _taps(*_samples(boxes[:, 0], boxes[:, 2], width, grid), width)
     row = (offset + image.int() * height * width)[:, None, None] + y * width[:, None, None]
     index = row[:, :, None, :, None] + x[:, None, :, None, :]
     weight = wy[:, :, None, :, None] * wx[:, None, :, None, :]
@@ -142,8 +149,8 @@ def _dense_backward(ctx: Any, gradient: Tensor) -> Tensor:
     parts = zip(grid.sizes, levels, counts.tolist(), boxes.split(each), gradient.split(each), strict=True)
     for (height, width), level, in_image, box, g in parts:
         if len(box):
-            wy = _matrix(box[:, 1], box[:, 3], height, grid.size).split(in_image)
-            wx = _matrix(box[:, 0], box[:, 2], width, grid.size)
+            wy = _matrix(box[:, 1], box[:, 3], height, grid).split(in_image)
+            wx = _matrix(box[:, 0], box[:, 2], width, grid)
             along_x = torch.matmul(wx.transpose(1, 2)[:, None], g).split(in_image)
             for y, x, features in zip(wy, along_x, level.view(-1, height, width * channels), strict=True):
                 torch.mm(y.reshape(-1, height).T, x.reshape(-1, width * channels), out=features)
@@ -160,13 +167,13 @@ def _constants(grid: Grid, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return height, width, offset
 
 
-def _samples(low: Tensor, high: Tensor, extent: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """(R, size · SAMPLES) positions of the samples along one axis, in cells, and whether each counts.
+def _samples(low: Tensor, high: Tensor, extent: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """(R, grid.size · SAMPLES) positions of the samples along one axis, in cells, and whether each counts.
 
     A sample more than a cell outside the map counts as 0, one at its border as the border's.
     """
-    bin_size = (high - low).clamp(min=1.0) / size
-    step = (torch.arange(size * SAMPLES, device=low.device) + 0.5) / SAMPLES
+    bin_size = (high - low).clamp(min=0.0 if grid.aligned else 1.0) / grid.size
+    step = (torch.arange(grid.size * SAMPLES, device=low.device) + 0.5) / SAMPLES
     position = low[:, None] + step * bin_size[:, None]
     last = extent[:, None].to(position.dtype)
     counts = (position >= -1) & (position <= last)
@@ -185,8 +192,8 @@ def _taps(position: Tensor, counts: Tensor, extent: Tensor) -> tuple[Tensor, Ten
     return cells, weights.view(shape)
 
 
-def _matrix(low: Tensor, high: Tensor, extent: int, size: int) -> Tensor:
-    """(R, size, extent): the weight of each of the map's cells in each bin, along one axis."""
-    position, counts = _samples(low, high, torch.full((len(low),), extent), size)
+def _matrix(low: Tensor, high: Tensor, extent: int, grid: Grid) -> Tensor:
+    """(R, grid.size, extent): the weight of each of the map's cells in each bin, along one axis."""
+    position, counts = _samples(low, high, torch.full((len(low),), extent), grid)
     hats = (1 - (position[..., None] - torch.arange(extent)).abs()).clamp(min=0) * counts[..., None]
-    return hats.view(len(low), size, SAMPLES, extent).mean(2)
+    return hats.view(len(low), grid.size, SAMPLES, extent).mean(2)

@@ -52,11 +52,12 @@ class RoIs:
 
     def over(self, maps: Mapping[int, Tensor]) -> "RoIs":
         """The same boxes over other maps of the same sizes, such as maps with fewer channels made of the pyramid's."""
-        return RoIs(maps, self.boxes)
+        return RoIs(Pyramid(maps, self.pyramid.aligned), self.boxes)
 
     @torch.compiler.disable
     def align(self, size: int, level: int | None = None) -> Tensor:
-        """RoIAlign (He et al., *Mask R-CNN*, ICCV 2017), two samples a bin and axis, as torchvision does it.
+        """RoIAlign (He et al., *Mask R-CNN*, ICCV 2017), two samples a bin and axis, as torchvision does it, or half a
+        cell off where the pyramid says ``aligned``.
 
         Args:
             size: height and width of the grid laid over each box.

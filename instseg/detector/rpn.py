@@ -27,6 +27,23 @@ class Proposals(NamedTuple):
     """(B, P) bool: False behind the last one of a picture that has fewer than P."""
 
 
+class _Unrounded(AnchorGenerator):
+    """Anchors whose sides are exact."""
+
+    def generate_anchors(
+        self,
+        scales: Sequence[int],
+        aspect_ratios: Sequence[float],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device = torch.device("cpu"),
+    ) -> Tensor:
+        sizes = torch.tensor(scales, dtype=dtype, device=device)
+        roots = torch.tensor(aspect_ratios, dtype=dtype, device=device).sqrt()
+        # torchvision's order: all sizes of a ratio behind each other
+        half = torch.stack([(sizes / roots[:, None]).flatten(), (sizes * roots[:, None]).flatten()], dim=1) / 2
+        return torch.cat([-half, half], dim=1)
+
+
 class RPN(nn.Module):
     """Proposes boxes and, in training, gives the losses of doing so.
 
@@ -34,6 +51,7 @@ class RPN(nn.Module):
         channels: of the pyramid's maps.
         anchor_sizes: one or several anchor sizes, in pixels, for each level.
         anchor_ratios: height / width of the anchors.
+        anchors_rounded: whether corners of anchors are rounded to pixels, as torchvision does; detectron2 does not.
         pre_nms_top_n: candidates a level and picture before NMS, in training and in evaluation.
         post_nms_top_n: proposals a picture after NMS, in training and in evaluation.
         nms_thresh: largest IoU of two proposals of one level.
@@ -48,6 +66,7 @@ class RPN(nn.Module):
         *,
         anchor_sizes: Sequence[Sequence[int]],
         anchor_ratios: Sequence[float],
+        anchors_rounded: bool = True,
         pre_nms_top_n: tuple[int, int],
         post_nms_top_n: tuple[int, int],
         nms_thresh: float,
@@ -59,7 +78,8 @@ class RPN(nn.Module):
     ) -> None:
         super().__init__()
         sizes = tuple(tuple(level) for level in anchor_sizes)
-        self.anchor_generator = AnchorGenerator(sizes, (tuple(anchor_ratios),) * len(sizes))
+        make = AnchorGenerator if anchors_rounded else _Unrounded
+        self.anchor_generator = make(sizes, (tuple(anchor_ratios),) * len(sizes))
         per_place = {len(level) * len(anchor_ratios) for level in sizes}
         if len(per_place) != 1:
             raise ValueError(f"each level needs as many anchor sizes as the others, not {anchor_sizes}")

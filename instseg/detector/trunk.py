@@ -19,6 +19,8 @@ from instseg.errors import UserError, unknown_name
 
 NORMS: dict[str, Callable[..., nn.Module]] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d}
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+BOTTLENECKS = ("resnet50", "resnet101")
+"""Those whose blocks have 1×1 convolutions."""
 MOBILENET_STAGES = (3, 6, 13, 18)
 """Last feature of MobileNetV2 at strides 4, 8, 16 and 32."""
 
@@ -35,6 +37,7 @@ def build(
     norm: str = "frozen",
     trainable_layers: int | None = None,
     out_channels: int = 256,
+    stride_in_1x1: bool = False,
 ) -> BackboneWithFPN:
     """A trunk that maps (B, 3, H, W) to maps ``"0".."3", "pool"``: P2..P6, strides 4 to 64.
 
@@ -45,6 +48,8 @@ def build(
         norm: ``frozen`` keeps the batch statistics and scales that came with the weights, ``batch`` trains them.
         trainable_layers: how many of the last stages are trained (ResNet: 0..5, MobileNetV2: 0..7); None: all.
         out_channels: channels of each pyramid map.
+        stride_in_1x1: whether a ResNet's stages go down in the first 1×1 convolution of their first block, as He et
+            al.'s own weights and detectron2's want it; False: in the 3×3 one, as torchvision's want it.
 
     Raises:
         UserError: an unknown name, weights that can't be had, or weights of another network.
@@ -56,6 +61,8 @@ def build(
             f"trunk.trainable_layers={trainable_layers}: stages are kept as they are only with trunk.norm=frozen and "
             "a trunk that has weights; use null"
         )
+    if stride_in_1x1 and name not in BOTTLENECKS:
+        raise UserError(f"trunk.stride_in_1x1=true: only {' and '.join(BOTTLENECKS)} have the 1×1 convolutions for it")
     if name == "small":
         if weights is not None:
             find_weights(name, weights)
@@ -78,6 +85,9 @@ def build(
         channels = [24, 32, 96, 1280]
     else:
         body = network
+        if stride_in_1x1:
+            for block in (network.layer2[0], network.layer3[0], network.layer4[0]):
+                block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
         stages = [f"layer{i}." for i in (1, 2, 3, 4)]
         groups = [("layer4.",), ("layer3.",), ("layer2.",), ("layer1.",), ("conv1.", "bn1.")]
         width = network.layer4[-1].conv1.in_channels

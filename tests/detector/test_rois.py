@@ -186,3 +186,29 @@ def test_gradients_pass_where_backward_is_called_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         RoIs(pyramid, [_boxes(3), _boxes(2)]).align(7).sum().backward()
     assert pyramid[2].grad is not None and pyramid[2].grad.isfinite().all()
+
+
+@pytest.mark.parametrize("path", [roi_align.by_rows, roi_align._DenseOnTheWayBack.apply])
+def test_aligned_rois_are_torchvisions_aligned_ones(path: Callable[..., torch.Tensor]) -> None:
+    torch.manual_seed(1)
+    features = torch.rand(2, 5, 25, 35).requires_grad_()
+    # inside, across the borders, and smaller than a cell
+    small = torch.rand(4, 2) * 80
+    boxes = torch.cat([_boxes(12, 100), _boxes(12, 100) - 60, torch.cat([small, small + 1.5], dim=1)])
+    image = torch.arange(28) % 2
+    rois = torch.cat([image[:, None].float(), boxes], dim=1)
+    expected = torchvision.ops.roi_align(features, rois, 7, 1 / 4, sampling_ratio=2, aligned=True)
+    pyramid = roi_align.Pyramid({2: features}, aligned=True)
+    grid = roi_align.Grid(pyramid.sizes(), 2, 7, aligned=True)
+    found = path(pyramid.rows(), boxes / 4 - 0.5, image, torch.zeros_like(image), grid).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found, expected)
+    weights = torch.rand_like(found)
+    gradients = [torch.autograd.grad((out * weights).sum(), features)[0] for out in (expected, found)]
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_maps_made_of_aligned_ones_are_aligned() -> None:
+    maps = _pyramid()
+    rois = RoIs(roi_align.Pyramid(maps, aligned=True), [_boxes(3), _boxes(2)])
+    assert not torch.equal(rois.align(7), RoIs(maps, rois.boxes).align(7))
+    assert torch.equal(rois.over(maps).align(7), rois.align(7))

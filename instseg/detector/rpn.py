@@ -35,7 +35,7 @@ class _Unrounded(AnchorGenerator):
         scales: Sequence[int],
         aspect_ratios: Sequence[float],
         dtype: torch.dtype = torch.float32,
-        device: torch.device = torch.device("cpu"),
+        device: torch.device | None = None,
     ) -> Tensor:
         sizes = torch.tensor(scales, dtype=dtype, device=device)
         roots = torch.tensor(aspect_ratios, dtype=dtype, device=device).sqrt()

@@ -123,6 +123,11 @@ def read(folder: Path) -> Study:
     dirty = sum(value is True for value in counted["dirty"])
     if dirty:
         study.notes.append(f"{dirty} of {len(counted)} runs come from code with uncommitted changes")
+    study.notes += [
+        f"{count} of {len(counted)} runs have first weights that were trained before: {given}"
+        for given, count in counted["first_weights"].value_counts(sort=False).items()
+        if given
+    ]
     unscored = int(counted["boundary_AP"].isna().sum())
     if 0 < unscored < len(counted):
         study.notes.append(f"{unscored} of {len(counted)} runs have no boundary AP: it is that of the others")
@@ -151,6 +156,7 @@ def _row(folder: Path) -> dict[str, Any]:
             "counted": True,
             "left_out": len(result.get("left_out") or []),
             **{key: provenance.get(key) for key in ("commit", "dirty", "device")},
+            "first_weights": ", ".join(map("=".join, (provenance.get("first_weights") or {}).items())),
             "torch": (provenance.get("versions") or {}).get("torch"),
             **{key: provenance.get(key) for key in ("train_seconds", "wall_seconds", "finished")},
         }

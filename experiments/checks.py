@@ -3,7 +3,7 @@
 import torch
 
 from experiments.config import COMPILE, PROTOCOLS, Config, torch_device
-from instseg import data, detector
+from instseg import data, detector, transfer
 from instseg.errors import UserError, unknown_name
 from instseg.evaluation import engine
 
@@ -27,12 +27,13 @@ def check(config: Config) -> None:
             f"detector.anchor_sizes: one list a level P2..P6, five in all, not {len(config.detector.anchor_sizes)}"
         )
     _check_ranges(config)
-    if config.trunk.norm == "frozen" and config.trunk.weights is None:
+    _check_transfer(config)
+    if config.trunk.norm == "frozen" and config.trunk.weights is None and not config.transferred():
         raise UserError(
-            "trunk.norm=frozen needs trunk.weights: statistics of no data can't be frozen; "
+            "trunk.norm=frozen needs trunk.weights, or init: statistics of no data can't be frozen; "
             "from scratch use trunk.norm=batch trunk.trainable_layers=null"
         )
-    if config.trunk.name in detector.trunk.names() and config.trunk.weights is not None:
+    if config.trunk.name in detector.trunk.names() and config.trunk.weights is not None and not config.transferred():
         detector.trunk.find_weights(config.trunk.name, config.trunk.weights)
     config.make_schedule()
     # YAML reads true and false as no words
@@ -43,9 +44,26 @@ def check(config: Config) -> None:
     torch_device(config.runtime.device)
     with torch.device("meta"):
         detector.trunk.build(
-            config.trunk.name, norm=config.trunk.norm, trainable_layers=config.trunk.trainable_layers, out_channels=8
+            config.trunk.name,
+            norm=config.trunk.norm,
+            trainable_layers=config.trunk.trainable_layers,
+            out_channels=8,
+            stride_in_1x1=config.trunk.stride_in_1x1,
         )
         config.make_head(num_classes=2)
+
+
+def _check_transfer(config: Config) -> None:
+    if config.core is not None and config.protocol != "frozen_core":
+        raise UserError(
+            f"core={config.core}: only protocol=frozen_core has a core; to go on training from these weights give "
+            f"init={config.core}"
+        )
+    for key, given in config.transferred().items():
+        try:
+            transfer.find(given)
+        except UserError as error:
+            raise UserError(f"{key}={error}") from error
 
 
 def _check_ranges(config: Config) -> None:
@@ -70,7 +88,7 @@ def _check_ranges(config: Config) -> None:
         "trunk.out_channels": (config.trunk.out_channels, 1),
     }
     for key, value in vars(config.detector).items():
-        if isinstance(value, int):
+        if isinstance(value, int) and not isinstance(value, bool):
             least[f"detector.{key}"] = (value, 1)
         elif isinstance(value, float) and not 0 <= value <= 1:
             raise UserError(f"detector.{key}={value}: must be between 0 and 1")

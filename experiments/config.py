@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import heads
-from instseg import data
+from instseg import data, transfer
 from instseg.data import InstanceDataset
 from instseg.detector.rois import MaskHead
 from instseg.errors import UserError
@@ -84,11 +84,13 @@ class Trunk:
     norm: str = "frozen"
     trainable_layers: int | None = None
     out_channels: int = 256
+    stride_in_1x1: bool = False
 
 
 @dataclass
 class Detector:
-    """RPN and box branch; the names and defaults are torchvision's."""
+    """RPN and box branch; the names and defaults are torchvision's, but for the names ``anchors_rounded`` and
+    ``roi_aligned``, whose other values are detectron2's (``instseg.detector.MaskRCNN``)."""
 
     anchor_sizes: list[list[int]] = field(default_factory=lambda: [[32], [64], [128], [256], [512]])
     anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
@@ -110,6 +112,8 @@ class Detector:
     box_bg_iou_thresh: float = 0.5
     box_batch_size_per_image: int = 512
     box_positive_fraction: float = 0.25
+    anchors_rounded: bool = True
+    roi_aligned: bool = False
 
 
 @dataclass
@@ -184,6 +188,13 @@ class StudyConfig:
     baseline: str = "fcn"
 
 
+LATER: dict[str, dict[str, Any]] = {
+    "trunk": {"stride_in_1x1": False},
+    "detector": {"anchors_rounded": True, "roi_aligned": False},
+}
+"""Keys that runs of before don't have, and what they were in effect. So they leave a run's name as it was."""
+
+
 @dataclass
 class Config:
     """One run."""
@@ -199,6 +210,8 @@ class Config:
     protocol: str = "end_to_end"
     control: str = "none"
     head_norm: str = "none"
+    init: str | None = None
+    core: str | None = None
     seed: int = 0
     data_root: str | None = None
     results_dir: str = "results"
@@ -239,14 +252,24 @@ class Config:
         for key in ("variant", "control", "paper", "control_of"):
             del parts["head"][key]
         parts["dataset"]["options"].pop("download_dir", None)
+        for group in LATER:
+            parts[group] = _without_later(group, parts[group])
+        for key in ("init", "core"):
+            del parts[key]
         if self.protocol == "frozen_core":
-            parts["core"] = self.core().hash()
+            parts["core"] = self.core_run().hash()
+        # where weights lie can't change the numbers, what is in them can
+        parts |= {f"{key} weights": transfer.identity(given) for key, given in self.transferred().items()}
         if self.trunk.weights is not None and Path(self.trunk.weights).is_file():
             # where the file lies can't change the numbers, what is in it can
             parts["trunk"]["weights"] = hashlib.sha256(Path(self.trunk.weights).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
-    def core(self) -> "Config":
+    def transferred(self) -> dict[str, str]:
+        """``init`` and ``core``, as far as they are given."""
+        return {key: given for key in ("init", "core") if (given := getattr(self, key)) is not None}
+
+    def core_run(self) -> "Config":
         """The run whose detector is frozen under the head, with ``protocol=frozen_core``: the plain FCN end to end and
         all else the same, in a study of its own inside this one's folder, ``results/<study>/cores``."""
         options = {**heads.options("fcn"), "norm": self.head_norm}
@@ -264,7 +287,9 @@ class Config:
         so on. Names of trunk and data set, iterations, seed and fold are told elsewhere."""
         flat: dict[str, Any] = {}
         for group in ("dataset", "trunk", "detector", "schedule"):
-            flat |= {f"{group}.{key}": value for key, value in asdict(getattr(self, group)).items()}
+            values = _without_later(group, asdict(getattr(self, group)))
+            flat |= {f"{group}.{key}": value for key, value in values.items()}
+        flat |= {key: transfer.short_identity(given) for key, given in self.transferred().items()}
         for key in ("dataset.name", "dataset.fold", "trunk.name", "schedule.iterations"):
             del flat[key]
         flat["dataset.options"].pop("download_dir", None)
@@ -278,6 +303,12 @@ class Config:
         """The run's folder."""
         name = f"{self.head.variant}-{self.dataset.name}-f{self.dataset.fold}-s{self.seed}-{self.hash()}"
         return self.study_folder() / "runs" / name
+
+
+def _without_later(group: str, values: dict[str, Any]) -> dict[str, Any]:
+    """A group's keys but those of :data:`LATER` that are as they were before."""
+    later = LATER.get(group, {})
+    return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 
 @lru_cache(maxsize=4)

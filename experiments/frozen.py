@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from experiments import first_weights
 from experiments.config import Config
 from experiments.record import Begun, begin, finish, logged_scores, only_process, say_left_out
 from experiments.run import build_model, prepare, run, training_batches, wants_compiling
 from instseg import progress
+from instseg.data import InstanceDataset
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
 from instseg.evaluation import coco, true_boxes
@@ -27,12 +29,13 @@ def groups(configs: Iterable[Config]) -> list[list[Config]]:
     found: dict[Path, list[Config]] = {}
     for one in configs:
         if one.protocol == "frozen_core":
-            found.setdefault(one.core().folder(), []).append(one)
+            found.setdefault(one.core_run().folder(), []).append(one)
     return list(found.values())
 
 
 def run_group(configs: Sequence[Config]) -> Errors:
-    """Carry out runs of one core, all that are not done at once; the core is trained first where it is not yet.
+    """Carry out runs of one core, all that are not done at once; the core is trained first where it is not yet, or
+    loaded where ``core`` is given.
 
     Returns:
         What stopped some of them.
@@ -56,7 +59,7 @@ def run_group(configs: Sequence[Config]) -> Errors:
                 errors[one.hash()] = error
         if begun:
             say_left_out(begun[0])
-            errors |= _passes(begun, _trained_core(todo[0]), device)
+            errors |= _passes(begun, _trained_core(todo[0]) if todo[0].core is None else None, device)
     return errors
 
 
@@ -79,7 +82,7 @@ def is_done(config: Config) -> bool:
 def core_of(config: Config) -> Config:
     """The run whose detector a run's head is put on; the study's own run of the FCN end to end is as good, where it
     is there first."""
-    core = config.core()
+    core = config.core_run()
     own = replace(core, study=config.study, results_dir=config.results_dir)
     return own if not is_done(core) and is_done(own) and (own.folder() / "checkpoint.pt").exists() else core
 
@@ -95,7 +98,7 @@ def _trained_core(config: Config) -> Path:
     return folder
 
 
-def _passes(begun: list[Begun], core: Path, device: torch.device) -> Errors:
+def _passes(begun: list[Begun], core: Path | None, device: torch.device) -> Errors:
     """One pass, or where that needs too much memory two of half the heads, which go on from their checkpoints."""
     try:
         return _pass(begun, core, device)
@@ -115,10 +118,10 @@ def _passes(begun: list[Begun], core: Path, device: torch.device) -> Errors:
     return _passes(first, core, device) | _passes(second, core, device)
 
 
-def _pass(begun: list[Begun], core: Path, device: torch.device) -> Errors:
+def _pass(begun: list[Begun], core: Path | None, device: torch.device) -> Errors:
     first = begun[0]
     config, data, held_out = first.config, first.data, first.held_out
-    models = load(config, [one.config for one in begun], core, data.num_classes, device)
+    models = load(config, [one.config for one in begun], core, data, device)
     if wants_compiling(config, device):
         models[0].compile_layers()
         for model in models[1:]:
@@ -169,7 +172,8 @@ def _pass(begun: list[Begun], core: Path, device: torch.device) -> Errors:
         )
         for (one, _, outcome), results, in_true_boxes in zip(trained, found, masks, strict=True):
             times: dict[str, float] = {"seconds": outcome.seconds, "start": outcome.start}
-            finish(one, results, in_true_boxes, times, core=str(core.relative_to(config.study_folder())))
+            origin = {} if core is None else {"core": str(core.relative_to(config.study_folder()))}
+            finish(one, results, in_true_boxes, times, **origin)
     return {
         one.config.hash(): outcome.error
         for one, outcome in zip(begun, outcomes, strict=True)
@@ -178,33 +182,37 @@ def _pass(begun: list[Begun], core: Path, device: torch.device) -> Errors:
 
 
 def load(
-    config: Config, configs: Sequence[Config], core: Path, num_classes: int, device: torch.device
+    config: Config, configs: Sequence[Config], core: Path | None, data: InstanceDataset, device: torch.device
 ) -> list[MaskRCNN]:
     """Models of new heads that share one frozen core.
 
     Args:
         config: a run of the group.
         configs: the runs whose heads are wanted.
-        core: the core's folder.
-        num_classes: the background included.
+        core: the core's folder; None: the key ``core`` says what it is.
+        data: gives the classes.
         device: where the models go.
 
     Raises:
         UserError: the core's checkpoint can't be used.
     """
-    detector = _untrained(config.core(), num_classes, device)
-    path = core / "checkpoint.pt"
-    state = checkpoint.load(path, device)["model"]
-    try:
-        detector.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{path} is of another model; delete {core} to train this core again") from error
+    detector = _untrained(config.core_run(), data.num_classes, device)
+    if core is None:
+        first_weights.make_core(detector, config, data)
+    else:
+        path = core / "checkpoint.pt"
+        state = checkpoint.load(path, device)["model"]
+        try:
+            detector.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(f"{path} is of another model; delete {core} to train this core again") from error
     models = []
     for one in configs:
-        model = _untrained(one, num_classes, device)
+        model = _untrained(one, data.num_classes, device)
         frozen.share_core(model, detector)
         frozen.freeze(model)
         models.append(model)
+    first_weights.start_heads(models, config, data)
     return models
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from experiments import first_weights
 from experiments.config import Config, torch_device
 from experiments.record import begin, finish, logged_scores, only_process, say_left_out
 from instseg import detector, memory, seeds
@@ -33,7 +34,10 @@ def run(config: Config) -> Path:
             return folder
         begun = begin(config, device)
         say_left_out(begun)
-        model = build_model(config, begun.data.num_classes).to(device).to(memory_format=torch.channels_last)
+        model = build_model(config, begun.data.num_classes)
+        if not (folder / "checkpoint.pt").exists():
+            first_weights.start(model, config, begun.data)
+        model = model.to(device).to(memory_format=torch.channels_last)
         if wants_compiling(config, device):
             model.compile_layers()
         trained = _train(config, model, begun.data, begun.held_out, folder, device)
@@ -65,7 +69,8 @@ def wants_compiling(config: Config, device: torch.device) -> bool:
 
 
 def build_model(config: Config, num_classes: int) -> MaskRCNN:
-    """The model of a run with its first weights: all but the head's are the same for every head of a seed."""
+    """The model of a run with its first weights, but for those of ``init``: all but the head's are the same for every
+    head of a seed."""
     config.check_settled()
     with seeds.stream(config.seed, "mask head"):
         head = config.make_head(num_classes)
@@ -74,10 +79,12 @@ def build_model(config: Config, num_classes: int) -> MaskRCNN:
             config.trunk.name,
             head=head,
             num_classes=num_classes,
-            weights=config.trunk.weights,
+            # what init has is put over these
+            weights=None if config.transferred() else config.trunk.weights,
             norm=config.trunk.norm,
             trainable_layers=config.trunk.trainable_layers,
             out_channels=config.trunk.out_channels,
+            stride_in_1x1=config.trunk.stride_in_1x1,
             min_size=config.dataset.min_size,
             max_size=config.dataset.max_size,
             # the data pipeline brings training pictures to their size

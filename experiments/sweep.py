@@ -24,7 +24,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import checks, cli, config, control, frozen, shared_boxes, speed, study_report
+from experiments import checks, cli, config, control, first_weights, frozen, shared_boxes, speed, study_report
 from experiments.config import Config
 from experiments.record import ERROR, LOCK, check_same_data
 from experiments.run import run
@@ -69,9 +69,10 @@ def plan(sweep: DictConfig) -> list[Config]:
         if folder in folders[:i]:
             raise UserError(f"two runs of this sweep are the same, {folder.name}: sweep over different values")
     todo = [one for one in runs if not (one.folder() / "result.json").exists()]
-    # what is wrong with the data is found now and not between two runs
+    # what is wrong with the data or with weights is found now and not between two runs
     for one in runs if todo else []:
         check_same_data(one)
+    first_weights.check(todo)
     print(f"study {runs[0].study.name}: {len(runs)} runs, {len(runs) - len(todo)} of them done")
     for one in runs:
         begun = (one.folder() / "checkpoint.pt").exists()
@@ -79,9 +80,12 @@ def plan(sweep: DictConfig) -> list[Config]:
         print(f"  {one.folder().name}: {state}, {one.make_schedule().iterations} iterations")
     for group in frozen.groups(todo):
         core = frozen.core_of(group[0])
-        state = "done" if frozen.is_done(core) else "trained first"
         heads = ", ".join(one.head.variant for one in group)
-        print(f"  at once on core f{core.dataset.fold} s{core.seed}, {core.hash()}, {state}: {heads}")
+        if group[0].core is None:
+            state = f"{core.hash()}, {'done' if frozen.is_done(core) else 'trained first'}"
+        else:
+            state = f"loaded from {group[0].core}"
+        print(f"  at once on core f{core.dataset.fold} s{core.seed}, {state}: {heads}")
     sys.stdout.flush()
     return runs
 

@@ -90,9 +90,11 @@ def _named() -> dict[str, WeightsEnum]:
     return {"COCO_V1": MaskRCNN_ResNet50_FPN_Weights.COCO_V1, **named}
 
 
+@lru_cache
 def identity(given: str) -> str:
     """What tells weights from others, wherever they lie: torchvision's name of theirs, or the SHA-256 of a file; of a
-    checkpoint of this suite that of its weights, since it also holds the seconds that the training took.
+    checkpoint of this suite that of its weights, since it also holds the seconds that the training took. The same for
+    as long as this process lives.
 
     Raises:
         UserError: as :func:`find`, or the file can't be read.
@@ -100,19 +102,27 @@ def identity(given: str) -> str:
     found = find(given)
     if isinstance(found, WeightsEnum):
         return str(found)
-    status = found.stat()
-    return _digest(found, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _digest(path: Path, size: int, changed: int) -> str:
-    if path.name != CHECKPOINT:
-        return _file_digest(path)
+    if found.name != CHECKPOINT:
+        return _file_digest(found)
     digest = hashlib.sha256()
-    for name, value in sorted(_unpacked(_content(path), path).items()):
+    for name, value in sorted(_unpacked(_content(found), found).items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
         digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def short_identity(given: str) -> str:
+    """:func:`identity`, a file's in eight digits, for tables."""
+    found = identity(given)
+    return found[:8] if re.fullmatch("[0-9a-f]{64}", found) else found
+
+
+def label(given: str) -> str:
+    """What to call weights where the folder they lie in is nobody's business."""
+    found = find(given)
+    if isinstance(found, WeightsEnum):
+        return str(found)
+    return f"{found.parent.name if found.name == CHECKPOINT else found.name} {short_identity(given)}"
 
 
 def _file_digest(path: Path) -> str:

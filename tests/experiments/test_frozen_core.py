@@ -109,7 +109,7 @@ def test_a_finished_head_is_skipped_and_a_new_one_uses_the_core(done: tuple[Path
 
 def test_the_study_s_own_fcn_serves_as_core(done: tuple[Path, str], tmp_path: Path) -> None:
     unet = _configs(tmp_path, heads=("unet",))[0]
-    own = replace(unet.core(), study=unet.study, results_dir=unet.results_dir).folder()
+    own = replace(unet.core_run(), study=unet.study, results_dir=unet.results_dir).folder()
     (theirs,) = (done[0] / "quick" / "cores" / "runs").iterdir()
     assert theirs.name == own.name
     shutil.copytree(theirs, own)
@@ -173,9 +173,9 @@ def test_groups_are_of_one_core_whatever_the_head() -> None:
     e = config("head=fcn", "dataset.fold=1")
     assert frozen.groups([a, c, b, d, e, composed()]) == [[a, b], [c], [d], [e]]
     # the normalisation of heads may be the core's too
-    assert a.core().hash() != config("head_norm=none").core().hash()
+    assert a.core_run().hash() != config("head_norm=none").core_run().hash()
     assert config("head=smp").hash() != config("head=smp", "head_norm=none").hash()
-    assert a.hash() != composed("head=fcn").hash() == a.core().hash()
+    assert a.hash() != composed("head=fcn").hash() == a.core_run().hash()
     norms = [config("study=ablation_norm", "head=unet", f"head.options.norm={norm}") for norm in ("none", "batch")]
     assert len(frozen.groups(norms)) == 1
 
@@ -185,7 +185,7 @@ def test_groups_are_of_one_core_whatever_the_head() -> None:
 def test_studies_of_heads_take_the_protocol_on_every_data_set(study: str, dataset: str) -> None:
     one = composed(f"study={study}", f"dataset={dataset}", "protocol=frozen_core")
     checks.check(one)
-    core = one.core()
+    core = one.core_run()
     checks.check(core)
     assert core.head.name == "fcn" and core.folder().is_relative_to(f"results/{study}/cores/runs")
     assert (core.dataset, core.trunk, core.schedule) == (one.dataset, one.trunk, one.schedule)

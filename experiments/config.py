@@ -89,8 +89,8 @@ class Trunk:
 
 @dataclass
 class Detector:
-    """RPN and box branch; the names and defaults are torchvision's, but for the names ``anchors_rounded`` and
-    ``roi_aligned``, whose other values are detectron2's (``instseg.detector.MaskRCNN``)."""
+    """RPN and box branch; the names and defaults are torchvision's, but for ``exact_anchors`` and ``roi_aligned``,
+    which are detectron2's ways (``instseg.detector.MaskRCNN``)."""
 
     anchor_sizes: list[list[int]] = field(default_factory=lambda: [[32], [64], [128], [256], [512]])
     anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
@@ -112,7 +112,7 @@ class Detector:
     box_bg_iou_thresh: float = 0.5
     box_batch_size_per_image: int = 512
     box_positive_fraction: float = 0.25
-    anchors_rounded: bool = True
+    exact_anchors: bool = False
     roi_aligned: bool = False
 
 
@@ -190,7 +190,7 @@ class StudyConfig:
 
 LATER: dict[str, dict[str, Any]] = {
     "trunk": {"stride_in_1x1": False},
-    "detector": {"anchors_rounded": True, "roi_aligned": False},
+    "detector": {"exact_anchors": False, "roi_aligned": False},
 }
 """Keys that runs of before don't have, and what they were in effect. So they leave a run's name as it was."""
 

@@ -38,7 +38,7 @@ class MaskRCNN(nn.Module):
         size_divisible: batches are padded to a multiple of this.
         anchor_sizes: one or several anchor sizes, in pixels, for each of the five levels.
         anchor_ratios: height / width of the anchors.
-        anchors_rounded: see :class:`~instseg.detector.rpn.RPN`.
+        exact_anchors: see :class:`~instseg.detector.rpn.RPN`.
         roi_aligned: see :class:`~instseg.detector.roi_align.Pyramid`.
         box_features: width of the box branch's two fully connected layers.
         rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test, rpn_post_nms_top_n_train, rpn_post_nms_top_n_test,
@@ -62,7 +62,7 @@ class MaskRCNN(nn.Module):
         size_divisible: int = 32,
         anchor_sizes: Sequence[Sequence[int]] = ((32,), (64,), (128,), (256,), (512,)),
         anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-        anchors_rounded: bool = True,
+        exact_anchors: bool = False,
         roi_aligned: bool = False,
         box_features: int = 1024,
         rpn_pre_nms_top_n_train: int = 2000,
@@ -100,7 +100,7 @@ class MaskRCNN(nn.Module):
             backbone.out_channels,
             anchor_sizes=anchor_sizes,
             anchor_ratios=anchor_ratios,
-            anchors_rounded=anchors_rounded,
+            exact_anchors=exact_anchors,
             pre_nms_top_n=(rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test),
             post_nms_top_n=(rpn_post_nms_top_n_train, rpn_post_nms_top_n_test),
             nms_thresh=rpn_nms_thresh,

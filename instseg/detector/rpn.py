@@ -51,7 +51,8 @@ class RPN(nn.Module):
         channels: of the pyramid's maps.
         anchor_sizes: one or several anchor sizes, in pixels, for each level.
         anchor_ratios: height / width of the anchors.
-        anchors_rounded: whether corners of anchors are rounded to pixels, as torchvision does; detectron2 does not.
+        exact_anchors: whether anchors are as detectron2's: of exact sides, and on each level one stride apart. False:
+            as torchvision's: corners rounded to pixels and, where P6 doesn't divide the picture, put closer together.
         pre_nms_top_n: candidates a level and picture before NMS, in training and in evaluation.
         post_nms_top_n: proposals a picture after NMS, in training and in evaluation.
         nms_thresh: largest IoU of two proposals of one level.
@@ -66,7 +67,7 @@ class RPN(nn.Module):
         *,
         anchor_sizes: Sequence[Sequence[int]],
         anchor_ratios: Sequence[float],
-        anchors_rounded: bool = True,
+        exact_anchors: bool = False,
         pre_nms_top_n: tuple[int, int],
         post_nms_top_n: tuple[int, int],
         nms_thresh: float,
@@ -78,7 +79,8 @@ class RPN(nn.Module):
     ) -> None:
         super().__init__()
         sizes = tuple(tuple(level) for level in anchor_sizes)
-        make = AnchorGenerator if anchors_rounded else _Unrounded
+        self.exact_anchors = exact_anchors
+        make = _Unrounded if exact_anchors else AnchorGenerator
         self.anchor_generator = make(sizes, (tuple(anchor_ratios),) * len(sizes))
         per_place = {len(level) * len(anchor_ratios) for level in sizes}
         if len(per_place) != 1:
@@ -132,6 +134,8 @@ class RPN(nn.Module):
             if len(self._anchors) == SHAPES_KEPT:
                 del self._anchors[next(iter(self._anchors))]
             strides = [[padded[0] // h, padded[1] // w] for h, w in grids]
+            if self.exact_anchors:
+                strides = [[2**level] * 2 for level in range(2, 2 + len(grids))]
             # a plain tensor, also where inference asks for it first
             with torch.inference_mode(False):
                 self.anchor_generator.set_cell_anchors(torch.float32, device)

@@ -19,7 +19,7 @@ from instseg.errors import UserError
 TRAINED_AS: dict[str, Any] = {
     "trunk.stride_in_1x1": True,
     "detector.roi_aligned": True,
-    "detector.anchors_rounded": False,
+    "detector.exact_anchors": True,
     "detector.anchor_sizes": [[32], [64], [128], [256], [512]],
     "detector.anchor_ratios": [0.5, 1.0, 2.0],
 }

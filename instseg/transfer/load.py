@@ -11,8 +11,9 @@ from instseg.errors import UserError
 from instseg.transfer.sources import Source
 
 PARTS = ("backbone.body", "backbone.fpn", "rpn", "roi_heads.box_head", "roi_heads.box_predictor")
-"""Of the core, by torchvision's names; all else is the mask head."""
+"""Of the core, by torchvision's names."""
 HEAD = "mask head"
+HEADS = ("roi_heads.mask_head", "roi_heads.mask_predictor", "mask_head")
 COUNTER = "num_batches_tracked"
 """Is in a state dict or not, and changes nothing."""
 PER_CLASS = {
@@ -108,12 +109,14 @@ def _layers(state: Mapping[str, Tensor]) -> dict[str, list[str]]:
     layers: dict[str, list[str]] = {}
     for name in state:
         if not name.endswith(f".{COUNTER}"):
-            layers.setdefault(name.rpartition(".")[0], []).append(name)
+            layers.setdefault(name.rpartition(".")[0] or name, []).append(name)
     return layers
 
 
 def _part(layer: str) -> str:
-    return next((part for part in PARTS if layer.startswith(f"{part}.") or layer == part), HEAD)
+    if layer.startswith(HEADS):
+        return HEAD
+    return next((part for part in PARTS if layer.startswith(f"{part}.")), "")
 
 
 def _misfit(names: Sequence[str], own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:

@@ -25,7 +25,7 @@ TRAINED_AS: dict[str, Any] = {
     **detectron2.TRAINED_AS,
     "trunk.stride_in_1x1": False,
     "detector.roi_aligned": False,
-    "detector.anchors_rounded": True,
+    "detector.exact_anchors": False,
 }
 """What torchvision's Mask R-CNNs were trained with."""
 

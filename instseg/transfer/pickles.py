@@ -92,11 +92,17 @@ def _bytes(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """Stands for ``bytes``, by which Python 3 writes none of them into old pickles."""
+    return b""
+
+
 _KNOWN: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _bytes,
+    ("__builtin__", "bytes"): _no_bytes,
     # numpy 1 and numpy 2
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},

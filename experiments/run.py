@@ -35,8 +35,8 @@ def run(config: Config) -> Path:
         begun = begin(config, device)
         say_left_out(begun)
         model = build_model(config, begun.data.num_classes)
-        if not (folder / "checkpoint.pt").exists():
-            first_weights.start(model, config, begun.data)
+        # what a run resumes from is put over these
+        first_weights.start(model, config, begun.data)
         model = model.to(device).to(memory_format=torch.channels_last)
         if wants_compiling(config, device):
             model.compile_layers()

@@ -66,9 +66,8 @@ def load(
 ) -> Report:
     """Put weights into a model, layer by layer, where names and shapes fit.
 
-    A mask head is loaded if it is the source's: if all its tensors are there by name, and no shape differs but where
-    the number of classes comes in. Where the source has the model's classes by name, but in another order or with gaps,
-    they are brought into the model's order.
+    Layers of a mask head are loaded if it is the source's head, by the names of all its tensors. Where the source has
+    the model's classes by name, but in another order or with gaps, they are brought into the model's order.
 
     Args:
         model: with its first weights.
@@ -145,18 +144,9 @@ def _other_head(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str |
     ours, theirs = (
         {name for name in state if _part(name) == HEAD and not name.endswith(COUNTER)} for state in (own, given)
     )
-    if not theirs & ours:
-        return "another head's is in it" if theirs else "not in it"
-    if ours != theirs:
-        return "another head's is in it"
-    here, there = (len(state["roi_heads.box_predictor.cls_score.bias"]) for state in (own, given))
-    # from so many classes, or one for all, to so many or one
-    by_classes = {here - there, 1 - there, here - 1}
-    for name in ours:
-        a, b = own[name].shape, given[name].shape
-        if len(a) != len(b) or any(n != m and n - m not in by_classes for n, m in zip(a, b, strict=True)):
-            return "a head of other sizes is in it"
-    return None
+    if ours == theirs:
+        return None
+    return "another head's is in it" if theirs else "not in it"
 
 
 def _ordered(source: Source, classes: Sequence[str] | None) -> dict[str, Tensor]:

@@ -128,6 +128,8 @@ def read(folder: Path) -> Study:
         for given, count in counted["first_weights"].value_counts(sort=False).items()
         if given
     ]
+    if counted["first_weights"].str.endswith("mask_head=trained").nunique() > 1:
+        study.notes.append("some mask heads began trained and others new: their differences are not the heads' alone")
     unscored = int(counted["boundary_AP"].isna().sum())
     if 0 < unscored < len(counted):
         study.notes.append(f"{unscored} of {len(counted)} runs have no boundary AP: it is that of the others")

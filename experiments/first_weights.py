@@ -22,24 +22,28 @@ def check(configs: Sequence[Config]) -> None:
         _read(key, given)
 
 
-def start(model: MaskRCNN, config: Config, data: InstanceDataset) -> None:
+def start(model: MaskRCNN, config: Config, data: InstanceDataset) -> dict[str, Any]:
     """Put the weights of ``init``, where it is given, into a model that has its first weights, and tell what fits.
+
+    Returns:
+        What the run's provenance says of it.
 
     Raises:
         UserError: they can't be used.
     """
-    if config.init is not None:
-        source = _read("init", config.init)
-        _say_what_differs("init", config, source)
-        _load("init", model, source, data)
+    if config.init is None:
+        return {}
+    source = _read("init", config.init)
+    _say_what_differs("init", config, source)
+    return _provenance(config, _load("init", model, source, data))
 
 
-def start_heads(models: Sequence[MaskRCNN], config: Config, data: InstanceDataset) -> None:
+def start_heads(models: Sequence[MaskRCNN], config: Config, data: InstanceDataset) -> list[dict[str, Any]]:
     """:func:`start`, of the mask heads alone."""
-    if config.init is not None:
-        source = _read("init", config.init)
-        for model in models:
-            _load("init", model, source, data, core=False)
+    if config.init is None:
+        return [_provenance(config, None)] * len(models)
+    source = _read("init", config.init)
+    return [_provenance(config, _load("init", model, source, data, core=False)) for model in models]
 
 
 def make_core(model: MaskRCNN, config: Config, data: InstanceDataset) -> None:
@@ -57,6 +61,13 @@ def make_core(model: MaskRCNN, config: Config, data: InstanceDataset) -> None:
             f"core={config.core} must fit as it is, for {data.name}'s {data.num_classes} classes, the background "
             f"included: {report.line()}; init={config.core} would train on from it"
         )
+
+
+def _provenance(config: Config, report: transfer.Report | None) -> dict[str, Any]:
+    names = {key: transfer.label(given) for key, given in config.transferred().items()}
+    if report is not None:
+        names["mask_head"] = "trained" if report.has_head else "new"
+    return {"first_weights": names} if names else {}
 
 
 def _read(key: str, given: str) -> transfer.Source:

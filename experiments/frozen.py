@@ -121,7 +121,7 @@ def _passes(begun: list[Begun], core: Path | None, device: torch.device) -> Erro
 def _pass(begun: list[Begun], core: Path | None, device: torch.device) -> Errors:
     first = begun[0]
     config, data, held_out = first.config, first.data, first.held_out
-    models = load(config, [one.config for one in begun], core, data, device)
+    models, origins = load(config, [one.config for one in begun], core, data, device)
     if wants_compiling(config, device):
         models[0].compile_layers()
         for model in models[1:]:
@@ -158,11 +158,11 @@ def _pass(begun: list[Begun], core: Path | None, device: torch.device) -> Errors
         log_every=runtime.log_every,
         title=f"{name} f{config.dataset.fold} s{config.seed}",
     )
-    trained = [rest for rest in zip(begun, models, outcomes, strict=True) if rest[2].error is None]
+    trained = [rest for rest in zip(begun, models, outcomes, origins, strict=True) if rest[2].error is None]
     if trained:
-        found = predictions([model for _, model, _ in trained])
+        found = predictions([model for _, model, _, _ in trained])
         masks = true_boxes.predict_each(
-            [model for _, model, _ in trained],
+            [model for _, model, _, _ in trained],
             held_out,
             held_out.ground_truth(),
             device=device,
@@ -170,9 +170,10 @@ def _pass(begun: list[Begun], core: Path | None, device: torch.device) -> Errors
             workers=runtime.workers,
             precision=config.schedule.precision,
         )
-        for (one, _, outcome), results, in_true_boxes in zip(trained, found, masks, strict=True):
+        for (one, _, outcome, origin), results, in_true_boxes in zip(trained, found, masks, strict=True):
             times: dict[str, float] = {"seconds": outcome.seconds, "start": outcome.start}
-            origin = {} if core is None else {"core": str(core.relative_to(config.study_folder()))}
+            if core is not None:
+                origin = {**origin, "core": str(core.relative_to(config.study_folder()))}
             finish(one, results, in_true_boxes, times, **origin)
     return {
         one.config.hash(): outcome.error
@@ -183,8 +184,8 @@ def _pass(begun: list[Begun], core: Path | None, device: torch.device) -> Errors
 
 def load(
     config: Config, configs: Sequence[Config], core: Path | None, data: InstanceDataset, device: torch.device
-) -> list[MaskRCNN]:
-    """Models of new heads that share one frozen core.
+) -> tuple[list[MaskRCNN], list[dict[str, Any]]]:
+    """Models of new heads that share one frozen core, and what the provenance of each says of its first weights.
 
     Args:
         config: a run of the group.
@@ -212,8 +213,7 @@ def load(
         frozen.share_core(model, detector)
         frozen.freeze(model)
         models.append(model)
-    first_weights.start_heads(models, config, data)
-    return models
+    return models, first_weights.start_heads(models, config, data)
 
 
 def _untrained(config: Config, num_classes: int, device: torch.device) -> MaskRCNN:

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from experiments.config import Config
 from experiments.provenance import now, provenance
 from experiments.true_boxes import FILE as IN_TRUE_BOXES
-from instseg import progress, transfer
+from instseg import progress
 from instseg.data import InstanceDataset
 from instseg.data.dataset import check_same_classes
 from instseg.errors import UserError
@@ -83,7 +83,6 @@ def finish(
     config, folder, data, held_out = begun.config, begun.config.folder(), begun.data, begun.held_out
     truth = held_out.ground_truth()
     metrics = scores(config, held_out, results, coco.KINDS)
-    labels = {key: transfer.label(given) for key, given in config.transferred().items()}
     write_atomically(folder / "predictions.json", json.dumps(results).encode())
     of_masks, of_boundaries = true_boxes.ious(truth, in_true_boxes)
     each = {"mask_iou": of_masks.round(6).tolist(), "boundary_iou": of_boundaries.round(6).tolist()}
@@ -115,7 +114,6 @@ def finish(
             "train_seconds": trained["seconds"],
             "wall_seconds": time.perf_counter() - begun.began,
             "resumed_from": trained["start"],
-            **({"first_weights": labels} if labels else {}),
             **more,
         },
     }

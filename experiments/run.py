@@ -36,14 +36,14 @@ def run(config: Config) -> Path:
         say_left_out(begun)
         model = build_model(config, begun.data.num_classes)
         # what a run resumes from is put over these
-        first_weights.start(model, config, begun.data)
+        origin = first_weights.start(model, config, begun.data)
         model = model.to(device).to(memory_format=torch.channels_last)
         if wants_compiling(config, device):
             model.compile_layers()
         trained = _train(config, model, begun.data, begun.held_out, folder, device)
         results = _predict(config, model, begun.held_out, device, title=f"{config.head.variant}: evaluate")
         masks = _predict_in_true_boxes(config, model, begun.held_out, device)
-        finish(begun, results, masks, trained)
+        finish(begun, results, masks, trained, **origin)
     return folder
 
 

@@ -35,6 +35,11 @@ class Report(NamedTuple):
     unused: list[str]
     """Layers of the source that have no place."""
 
+    @property
+    def has_head(self) -> bool:
+        """Whether some of the mask head was loaded."""
+        return any(_part(layer) == HEAD for layer in self.loaded)
+
     def line(self) -> str:
         """All of it, in one line."""
         line = f"{len(self.loaded)} of {len(self.loaded) + len(self.new)} layers loaded"

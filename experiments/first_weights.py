@@ -35,7 +35,9 @@ def start(model: MaskRCNN, config: Config, data: InstanceDataset) -> dict[str, A
         return {}
     source = _read("init", config.init)
     _say_what_differs("init", config, source)
-    return _provenance(config, _load("init", model, source, data))
+    report = _load("init", model, source, data)
+    progress.say(f"init={config.init}: {report.line()}")
+    return _provenance(config, report)
 
 
 def start_heads(models: Sequence[MaskRCNN], config: Config, data: InstanceDataset) -> list[dict[str, Any]]:
@@ -43,7 +45,10 @@ def start_heads(models: Sequence[MaskRCNN], config: Config, data: InstanceDatase
     if config.init is None:
         return [_provenance(config, None)] * len(models)
     source = _read("init", config.init)
-    return [_provenance(config, _load("init", model, source, data, core=False)) for model in models]
+    reports = [_load("init", model, source, data, core=False) for model in models]
+    for model, report in zip(models, reports, strict=True):
+        progress.say(f"init={config.init}, {type(model.mask_head).__name__}: {report.line()}")
+    return [_provenance(config, report) for report in reports]
 
 
 def make_core(model: MaskRCNN, config: Config, data: InstanceDataset) -> None:
@@ -61,6 +66,7 @@ def make_core(model: MaskRCNN, config: Config, data: InstanceDataset) -> None:
             f"core={config.core} must fit as it is, for {data.name}'s {data.num_classes} classes, the background "
             f"included: {report.line()}; init={config.core} would train on from it"
         )
+    progress.say(f"core={config.core}: {report.line()}")
 
 
 def _provenance(config: Config, report: transfer.Report | None) -> dict[str, Any]:
@@ -79,12 +85,9 @@ def _read(key: str, given: str) -> transfer.Source:
 
 def _load(key: str, model: MaskRCNN, source: transfer.Source, data: InstanceDataset, **parts: bool) -> transfer.Report:
     try:
-        report = transfer.load(model, source, [category["name"] for category in data.categories], **parts)
+        return transfer.load(model, source, [category["name"] for category in data.categories], **parts)
     except UserError as error:
         raise UserError(f"{key}={error}") from error
-    what = "" if parts.get("core", True) else f", {type(model.mask_head).__name__}"
-    progress.say(f"{key}={source.name}{what}: {report.line()}")
-    return report
 
 
 def _say_what_differs(key: str, config: Config, source: transfer.Source) -> None:

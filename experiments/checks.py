@@ -18,6 +18,7 @@ def check(config: Config) -> None:
         raise unknown_name("protocol", config.protocol, PROTOCOLS)
     if config.dataset.name not in data.names():
         raise unknown_name("dataset.name", config.dataset.name, data.names())
+    data.check_files(config.dataset.name, config.dataset.files())
     if not 0 <= config.dataset.flip <= 1:
         raise UserError(f"dataset.flip={config.dataset.flip}: must be between 0 and 1")
     if not config.dataset.train_min_size or min(*config.dataset.train_min_size, config.dataset.min_size) < 32:

@@ -26,6 +26,8 @@ COMPILE = ("auto", "true", "false")
 
 CONTROLS = ("none", "params", "flops")
 
+FILE_KEYS = ("annotations", "images", "val_annotations", "val_images")
+
 PROTOCOLS = ("end_to_end", "frozen_core")
 
 
@@ -61,9 +63,16 @@ class Head:
 
 @dataclass
 class DatasetConfig:
-    """A data set, its split and the sizes of its pictures (``conf/dataset``); see ``instseg.data.build``."""
+    """A data set, its split and the sizes of its pictures (``conf/dataset``); see ``instseg.data.build``.
+
+    ``annotations, images, val_annotations, val_images`` are for data sets that take files alone (``coco_json``).
+    """
 
     name: str = MISSING
+    annotations: str | None = None
+    images: str | None = None
+    val_annotations: str | None = None
+    val_images: str | None = None
     fold: int = 0
     train_pictures: int | None = None
     val_pictures: int | None = None
@@ -73,6 +82,22 @@ class DatasetConfig:
     min_size: int = MISSING
     max_size: int = MISSING
     options: dict[str, Any] = field(default_factory=dict)
+
+    def files(self) -> dict[str, Path]:
+        """The files and folders that are given, by key."""
+        given = {key: getattr(self, key) for key in FILE_KEYS}
+        return {key: Path(value).expanduser() for key, value in given.items() if value is not None}
+
+    def settings(self) -> dict[str, Any]:
+        """All that can change the numbers: of annotation files what is in them, and nowhere where anything lies."""
+        parts = asdict(self)
+        parts["options"].pop("download_dir", None)
+        for key in FILE_KEYS:
+            del parts[key]
+        for key, path in self.files().items():
+            if key.endswith("annotations"):
+                parts[key] = _digest(path, f"dataset.{key}")
+        return parts
 
 
 @dataclass
@@ -188,13 +213,6 @@ class StudyConfig:
     baseline: str = "fcn"
 
 
-LATER: dict[str, dict[str, Any]] = {
-    "trunk": {"stride_in_1x1": False},
-    "detector": {"exact_anchors": False, "roi_aligned": False},
-}
-"""Keys that runs of before don't have, and what they were in effect. So they leave a run's name as it was."""
-
-
 @dataclass
 class Config:
     """One run."""
@@ -235,7 +253,8 @@ class Config:
         d = self.dataset
         images = d.train_pictures if split == "train" else d.val_pictures
         root = None if self.data_root is None else str(Path(self.data_root).expanduser())
-        return _dataset(d.name, split, d.fold, root, images, json.dumps(d.options, sort_keys=True))
+        files = tuple(d.files().items())
+        return _dataset(d.name, split, d.fold, root, images, files, json.dumps(d.options, sort_keys=True))
 
     def check_settled(self) -> None:
         """Raise a ValueError where a control is asked for and not yet found, as the head is another one then."""
@@ -251,9 +270,7 @@ class Config:
         parts["evaluation"] = {"batch_size": self.evaluation.batch_size}
         for key in ("variant", "control", "paper", "control_of"):
             del parts["head"][key]
-        parts["dataset"]["options"].pop("download_dir", None)
-        for group in LATER:
-            parts[group] = _without_later(group, parts[group])
+        parts["dataset"] = self.dataset.settings()
         for key in ("init", "core"):
             del parts[key]
         if self.protocol == "frozen_core":
@@ -286,13 +303,12 @@ class Config:
         """What runs of one study share if their difference is to be the head's alone, flat: ``schedule.lr`` and
         so on. Names of trunk and data set, iterations, seed and fold are told elsewhere."""
         flat: dict[str, Any] = {}
-        for group in ("dataset", "trunk", "detector", "schedule"):
-            values = _without_later(group, asdict(getattr(self, group)))
+        groups = {key: asdict(getattr(self, key)) for key in ("trunk", "detector", "schedule")}
+        for group, values in {"dataset": self.dataset.settings(), **groups}.items():
             flat |= {f"{group}.{key}": value for key, value in values.items()}
         flat |= {key: transfer.short_identity(given) for key, given in self.transferred().items()}
         for key in ("dataset.name", "dataset.fold", "trunk.name", "schedule.iterations"):
             del flat[key]
-        flat["dataset.options"].pop("download_dir", None)
         return flat
 
     def study_folder(self) -> Path:
@@ -305,16 +321,32 @@ class Config:
         return self.study_folder() / "runs" / name
 
 
-def _without_later(group: str, values: dict[str, Any]) -> dict[str, Any]:
-    """A group's keys but those of :data:`LATER` that are as they were before."""
-    later = LATER.get(group, {})
-    return {key: value for key, value in values.items() if key not in later or value != later[key]}
-
-
 @lru_cache(maxsize=4)
-def _dataset(name: str, split: str, fold: int, root: str | None, images: int | None, options: str) -> InstanceDataset:
+def _dataset(
+    name: str,
+    split: str,
+    fold: int,
+    root: str | None,
+    images: int | None,
+    files: tuple[tuple[str, Path], ...],
+    options: str,
+) -> InstanceDataset:
     path = None if root is None else Path(root)
-    return data.build(name, split, fold=fold, root=path, images=images, **json.loads(options))
+    return data.build(name, split, fold=fold, root=path, images=images, files=dict(files), **json.loads(options))
+
+
+def _digest(path: Path, key: str) -> str:
+    """SHA-256 of a file that a key names."""
+    try:
+        seen = path.stat()
+        return _digest_of(path, seen.st_mtime_ns, seen.st_size)
+    except OSError as error:
+        raise UserError(f"{key}={path} can't be read: {error.strerror}") from None
+
+
+@lru_cache(maxsize=16)
+def _digest_of(path: Path, changed: int, size: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def torch_device(name: str) -> torch.device:

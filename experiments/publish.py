@@ -8,6 +8,7 @@ import pandas as pd
 
 from experiments import tables
 from experiments.aggregate import Study, read
+from experiments.config import FILE_KEYS
 from instseg.errors import UserError
 from instseg.files import write_atomically
 
@@ -16,6 +17,7 @@ TABLES = (*(f"{table}.{ending}" for table in _WRITTEN for ending in ("csv", "md"
 PLOTS = ("learning_curves", "ap_latency", "forest", "win_tie_loss", "ap_by_object")
 PICTURES = ("panels.png", "disagreement.png")
 """Of generated pictures alone."""
+_WHERE = ("data_root:", "results_dir:", *(f"  {key}:" for key in FILE_KEYS))
 SOURCES = ("study.json", "speed.json")
 
 
@@ -57,7 +59,7 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
             written.append(write_atomically(to / name, (study_dir / name).read_bytes()))
     for folder in study.runs["folder"]:
         config = (study_dir / "runs" / folder / "config.yaml").read_text()
-        lines = [line for line in config.splitlines() if not line.startswith(("data_root:", "results_dir:"))]
+        lines = [line for line in config.splitlines() if not line.startswith(_WHERE)]
         written.append(write_atomically(to / "configs" / f"{folder}.yaml", "\n".join(lines) + "\n"))
     if (study_dir / "speed.csv").exists():
         written.append(write_atomically(to / "summary.md", summary(study, study_dir)))

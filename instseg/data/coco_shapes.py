@@ -12,7 +12,10 @@ from pycocotools import mask as coco_mask
 
 from instseg import rle
 
+MOST_PIXELS = 178_956_970  # of a picture; Pillow opens no larger one, and pycocotools counts in 32 bits
 MIN_SIDE = 0.01  # pixels; float32 cannot tell the two edges of a thinner box apart in a large picture
+_MOST_CROSSINGS = 1000  # of a picture by a polygon
+_MOST_BITS = 35  # of a number in a run-length code
 _CODES = 300  # looked at together; their numbers stay in the cache
 
 
@@ -47,6 +50,17 @@ def shape_fault(annotation: dict[str, Any], height: int, width: int) -> Fault | 
     if degenerate := _degenerate_box(bbox, height, width):
         return Fault(degenerate, scorable=True)
     return None if covers else Fault("its mask covers no pixel of the picture", scorable=True)
+
+
+def missing_box(segmentation: Any, height: int, width: int) -> tuple[list[float] | None, Fault | None]:
+    """The box (x, y, width, height) around the mask of an annotation that has none, or why that cannot be made.
+
+    Raises:
+        ValueError: see :func:`shape_fault`.
+    """
+    if fault := shape_fault({"bbox": [0, 0, width, height], "segmentation": segmentation}, height, width):
+        return None, Fault(fault.reason, scorable=False)
+    return coco_mask.toBbox(to_rle(segmentation, height, width)).tolist(), None
 
 
 def sound_codes(results: Sequence[Any], sizes: Mapping[int, tuple[int, int]]) -> np.ndarray:
@@ -130,6 +144,10 @@ def _malformed_polygons(polygons: Any, height: int, width: int) -> str | None:
         # pycocotools walks along every edge, so one far point would cost gigabytes, or the process.
         if min(polygon) < -far or max(polygon) > 2 * far:
             return f"a polygon goes far outside its picture of {width} x {height} pixels"
+        if len(polygon) > _MOST_CROSSINGS // 2:
+            steps = np.abs(np.diff(np.array(polygon, dtype=np.float64).reshape(-1, 2), axis=0))
+            if steps.max(axis=1).sum() > _MOST_CROSSINGS * far:
+                return f"a polygon of {len(polygon) // 2} points crosses its picture more than {_MOST_CROSSINGS} times"
     return None
 
 
@@ -164,6 +182,8 @@ def _runs(counts: str) -> list[int] | None:
             return None
         value |= (code & 31) << shift
         shift += 5
+        if shift > _MOST_BITS:
+            return None
         if not code & 32:
             if code & 16:
                 value -= 1 << shift

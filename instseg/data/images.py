@@ -13,6 +13,9 @@ from torchvision.io import decode_jpeg
 
 from instseg.errors import DataError
 
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+"""Of pictures in folders, in lower case."""
+
 # What Pillow's decoders have been seen to raise on damaged files, beside OSError.
 _DECODER_ERRORS = (
     SyntaxError,

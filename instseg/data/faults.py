@@ -1,0 +1,58 @@
+"""What is wrong with an annotation file, gathered before it is told."""
+
+from pathlib import Path
+from typing import Literal
+
+from instseg.errors import DataError, unknown_name
+
+Invalid = Literal["error", "drop"]
+
+
+def drops(invalid: str) -> bool:
+    """Whether instances that cannot be used are to be left out; a UserError for what is no answer to that."""
+    if invalid not in ("error", "drop"):
+        raise unknown_name("value of invalid", str(invalid), ("error", "drop"))
+    return invalid == "drop"
+
+
+class Faults:
+    """What is wrong, by kind: one line stands for all faults of a kind, and all stand in the error's ``lines``.
+
+    Args:
+        path: the file or folder that every line begins with.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: dict[str, list[str]] = {}
+
+    def add(self, kind: str, line: str) -> None:
+        self._lines.setdefault(kind, []).append(line)
+
+    def raise_first(self) -> None:
+        """Raise a DataError where there are any."""
+        for lines in self._lines.values():
+            more = len(lines) - 1
+            every = [f"{self._path}: {line}" for of_kind in self._lines.values() for line in of_kind]
+            raise DataError(f"{self._path}: {lines[0]}" + (f" (and {more} more like it)" if more else ""), every)
+
+
+def left_out(path: Path, lines: list[str], *, what: str, drop: bool) -> list[str]:
+    """The lines, where what they tell of may be left out.
+
+    Args:
+        path: the file or folder.
+        lines: one for each instance that cannot be used.
+        what: the plural-safe name of such an instance, e.g. ``annotation``.
+        drop: whether they are left out.
+
+    Raises:
+        DataError: they may not.
+    """
+    if lines and not drop:
+        raise DataError(
+            f"{path}: {lines[0]}; {len(lines)} such {what}(s) in all: correct them, or leave them out "
+            "with dataset.options.invalid=drop",
+            [f"{path}: {line}" for line in lines],
+        )
+    return lines

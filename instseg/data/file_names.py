@@ -1,0 +1,46 @@
+"""From the names in an annotation file to the files in a folder, whatever tool wrote them."""
+
+import os
+from pathlib import Path
+from urllib.parse import unquote
+
+_LONGEST = 4096  # characters; no file system has longer paths
+
+
+class FileFinder:
+    """Finds files by one listing a folder, as a stat a file takes minutes on network disks.
+
+    Tools write names relative to folders of their own, with Windows' separators or percent-encoded as in an
+    address. So a name is tried as it is, then without its first folder, and so on; then decoded.
+
+    Args:
+        folder: what is found lies in it or below it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._listed: dict[str, set[str]] = {}
+
+    def find(self, name: str) -> str | None:
+        """The file's path relative to the folder, with forward slashes; None where there is none."""
+        for text in dict.fromkeys((name, unquote(name))):
+            parts = [part for part in text[:_LONGEST].replace("\\", "/").split("/") if part not in ("", ".")]
+            if ".." in parts:
+                parts = parts[len(parts) - parts[::-1].index("..") :]
+            for start in range(len(parts)):
+                if parts[-1] in self._files("/".join(parts[start:-1])):
+                    return "/".join(parts[start:])
+        return None
+
+    def elsewhere(self, name: str) -> Path | None:
+        """The folder below that has a file of this name, folders in the name apart; slow."""
+        last = unquote(name).replace("\\", "/").rpartition("/")[2]
+        return next((Path(at) for at, _, files in os.walk(self._folder) if last in files), None)
+
+    def _files(self, parent: str) -> set[str]:
+        if parent not in self._listed:
+            try:
+                self._listed[parent] = set(os.listdir(self._folder / parent))  # noqa: PTH208
+            except (OSError, ValueError):
+                self._listed[parent] = set()
+        return self._listed[parent]

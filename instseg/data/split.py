@@ -1,0 +1,62 @@
+"""Which pictures are held out where a data set does not say."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from instseg.errors import DataError, UserError, unknown_name
+
+
+def check_split(split: str) -> None:
+    """Raise a UserError where there is no such split."""
+    if split not in ("train", "val"):
+        raise unknown_name("split", split, ("train", "val"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of one fold. Pictures are dealt out to the folds in an order drawn from the seed and their names,
+    so neither the order in a file nor the number of pictures asked for changes who is held out.
+
+    Args:
+        split: ``"train"``, or ``"val"`` for the pictures held out.
+        fold: which of the folds is held out.
+        folds: how many there are.
+        seed: of the order.
+
+    Raises:
+        UserError: there is no such split or fold.
+    """
+
+    split: str
+    fold: int = 0
+    folds: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_split(self.split)
+        if type(self.folds) is not int or self.folds < 2:
+            raise UserError(f"dataset.options.folds={self.folds}: a whole number from 2 is needed")
+        if type(self.seed) is not int:
+            raise UserError(f"dataset.options.split_seed={self.seed}: a whole number is needed")
+        if type(self.fold) is not int or not 0 <= self.fold < self.folds:
+            raise UserError(f"dataset.fold={self.fold}: there are folds 0 to {self.folds - 1}")
+
+    def choose(self, names: Mapping[str, str], source: Path) -> set[str]:
+        """The pictures of this split.
+
+        Args:
+            names: picture -> group; each group is dealt out evenly.
+            source: where they are from, for the message.
+
+        Raises:
+            DataError: there are fewer pictures than folds.
+        """
+        if len(names) < self.folds:
+            raise DataError(
+                f"{source} has {len(names)} picture(s), too few for {self.folds} folds; "
+                f"set dataset.options.folds, 2 or more"
+            )
+        drawn = sorted(names, key=lambda n: (names[n], hashlib.sha256(f"{self.seed}/{n}".encode()).digest()))
+        return {n for i, n in enumerate(drawn) if (i % self.folds == self.fold) == (self.split == "val")}

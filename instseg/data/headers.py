@@ -1,6 +1,6 @@
 """What the headers of pictures say against what is said of them."""
 
-from multiprocessing.pool import ThreadPool
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from instseg.data.annotated import Picture
@@ -9,13 +9,14 @@ from instseg.data.faults import Faults
 from instseg.data.images import image_size
 from instseg.errors import DataError
 
+_SIDES = ("height", "width")
 _READERS = 16  # a header is one short wait for the disk
 
 
 def sizes(paths: list[Path]) -> list[tuple[int, int] | DataError]:
     """Height and width of pictures in pixels, or what is wrong with them, by their headers, many at a time."""
-    with ThreadPool(min(_READERS, len(paths) or 1)) as pool:
-        return pool.map(_size, paths)
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(_size, paths))
 
 
 def check_headers(source: Path, folder: Path, pictures: list[Picture], *, every: bool) -> None:
@@ -50,9 +51,6 @@ def check_headers(source: Path, folder: Path, pictures: list[Picture], *, every:
                 "large", f"image {picture.record['id']} has {width} x {height} pixels; {MOST_PIXELS} are the most"
             )
     faults.raise_first()
-
-
-_SIDES = ("height", "width")
 
 
 def _size(path: Path) -> tuple[int, int] | DataError:

@@ -6,7 +6,7 @@ https://storage.googleapis.com/openimages/web.
 """
 
 from collections.abc import Sequence
-from multiprocessing.pool import ThreadPool
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,8 +155,8 @@ def _add_masks(folder: Path, pictures: list[Picture], found: _Found) -> list[str
     todo = [(picture, *mask) for picture in pictures for mask in found.masks[Path(picture.file).stem]]
     faults = Faults(folder)
     lines = []
-    with ThreadPool(_READERS) as pool, bar(total=len(todo), desc="masks") as shown:
-        for number, ((picture, category, path), rle) in enumerate(zip(todo, pool.imap(_read, todo), strict=True), 1):
+    with ThreadPoolExecutor(_READERS) as pool, bar(total=len(todo), desc="masks") as shown:
+        for number, ((picture, category, path), rle) in enumerate(zip(todo, pool.map(_read, todo), strict=True), 1):
             shown.update()
             if isinstance(rle, DataError):
                 faults.add("damaged", str(rle))

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+from omegaconf import DictConfig, OmegaConf
 
 from experiments import tables
 from experiments.aggregate import Study, read
@@ -17,7 +18,6 @@ TABLES = (*(f"{table}.{ending}" for table in _WRITTEN for ending in ("csv", "md"
 PLOTS = ("learning_curves", "ap_latency", "forest", "win_tie_loss", "ap_by_object")
 PICTURES = ("panels.png", "disagreement.png")
 """Of generated pictures alone."""
-_WHERE = ("data_root:", "results_dir:", *(f"  {key}:" for key in FILE_KEYS))
 SOURCES = ("study.json", "speed.json")
 
 
@@ -58,12 +58,21 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
         if (study_dir / name).exists():
             written.append(write_atomically(to / name, (study_dir / name).read_bytes()))
     for folder in study.runs["folder"]:
-        config = (study_dir / "runs" / folder / "config.yaml").read_text()
-        lines = [line for line in config.splitlines() if not line.startswith(_WHERE)]
-        written.append(write_atomically(to / "configs" / f"{folder}.yaml", "\n".join(lines) + "\n"))
+        config = _without_places(study_dir / "runs" / folder / "config.yaml")
+        written.append(write_atomically(to / "configs" / f"{folder}.yaml", config.encode()))
     if (study_dir / "speed.csv").exists():
         written.append(write_atomically(to / "summary.md", summary(study, study_dir)))
     return written
+
+
+def _without_places(path: Path) -> str:
+    """A run's configuration without where its data and results lie."""
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    for keys, part in ((("data_root", "results_dir"), config), (FILE_KEYS, config.get("dataset", {}))):
+        for key in keys:
+            part.pop(key, None)
+    return OmegaConf.to_yaml(config)
 
 
 def _is_publication(folder: Path) -> bool:

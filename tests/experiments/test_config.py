@@ -48,7 +48,7 @@ def test_every_study_has_its_file_s_name(study: str) -> None:
     assert one.study.name == study
 
 
-BY_DATASET = ["heads", *(name for name in _names("study") if name.startswith("ablation_"))]
+BY_DATASET = ["heads", "mine", *(name for name in _names("study") if name.startswith("ablation_"))]
 
 
 @pytest.mark.parametrize("study", BY_DATASET)
@@ -58,6 +58,9 @@ BY_DATASET = ["heads", *(name for name in _names("study") if name.startswith("ab
         ("generated", "small", 700, 128, 0),
         ("pennfudan", "mobilenet_v2", 510, 1024, 8),
         ("coco", "resnet50", 90_000, 1024, 8),
+        ("balloon", "mobilenet_v2", 600, 1024, 8),
+        ("open_images", "mobilenet_v2", 600, 1024, 8),
+        ("coco_json", "mobilenet_v2", 600, 1024, 8),
     ],
 )
 def test_a_data_set_brings_its_trunk_and_recipe(

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import apps
 import pytest
+from hydra import compose, initialize_config_module
+
+from experiments import config, study_report
+from experiments.run import run
 
 SMALL = (
     "trunk.weights=null",
@@ -24,6 +28,62 @@ SMALL = (
     "evaluation.speed=false",
     "evaluation.resamples=20",
 )
+
+TINY = (
+    "trunk.out_channels=8",
+    "detector.box_features=16",
+    "dataset.train_pictures=8",
+    "dataset.val_pictures=6",
+    "dataset.train_min_size=[96]",
+    "dataset.train_max_size=128",
+    "dataset.min_size=96",
+    "dataset.max_size=128",
+    "schedule.iterations=3",
+    "schedule.batch_size=2",
+    "schedule.warmup=1",
+    "schedule.reference_batch=null",
+    "schedule.milestones=[]",
+    "runtime.workers=0",
+    "runtime.evaluate_every=0",
+    "runtime.device=cpu",
+    "evaluation.resamples=20",
+)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "pictures", "classes"),
+    [("pennfudan", 34, 1), ("coco", 120, 80), ("balloon", 13, 1), ("open_images", 2, 3), ("coco_json", 3, 5)],
+)
+def test_every_real_set_trains_and_evaluates(
+    real_data: Path, tmp_path: Path, dataset: str, pictures: int, classes: int
+) -> None:
+    folder = real_data / "label_studio"
+    files = [f"dataset.annotations={folder / 'result.json'}", f"dataset.images={folder / 'images'}"]
+    config.register()
+    for head in ("fcn", "unet"):
+        with initialize_config_module("experiments.conf", version_base="1.3"):
+            composed = compose(
+                "config",
+                [
+                    "study=mine",
+                    f"dataset={dataset}",
+                    *(files if dataset == "coco_json" else []),
+                    f"head={head}",
+                    "trunk=small",
+                    *TINY,
+                    f"data_root={real_data}",
+                    f"results_dir={tmp_path}",
+                ],
+            )
+        result = json.loads((run(config.typed(composed)) / "result.json").read_text())
+        assert result["iterations"] == 3
+        assert result["metrics"]["mask"]["AP"] is not None
+        assert result["true_boxes"]
+    study = tmp_path / "mine"
+    truth = json.loads((study / result["ground_truth"]).read_text())
+    assert (len(truth["images"]), len(truth["categories"])) == (min(pictures, 6), classes)
+    assert "unet" in study_report.build(study, "fcn", 20)
+    assert (study / "panels.png").exists()
 
 
 def test_pennfudan_smoke(real_data: Path, tmp_path: Path) -> None:

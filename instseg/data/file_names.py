@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 from urllib.parse import unquote
 
-_LONGEST = 4096  # characters; no file system has longer paths
-
 
 class FileFinder:
     """Finds files by one listing a folder, as a stat a file takes minutes on network disks.
@@ -24,7 +22,7 @@ class FileFinder:
     def find(self, name: str) -> str | None:
         """The file's path relative to the folder, with forward slashes; None where there is none."""
         for text in dict.fromkeys((name, unquote(name))):
-            parts = [part for part in text[:_LONGEST].replace("\\", "/").split("/") if part not in ("", ".")]
+            parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
             if ".." in parts:
                 parts = parts[len(parts) - parts[::-1].index("..") :]
             for start in range(len(parts)):

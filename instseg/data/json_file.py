@@ -34,9 +34,14 @@ def whole(value: Any) -> int | None:
     return value if type(value) is int and abs(value) <= _LARGEST else None
 
 
+_LONGEST = 1000  # characters of a text; no name or path is longer
+
+
 def is_text(value: Any) -> TypeGuard[str]:
-    """Whether it is a text of one line that can be written to a file."""
-    return isinstance(value, str) and value.splitlines() == [value] == [value.encode("utf-8", "replace").decode()]
+    """Whether it is a text of one line, not too long, that can be written to a file."""
+    if not isinstance(value, str) or len(value) > _LONGEST:
+        return False
+    return value.splitlines() == [value] == [value.encode("utf-8", "replace").decode()]
 
 
 def plain(entry: dict[str, Any]) -> dict[str, Any]:

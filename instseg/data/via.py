@@ -83,7 +83,7 @@ def _entries(path: Path) -> dict[str, list[tuple[str, Any]]]:
             faults.add("twice", f"{file} is there twice; each picture has one entry")
         else:
             numbered = regions.items() if isinstance(regions, dict) else enumerate(regions)
-            found[file] = [(" ".join(str(number).split()), region) for number, region in numbered]
+            found[file] = [(" ".join(str(number).split())[:60], region) for number, region in numbered]
     faults.raise_first()
     return found
 

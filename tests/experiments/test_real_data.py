@@ -79,11 +79,11 @@ def test_every_real_set_trains_and_evaluates(
         assert result["iterations"] == 3
         assert result["metrics"]["mask"]["AP"] is not None
         assert result["true_boxes"]
-    study = tmp_path / "mine"
-    truth = json.loads((study / result["ground_truth"]).read_text())
+    truth = json.loads((tmp_path / "mine" / result["ground_truth"]).read_text())
     assert (len(truth["images"]), len(truth["categories"])) == (min(pictures, 6), classes)
-    assert "unet" in study_report.build(study, "fcn", 20)
-    assert (study / "panels.png").exists()
+    if dataset == "coco_json":
+        assert "unet" in study_report.build(tmp_path / "mine", "fcn", 20)
+        assert (tmp_path / "mine" / "panels.png").exists()
 
 
 def test_pennfudan_smoke(real_data: Path, tmp_path: Path) -> None:

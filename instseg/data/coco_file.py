@@ -178,17 +178,12 @@ def _sort_in(
         picture = kept.get(image_id)
         if picture is None:
             continue
-        annotation = {
-            **plain(given),
-            "id": annotation_id,
-            "image_id": image_id,
-            "category_id": category_id,
-            "bbox": given.get("bbox"),
-            "segmentation": given.get("segmentation"),
-        }
-        crowd = annotation.pop("iscrowd", None)
-        if crowd is not None:
-            annotation["iscrowd"] = int(crowd)
+        annotation = {**plain(given, keep=("bbox", "segmentation")), "id": annotation_id, "image_id": image_id}
+        annotation |= {"category_id": category_id, "bbox": given.get("bbox"), "segmentation": given.get("segmentation")}
+        if annotation.get("iscrowd") is None:
+            annotation.pop("iscrowd", None)
+        else:
+            annotation["iscrowd"] = int(annotation["iscrowd"])
         height, width = picture.record["height"], picture.record["width"]
         try:
             if annotation["bbox"] in (None, []):

@@ -43,7 +43,7 @@ def left_out(path: Path, lines: list[str], *, what: str, drop: bool) -> list[str
     Args:
         path: the file or folder.
         lines: one for each instance that cannot be used.
-        what: the plural-safe name of such an instance, e.g. ``annotation``.
+        what: the name of such an instance, e.g. ``annotation``.
         drop: whether they are left out.
 
     Raises:

@@ -44,9 +44,9 @@ def is_text(value: Any) -> TypeGuard[str]:
     return value.splitlines() == [value] == [value.encode("utf-8", "replace").decode()]
 
 
-def plain(entry: dict[str, Any]) -> dict[str, Any]:
-    """An object's single values, as lists and objects among things unknown may be as deep as they like."""
-    return {key: value for key, value in entry.items() if not isinstance(value, list | dict)}
+def plain(entry: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
+    """An object's single values and what is to be kept; unknown lists and objects may be as deep as they like."""
+    return {key: value for key, value in entry.items() if key in keep or not isinstance(value, list | dict)}
 
 
 def short(value: Any) -> str:

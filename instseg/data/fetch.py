@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from instseg.data import pennfudan
+from instseg.data import balloon, pennfudan
 from instseg.data.download import download, unpack_zip
 from instseg.errors import DataError, unknown_name
 from instseg.progress import say
@@ -52,12 +52,12 @@ _COCO = "http://images.cocodataset.org"
 # alike, KerasCV's and ParlAI's lists of downloads among them; of balloon too few do, so it has none.
 SOURCES: dict[str, Source] = {
     "balloon": Source(
-        "balloon",
+        balloon.FOLDER,
         ("train", "val"),
         (
             Archive(
-                "https://github.com/matterport/Mask_RCNN/releases/download/v2.1/balloon_dataset.zip",
-                top="balloon",
+                balloon.URL,
+                top=balloon.FOLDER,
                 size=39_000_000,
                 unpacked=40_000_000,
                 sha256=None,

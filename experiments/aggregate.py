@@ -111,8 +111,7 @@ def read(folder: Path) -> Study:
     unfinished = [path.name for path in folders if path not in finished]
     if not finished:
         raise UserError(f"{folder} holds no finished run ({len(unfinished)} unfinished): nothing to report yet")
-    rows = [_row(path) for path in finished]
-    _label(rows)
+    rows = labelled(finished)
     rows.sort(key=lambda row: (natural(row["variant"]), row["fold"], row["seed"], row["hash"]))
     study = Study(folder, pd.DataFrame(rows), unfinished)
     _mark_replaced(study)
@@ -134,6 +133,18 @@ def read(folder: Path) -> Study:
     if 0 < unscored < len(counted):
         study.notes.append(f"{unscored} of {len(counted)} runs have no boundary AP: it is that of the others")
     return study
+
+
+def labelled(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """A row for each finished run's folder, ``variant`` telling apart those of one name that differ in more than fold
+    and seed.
+
+    Raises:
+        UserError: a ``result.json`` is damaged.
+    """
+    rows = [_row(folder) for folder in folders]
+    _label(rows)
+    return rows
 
 
 def _row(folder: Path) -> dict[str, Any]:

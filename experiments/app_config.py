@@ -61,6 +61,41 @@ class Evaluate(App):
 
 
 @dataclass
+class Predict(App):
+    """Keys of ``experiments.predict``; ``conf_apps/predict.yaml`` says what each means."""
+
+    input: str = MISSING
+    run: Any = MISSING  # one name, or several
+    output: str | None = None
+    recursive: bool = False
+    score: float = 0.5
+    max_side: int = 1600
+    max_pixels: int = 300_000_000
+    results_dir: str = "results"
+    device: str = "auto"
+    threads: int | None = None
+
+    def names(self) -> list[str]:
+        """What was said of the runs."""
+        return self.run if isinstance(self.run, list) else [self.run]
+
+    def check(self) -> None:
+        for key in ("input", "output", "results_dir"):
+            _not_empty(key, getattr(self, key))
+        names = self.names()
+        if not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"run={self.run}: must be the name of a run or study, or several: A,B")
+        for name in names:
+            _not_empty("run", name)
+        if not 0 <= self.score <= 1:
+            raise UserError(f"score={self.score}: must be between 0 and 1")
+        _at_least_one("max_side", self.max_side)
+        _at_least_one("max_pixels", self.max_pixels)
+        if self.threads is not None:
+            _at_least_one("threads", self.threads)
+
+
+@dataclass
 class Report(App):
     """Keys of ``experiments.report``."""
 
@@ -154,7 +189,12 @@ class Data(App):
             _is_folder("name", self.name, "a folder under results_dir/data")
 
 
-SCHEMAS: dict[str, type[App]] = {"evaluate": Evaluate, "report": Report, "benchmark": Benchmark}
+SCHEMAS: dict[str, type[App]] = {
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "report": Report,
+    "benchmark": Benchmark,
+}
 
 AnyApp = TypeVar("AnyApp", bound=App)
 

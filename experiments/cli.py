@@ -49,24 +49,43 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         fail(f"{error.filename}: {error.strerror}; results_dir, out and the like must name a folder to write to")
 
 
-def app(config_path: str, config_name: str, job: Callable[[DictConfig], None]) -> Callable[[], None]:
-    """A Hydra app whose errors come out as they were raised; Hydra would announce them on stderr first."""
+def app(config_path: str, config_name: str, job: Callable[[DictConfig], int | None]) -> Callable[[], int | None]:
+    """A Hydra app whose errors come out as they were raised; Hydra would announce them on stderr first. What the job
+    returns is the exit code."""
 
-    def main() -> None:
+    def main() -> int | None:
         errors: list[Exception] = []
+        codes: list[int | None] = []
 
         @hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)
         def composed(cfg: DictConfig) -> None:
             try:
-                job(cfg)
+                codes.append(job(cfg))
             except Exception as error:
                 errors.append(error)
 
         composed()
         if errors:
             raise errors[0]
+        # --help and the like run no job
+        return codes[0] if codes else 0
 
     return main
+
+
+def as_list(key: str, argument: str) -> str:
+    """``key=B,C``, which Hydra would take for a sweep, as the list that it is; quotes and ``\\,`` stay."""
+    return re.sub(rf"""^({key})=([^\[{{"'].*(?<!\\),.*)$""", r"\1=[\2]", argument)
+
+
+def as_text(key: str, argument: str) -> str:
+    """``key=TEXT`` so that Hydra takes any file's name for one, whatever brackets and commas are in it."""
+    given, equals, text = argument.partition("=")
+    if given != key or not equals or text in ("", "null") or text[0] in "'\"":
+        return argument
+    # backslashes count before a quote alone
+    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return f"{key}='{quoted}'"
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

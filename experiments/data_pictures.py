@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from experiments.config import Config
 from experiments.data_counts import Split
 from experiments.data_problems import evenly
-from experiments.panels import Instances, colour, overlay
+from experiments.panels import Instances, colour_of, overlay
 from instseg import seeds
 from instseg.data import InstanceDataset, transforms
 from instseg.errors import UserError
@@ -124,7 +124,7 @@ def _shown(image: torch.Tensor, target: dict[str, Any], data: InstanceDataset, t
     boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
     return Shown(
         image.permute(1, 2, 0).contiguous().numpy(),
-        Instances(masks.bool().numpy(), boxes.double().numpy(), [colour(n) for n in range(len(names))]),
+        Instances(masks.bool().numpy(), boxes.double().numpy(), [colour_of(n) for n in range(len(names))]),
         [f"{name} (crowd)" if crowd else name for name, crowd in zip(names, crowds.tolist(), strict=True)],
         title,
     )

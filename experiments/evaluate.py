@@ -6,7 +6,6 @@ interval.
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -130,12 +129,7 @@ def _job(cfg: DictConfig) -> None:
             raise UserError(f"output={config.output}: can't be written ({error.strerror or error})") from error
 
 
-def _as_list(argument: str) -> str:
-    """``predictions=B,C``, which Hydra would take for a sweep, as the list that it is; quotes and ``\\,`` stay."""
-    return re.sub(r"""^predictions=([^\[{"'].*(?<!\\),.*)$""", r"predictions=[\1]", argument)
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = map(_as_list, sys.argv[1:])
+    sys.argv[1:] = [cli.as_list("predictions", argument) for argument in sys.argv[1:]]
     app_config.register()
     cli.run(cli.app("pkg://experiments.conf_apps", "evaluate", _job))

@@ -23,7 +23,7 @@ from experiments.details import SCORE, load_truth, objects_of, pair
 from experiments.tables import wrap
 
 PICTURES = 4
-_OPACITY = 0.45
+OPACITY = 0.45
 # All in inches: the space around pictures and between blocks of rows, how tall pictures may be, and the size that a
 # figure keeps to unless its pictures would have to be lower still.
 _GAP, _BETWEEN = 0.05, 0.3
@@ -137,7 +137,7 @@ def _truth(coco: COCO, objects: list[dict[str, Any]], size: tuple[int, ...]) -> 
     return Instances(
         np.stack(masks) if masks else np.zeros((0, *size), dtype=bool),
         np.asarray([annotation["bbox"] for annotation in objects], dtype=np.float64).reshape(-1, 4),
-        [colour(number) for number in range(len(objects))],
+        [colour_of(number) for number in range(len(objects))],
     )
 
 
@@ -156,11 +156,11 @@ def _prediction(results: list[dict[str, Any]], objects: list[dict[str, Any]], pi
 def matched_colours(count: int, pairs: dict[int, tuple[int, float]], truth: Instances) -> list[Colour]:
     """Each mask has the colour of its object; masks without one get colours that no object has."""
     spare = iter(range(len(truth.colours), len(truth.colours) + count))
-    return [truth.colours[pairs[n][0]] if n in pairs else colour(next(spare)) for n in range(count)]
+    return [truth.colours[pairs[n][0]] if n in pairs else colour_of(next(spare)) for n in range(count)]
 
 
-def colour(number: int) -> Colour:
-    """Well separated strong colours, as many as are asked for."""
+def colour_of(number: int) -> Colour:
+    """Well separated strong colours, as many as are asked for; red, green and blue in [0, 1]."""
     return colorsys.hsv_to_rgb((0.58 + number * 0.618034) % 1, 0.95, (1.0, 0.8)[number % 2])
 
 
@@ -261,7 +261,7 @@ def overlay(axes: Axes, image: NDArray[np.uint8], instances: Instances | None, l
         return
     blended = image.astype(np.float64) / 255
     for mask, colour in zip(instances.masks, instances.colours, strict=True):
-        blended[mask] = (1 - _OPACITY) * blended[mask] + _OPACITY * np.asarray(colour)
+        blended[mask] = (1 - OPACITY) * blended[mask] + OPACITY * np.asarray(colour)
     # Enlarged pictures keep their own pixels, which makes far smaller files.
     enlarged = axes.get_window_extent().height > image.shape[0]
     axes.imshow(blended, interpolation="none" if enlarged else "auto")

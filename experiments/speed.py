@@ -106,7 +106,7 @@ def measure_study(
 
 def _load(config: Config, folder: Path, device: torch.device) -> _Variant:
     data, held_out = config.make_dataset("train"), config.make_dataset("val")
-    model = trained.load(config, folder, data.num_classes, device)
+    model = trained.load_model(config, data.num_classes, folder / "checkpoint.pt", device)
     if config.protocol == "frozen_core":
         frozen.freeze(model)
     optimizer = config.make_schedule().make_optimizer(model)

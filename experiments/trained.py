@@ -28,16 +28,26 @@ def config_of(folder: Path, data_root: str | None, device: str) -> Config:
     return config
 
 
-def load(config: Config, folder: Path, num_classes: int, device: torch.device) -> MaskRCNN:
-    """The model of the run in a folder with its trained weights.
+def load_model(config: Config, num_classes: int, path: Path, device: torch.device) -> MaskRCNN:
+    """A model with the weights of a checkpoint.
+
+    Args:
+        config: of the run.
+        num_classes: the background included.
+        path: the run's ``checkpoint.pt``, which holds the whole model.
+        device: where the model goes.
 
     Raises:
-        UserError: its checkpoint is missing or damaged.
+        UserError: the checkpoint can't be used.
     """
+    state = checkpoint.load(path, device)["model"]
     # the checkpoint holds all weights; the ImageNet ones need not be at hand
-    untrained = replace(config, trunk=replace(config.trunk, weights=None))
-    model = build_model(untrained, num_classes).to(device).to(memory_format=torch.channels_last)
-    model.load_state_dict(checkpoint.load(folder / "checkpoint.pt", device)["model"])
+    config = replace(config, trunk=replace(config.trunk, weights=None))
+    model = build_model(config, num_classes).to(device).to(memory_format=torch.channels_last)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{path} is of another model than {path.parent / 'config.yaml'} tells of") from error
     return model
 
 

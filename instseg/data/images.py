@@ -1,6 +1,7 @@
 """Reading pictures and label maps from disk; whatever is wrong with a file becomes one line that names it."""
 
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torchvision.io import decode_jpeg
 
 from instseg.errors import DataError
@@ -30,6 +31,18 @@ _DECODER_ERRORS = (
     zlib.error,
 )
 
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+# what brings a picture of each EXIF orientation upright
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 def read_image(path: Path) -> np.ndarray:
     """A picture as RGB, in the pixels as they are stored.
@@ -48,14 +61,38 @@ def read_image(path: Path) -> np.ndarray:
             # the same pixels from the same decoder in 3/4 of the time; what it refuses Pillow reads, or says why not
             with suppress(RuntimeError):
                 return decode_jpeg(torch.from_numpy(np.fromfile(path, np.uint8))).permute(1, 2, 0).numpy()
-        if image.mode.startswith("I"):
-            return np.repeat(_to_8_bits(path, np.asarray(image))[:, :, None], 3, axis=2)
-        if image.mode == "F":
-            raise DataError(f"{path} has floating-point pixels of no fixed range; 8 bits are needed")
-        if image.mode in ("P", "PA"):
-            # Pillow warns when it goes straight from a transparent palette to RGB.
-            image = image.convert("RGBA")
-        return np.array(image.convert("RGB"))
+        return _to_rgb(path, image)
+
+
+def read_upright(path: Path, largest: int) -> np.ndarray:
+    """A picture as RGB the way a viewer shows it: turned as EXIF says, and what is transparent on white.
+
+    Of several frames it is the first. All else is as :func:`read_image` has it.
+
+    Args:
+        path: of the picture.
+        largest: how many pixels it may have; Pillow's own limit, which guards against files that unpack to more than
+            memory holds, is put there.
+
+    Returns:
+        (H, W, 3) uint8, writable.
+
+    Raises:
+        DataError: as :func:`read_image`, or there are more pixels.
+    """
+    with _pillow_limit(largest), _opened(path) as image:
+        if image.width * image.height > largest:
+            raise DataError(f"{path} is too large: {image.width} x {image.height} pixels, {largest} are the most")
+        # some formats hold their EXIF behind the pixels, and TIFF is turned already when it is read
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        upright = image if turn is None else image.transpose(turn)
+        if not image.mode.startswith("I") and ("transparency" in image.info or image.mode in _WITH_ALPHA):
+            opaque = Image.new("RGB", upright.size, "white")
+            upright = upright.convert("RGBA")
+            opaque.paste(upright, mask=upright.getchannel("A"))
+            upright = opaque
+        return _to_rgb(path, upright)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -84,6 +121,37 @@ def read_label_map(path: Path) -> np.ndarray:
                 "(greyscale or palette)"
             )
         return np.array(image).astype(np.int32)
+
+
+def _to_rgb(path: Path, image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):
+        return np.repeat(_to_8_bits(path, np.asarray(image))[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise DataError(f"{path} has floating-point pixels of no fixed range; 8 bits are needed")
+    if image.mode in ("P", "PA"):
+        # Pillow warns when it goes straight from a transparent palette to RGB.
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> object:
+    """EXIF's orientation; a picture is as good without one that can't be read."""
+    with suppress(OSError, *_DECODER_ERRORS):
+        return image.getexif().get(ExifTags.Base.Orientation)
+    return None
+
+
+@contextmanager
+def _pillow_limit(pixels: int) -> Iterator[None]:
+    """Let Pillow open pictures of so many pixels, and say nothing where it warns of what it can read."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _to_8_bits(path: Path, pixels: np.ndarray) -> np.ndarray:

@@ -148,6 +148,11 @@ class MaskRCNN(nn.Module):
             results.append({**found, "masks": pasted[:, None]})
         return results
 
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) of a picture in the network's input; one that has it already is not resized any more."""
+        scale = min(self.transform.min_size[-1] / min(height, width), self.transform.max_size / max(height, width))
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
     def compile_layers(self, backend: str = "inductor") -> None:
         """Compile the layers by ``torch.compile``: trunk, RPN head, box branch and mask head.
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from instseg import progress
 from instseg.data.dataset import InstanceDataset
@@ -11,6 +13,9 @@ from instseg.data.loader import pictures, to_unit
 from instseg.detector.mask_rcnn import Found, MaskRCNN, in_rle
 from instseg.evaluation.coco import Results, to_results
 from instseg.training.loop import autocast
+
+_LARGE = 2**25
+"""Pixels of a picture from which on it is not brought to floats before it is resized."""
 
 
 def predict(
@@ -115,3 +120,39 @@ def predict_in_boxes(
                 results += to_results(in_rle(found_all.with_masks(masks), batch), image_ids, category_ids)
             bar.update(len(indices))
     return results
+
+
+@torch.inference_mode()
+def predict_picture(
+    model: MaskRCNN, picture: np.ndarray, *, device: torch.device, precision: str = "float32"
+) -> dict[str, Any]:
+    """Detections on one picture that may be of any size. Leaves the model in evaluation mode.
+
+    Up to 33 million pixels it is what :func:`predict` finds. A larger picture, whose floats would fill gigabytes, is
+    brought to the network's size beforehand (bilinear, antialiased).
+
+    Args:
+        model: a trained detector.
+        picture: (H, W, 3) uint8.
+        device: where the model is.
+        precision: as the model was trained with.
+
+    Returns:
+        ``boxes, labels, scores`` (and ``mask_scores``) on the CPU and ``segmentations``, as
+        :meth:`~instseg.detector.mask_rcnn.MaskRCNN.detect_rle` gives them, in the picture's own pixels.
+    """
+    model.eval()
+    image = torch.from_numpy(picture).permute(2, 0, 1)
+    seen = image
+    height, width = model.input_size(*picture.shape[:2])
+    # of a strip so thin that rounding down would leave nothing of it, a row of pixels is kept
+    if picture.shape[0] * picture.shape[1] > _LARGE or min(height, width) == 1:
+        resized = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)
+        seen = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+    with autocast(device, precision):
+        (found,) = model.detect([to_unit(seen, device)])
+        if seen is not image:
+            scale = [image.shape[2] / seen.shape[2], image.shape[1] / seen.shape[1]] * 2
+            found["boxes"] = found["boxes"] * torch.tensor(scale, device=device)
+        (result,) = in_rle([found], [image])
+    return result

@@ -1,0 +1,220 @@
+"""Masks on pictures of your own: ``python -m experiments.predict input=PATH_OR_FOLDER run=RUN``.
+
+With several runs, ``run=A,B``, each picture also gets a comparison of them.
+"""
+
+import errno
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from PIL import Image
+from pycocotools import mask as rle_tools
+
+from experiments import app_config, cli, named_runs, overlays
+from experiments.named_runs import Trained
+from experiments.panels import file_names
+from experiments.run import prepare
+from instseg import progress
+from instseg.data import folders
+from instseg.data.images import read_upright
+from instseg.detector import MaskRCNN
+from instseg.errors import DataError, UserError
+from instseg.evaluation import coco
+from instseg.evaluation.predict import predict_picture
+from instseg.files import write_atomically
+
+_COMPARISON = "comparison"
+
+
+@dataclass
+class _Predictor:
+    """A run, its folder in the output, and what it has found so far."""
+
+    run: Trained
+    model: MaskRCNN
+    device: torch.device
+    folder: Path
+    results: coco.Results = field(default_factory=list)
+    drawn: int = 0
+
+    def find(self, picture: NDArray[np.uint8], image_id: int) -> coco.Results:
+        """COCO results of a picture, the best first."""
+        # precision is a setting of the process
+        prepare(self.run.config)
+        found = predict_picture(self.model, picture, device=self.device, precision=self.run.config.schedule.precision)
+        results = coco.to_results([found], [image_id], [category["id"] for category in self.run.categories])
+        return sorted(results, key=lambda result: -result["score"])
+
+    def finish(self, images: list[dict[str, Any]]) -> None:
+        """Write the results and what they are of."""
+        write_atomically(self.folder / "results.json", json.dumps(self.results))
+        about = {"images": images, "annotations": [], "categories": self.run.categories}
+        write_atomically(self.folder / "images.json", json.dumps(about, indent=1))
+
+
+def predict(config: app_config.Predict) -> int:
+    """Predict, draw and write; 1 where a picture failed.
+
+    Raises:
+        UserError: input, runs or output can't be used.
+    """
+    source = Path(config.input).expanduser()
+    output = Path(config.output or Path(config.results_dir) / "predictions" / source.resolve().name).expanduser()
+    paths, found = _pictures(source, output, config.recursive)
+    predictors = _predictors(config, output)
+    images: list[dict[str, Any]] = []
+    failed = list(found.unread)
+    try:
+        with progress.bar(total=len(paths), desc="predict", unit="img") as bar:
+            for image_id, path in enumerate(paths, 1):
+                name = path.relative_to(source if source.is_dir() else source.parent).as_posix()
+                try:
+                    images.append(_one(path, name, image_id, predictors, output, config))
+                except (DataError, MemoryError, torch.OutOfMemoryError) as error:
+                    why = str(error) if isinstance(error, DataError) else f"{path} needs more memory than there is"
+                    failed.append(why)
+                    progress.say(f"failed: {why}")
+                bar.update()
+    except KeyboardInterrupt:
+        cli.fail(f"interrupted; {len(images)} of {len(paths)} pictures are in {output}", 130)
+    finally:
+        for one in predictors:
+            one.finish(images)
+    print(_summary(len(images), predictors, found, failed, config.score, output))
+    return 1 if failed else 0
+
+
+def _pictures(source: Path, output: Path, recursive: bool) -> tuple[list[Path], folders.Found]:
+    if not source.is_dir():
+        if not source.exists():
+            raise UserError(f"input={source}: no such file or folder")
+        return [source], folders.Found([source])
+    found = folders.pictures(source, recursive=recursive, leave_out=output)
+    if not found.paths:
+        hint = f"; recursive=true looks into its {found.subfolders} subfolders" if found.subfolders else ""
+        raise UserError(f"input={source}: no picture among its {found.others} files{hint}")
+    return found.paths, found
+
+
+def _predictors(config: app_config.Predict, output: Path) -> list[_Predictor]:
+    runs = named_runs.find(config.names(), Path(config.results_dir).expanduser())
+    names = file_names([_COMPARISON, *(run.label for run in runs)])
+    predictors = []
+    for run in runs:
+        run.config.runtime.device, run.config.runtime.threads = config.device, config.threads
+        device = prepare(run.config)
+        predictors.append(_Predictor(run, run.model(device), device, output / names[run.label]))
+    for one in predictors:
+        try:
+            one.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"output={output}: can't be written ({error.strerror or error})") from error
+    return predictors
+
+
+def _one(
+    path: Path, name: str, image_id: int, predictors: Sequence[_Predictor], output: Path, config: app_config.Predict
+) -> dict[str, Any]:
+    """Predict and draw one picture; returns its entry for COCO's ``images``."""
+    picture = read_upright(path, config.max_pixels)
+    height, width = picture.shape[:2]
+    found = [one.find(picture, image_id) for one in predictors]
+    shown = [[result for result in results if result["score"] > config.score] for results in found]
+    colours = overlays.colours([[result["segmentation"] for result in results] for results in shown])
+    base = overlays.resized(picture, overlays.size_of(height, width, config.max_side))
+    del picture
+    tiles = [Image.fromarray(base)]
+    try:
+        for one, results, theirs in zip(predictors, shown, colours, strict=True):
+            drawn = _write_masks(one, name, results, theirs, (height, width), base.shape[:2])
+            _write(one.folder / "overlays" / f"{name}.png", overlays.overlay(base, drawn, captions=True))
+            tiles.append(overlays.overlay(base, drawn, captions=False))
+        if len(predictors) > 1:
+            titles = ["image", *(one.run.label for one in predictors)]
+            _write(output / _COMPARISON / f"{name}.png", overlays.side_by_side(tiles, titles, config.max_side))
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise DataError(f"{path} has too long a name: {name}.png can't be written") from error
+        raise UserError(f"output={output}: {error.filename} can't be written ({error.strerror or error})") from error
+    for one, results, above in zip(predictors, found, shown, strict=True):
+        one.results += results
+        one.drawn += len(above)
+    return {"id": image_id, "file_name": name, "height": height, "width": width}
+
+
+def _write_masks(
+    one: _Predictor,
+    name: str,
+    results: coco.Results,
+    colours: list[overlays.Rgb],
+    size: tuple[int, int],
+    small: tuple[int, ...],
+) -> list[overlays.Drawn]:
+    """Write a picture's masks, each and all in one; returns what an overlay shows, the best last.
+
+    One mask at a time is held in full.
+    """
+    names = {category["id"]: category["name"] for category in one.run.categories}
+    folder = one.folder / "masks" / name
+    for old in folder.glob("[0-9]*.png"):
+        old.unlink()
+    together = np.zeros((*size, 3), dtype=np.uint8)
+    scale = small[0] / size[0], small[1] / size[1]
+    drawn = []
+    for number in reversed(range(len(results))):
+        result, colour = results[number], colours[number]
+        mask = np.ascontiguousarray(rle_tools.decode(result["segmentation"]))
+        together[mask.view(bool)] = colour
+        mask *= 255
+        _write(folder / f"{number + 1:03}.png", Image.fromarray(mask))
+        x, y, w, h = result["bbox"]
+        box = [x * scale[1], y * scale[0], (x + w) * scale[1], (y + h) * scale[0]]
+        caption = f"{names[result['category_id']]} {result['score']:.2f}"
+        drawn.append(overlays.Drawn(overlays.resized(mask, (small[0], small[1])) > 127, box, colour, caption))
+    _write(one.folder / "instances" / f"{name}.png", Image.fromarray(together))
+    return drawn
+
+
+def _write(path: Path, image: Image.Image) -> None:
+    buffer = io.BytesIO()
+    # the quickest level: large masks would take seconds each
+    image.save(buffer, "PNG", compress_level=1)
+    write_atomically(path, buffer.getvalue())
+
+
+def _summary(
+    done: int,
+    predictors: Sequence[_Predictor],
+    found: folders.Found,
+    failed: Sequence[str],
+    score: float,
+    output: Path,
+) -> str:
+    objects = ", ".join(f"{one.run.label} {one.drawn}" for one in predictors)
+    lines = [f"{done} of {len(found.paths)} pictures in {output}; objects with a score above {score}: {objects}"]
+    if found.others:
+        lines.append(f"{found.others} files that are no pictures were passed over")
+    if found.subfolders:
+        lines.append(f"{found.subfolders} subfolders were not looked into; recursive=true does")
+    return "\n".join([*lines, *(f"failed: {line}" for line in failed)])
+
+
+def _job(cfg: DictConfig) -> int:
+    return predict(app_config.typed(cfg, app_config.Predict))
+
+
+if __name__ == "__main__":
+    for key in ("input", "output"):
+        sys.argv[1:] = [cli.as_text(key, argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [cli.as_list("run", argument) for argument in sys.argv[1:]]
+    app_config.register()
+    cli.run(cli.app("pkg://experiments.conf_apps", "predict", _job))

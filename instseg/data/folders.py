@@ -1,0 +1,80 @@
+"""The pictures in a folder of anything, by their names."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from instseg.errors import DataError
+
+# what Pillow knows by name alone, or that holds no picture
+_NO_PICTURES = ("BUFR", "GRIB", "HDF5", "MPEG")
+_OF_OTHERS = ".heic .heif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .orf .raf .rw2"
+"""Endings of pictures that Pillow may not read, so that they are named and not taken for other files."""
+
+
+@dataclass
+class Found:
+    """What :func:`pictures` found.
+
+    Attributes:
+        paths: of the pictures, sorted.
+        others: how many further files there are.
+        subfolders: how many folders were not looked into.
+        unread: one line for each folder that can't be read.
+    """
+
+    paths: list[Path] = field(default_factory=list)
+    others: int = 0
+    subfolders: int = 0
+    unread: list[str] = field(default_factory=list)
+
+
+@cache
+def endings() -> frozenset[str]:
+    """The endings of pictures' names, in small letters, whether Pillow reads them or not."""
+    known = Image.registered_extensions().items()
+    readable = {ending for ending, form in known if form in Image.OPEN and form not in _NO_PICTURES}
+    return frozenset(readable | set(_OF_OTHERS.split()))
+
+
+def pictures(folder: Path, *, recursive: bool = False, leave_out: Path | None = None) -> Found:
+    """Look for pictures by the endings of their names. Hidden files and links to folders are passed over.
+
+    Args:
+        folder: where to look.
+        recursive: whether to look into subfolders, too.
+        leave_out: a folder that is not looked into.
+
+    Raises:
+        DataError: the folder itself can't be read.
+    """
+    found = Found()
+    errors: list[OSError] = []
+    for here, inner, names in _walk(folder, errors):
+        if not recursive:
+            found.subfolders += len(inner)
+            inner.clear()
+        inner[:] = [name for name in inner if leave_out is None or (here / name).resolve() != leave_out.resolve()]
+        for path in (here / name for name in names):
+            # a broken link bears a picture's name, and is named; a pipe would be waited for
+            is_file = path.is_file() or not path.exists()
+            if is_file and path.suffix.lower() in endings() and not path.name.startswith("."):
+                found.paths.append(path)
+            else:
+                found.others += 1
+    for error in errors:
+        line = f"folder {error.filename} can't be read: {error.strerror}"
+        if Path(error.filename) == folder:
+            raise DataError(line)
+        found.unread.append(line)
+    found.paths.sort()
+    return found
+
+
+def _walk(folder: Path, errors: list[OSError]) -> Iterator[tuple[Path, list[str], list[str]]]:
+    for here, inner, names in os.walk(folder, onerror=errors.append):
+        yield Path(here), inner, names

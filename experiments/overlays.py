@@ -14,8 +14,7 @@ from scipy.ndimage import minimum_filter
 
 from experiments.panels import OPACITY, colour_of
 from experiments.tables import wrap
-from instseg.evaluation import quality
-from instseg.rle import RLE
+from instseg.evaluation import coco, quality
 
 Rgb = tuple[int, int, int]
 
@@ -36,23 +35,27 @@ class Drawn:
     caption: str
 
 
-def colours(runs: Sequence[Sequence[RLE]]) -> list[list[Rgb]]:
-    """A colour for each mask of one picture: in a run no two the same and none black, and the same in several runs for
-    masks of the same object.
+def colours(runs: Sequence[coco.Results]) -> list[list[Rgb]]:
+    """A colour for each result on one picture: in a run no two the same and none black, and the same in several runs
+    for masks of the same object.
 
     Args:
-        runs: the masks of each run.
+        runs: the results of each run.
     """
     spare = _strong_colours()
-    known: list[RLE] = []
+    known: coco.Results = []
     theirs: list[Rgb] = []
     found = []
-    for masks in runs:
-        # heads may see different classes in one object
-        pairs = quality.pair(list(masks), known, np.ones((len(masks), len(known)), dtype=bool))
-        mine = [theirs[pairs[n][0]] if n in pairs else next(spare) for n in range(len(masks))]
-        fresh = [n for n in range(len(masks)) if n not in pairs]
-        known += [masks[n] for n in fresh]
+    for results in runs:
+        # heads may see different classes in one object; those on one core have the very same boxes
+        same = np.asarray([[one["bbox"] == other["bbox"] for other in known] for one in results], dtype=bool)
+        same = same.reshape(len(results), len(known))
+        apart = ~same.any(axis=1)[:, None] & ~same.any(axis=0)
+        masks, objects = ([one["segmentation"] for one in ones] for ones in (results, known))
+        pairs = quality.pair(masks, objects, same | apart)
+        mine = [theirs[pairs[n][0]] if n in pairs else next(spare) for n in range(len(results))]
+        fresh = [n for n in range(len(results)) if n not in pairs]
+        known += [results[n] for n in fresh]
         theirs += [mine[n] for n in fresh]
         found.append(mine)
     return found
@@ -79,10 +82,10 @@ def size_of(height: int, width: int, max_side: int) -> tuple[int, int]:
     return height * times, width * times
 
 
-def resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Pixels (H, W) or (H, W, 3) at the size of a drawing: averaged, or repeated as they are."""
-    how = Image.Resampling.BOX if size[0] < pixels.shape[0] else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), how))
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture or mask at the size (H, W) of a drawing: pixels averaged, or repeated as they are."""
+    how = Image.Resampling.BOX if size[0] < image.height else Image.Resampling.NEAREST
+    return image.resize(size[::-1], how)
 
 
 def overlay(picture: NDArray[np.uint8], objects: Sequence[Drawn], *, captions: bool) -> Image.Image:
@@ -147,20 +150,21 @@ def side_by_side(tiles: Sequence[Image.Image], titles: Sequence[str], max_side: 
     width, height = (max(1, round(side * shrink)) for side in tiles[0].size)
     font = _font(max(12, round(max(width, height) / 24)))
     lines = [wrap(title, _TITLE_CHARACTERS) for title in titles]
-    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    boxes = [probe.multiline_textbbox((0, 0), line, font=font) for line in lines]
     gap = max(4, round(max(width, height) / 80))
+    line_height = sum(font.getmetrics())
+    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     # a title may be wider than a narrow picture
-    cell = max(width, *(int(box[2]) + 1 for box in boxes))
-    head = max(int(box[3]) + 1 for box in boxes) + 2 * gap
+    cell = max(width, *(int(probe.multiline_textbbox((0, 0), line, font)[2]) + 1 for line in lines))
+    head = 2 * gap + line_height * max(line.count("\n") + 1 for line in lines)
     rows = -(-len(tiles) // _PER_ROW)
     columns = -(-len(tiles) // rows)
     panel = Image.new("RGB", (gap + columns * (cell + gap), rows * (head + height) + gap), "white")
     draw = ImageDraw.Draw(panel)
-    for number, (tile, line, box) in enumerate(zip(tiles, lines, boxes, strict=True)):
+    for number, (tile, line) in enumerate(zip(tiles, lines, strict=True)):
         row, column = divmod(number, columns)
         x, y = gap + column * (cell + gap), row * (head + height)
-        draw.multiline_text((x + (cell - box[2]) / 2, y + head - gap - box[3]), line, "black", font, align="center")
+        at = (x + cell / 2, y + head - gap // 2 - line_height * (line.count("\n") + 1))
+        draw.multiline_text(at, line, "black", font, anchor="ma", spacing=0, align="center")
         small = tile if shrink == 1 else tile.resize((width, height), Image.Resampling.LANCZOS)
         panel.paste(small, (x + (cell - width) // 2, y + head))
     return panel

@@ -100,8 +100,8 @@ def _pictures(source: Path, output: Path, recursive: bool) -> tuple[list[Path], 
         return [source], folders.Found([source])
     found = folders.pictures(source, recursive=recursive, leave_out=output)
     if not found.paths:
-        hint = f"; recursive=true looks into its {found.subfolders} subfolders" if found.subfolders else ""
-        raise UserError(f"input={source}: no picture among its {found.others} files{hint}")
+        hint = f", subfolders: {found.subfolders} (recursive=true looks into them)" if found.subfolders else ""
+        raise UserError(f"input={source}: no picture in this folder, other files: {found.others}{hint}")
     return found.paths, found
 
 
@@ -129,16 +129,18 @@ def _one(
     height, width = picture.shape[:2]
     found = [one.find(picture, image_id) for one in predictors]
     shown = [[result for result in results if result["score"] > config.score] for results in found]
-    colours = overlays.colours([[result["segmentation"] for result in results] for results in shown])
-    base = overlays.resized(picture, overlays.size_of(height, width, config.max_side))
+    colours = overlays.colours(shown)
+    base = np.asarray(overlays.resized(Image.fromarray(picture), overlays.size_of(height, width, config.max_side)))
     del picture
     tiles = [Image.fromarray(base)]
+    several = len(predictors) > 1
     try:
         for one, results, theirs in zip(predictors, shown, colours, strict=True):
             drawn = _write_masks(one, name, results, theirs, (height, width), base.shape[:2])
             _write(one.folder / "overlays" / f"{name}.png", overlays.overlay(base, drawn, captions=True))
-            tiles.append(overlays.overlay(base, drawn, captions=False))
-        if len(predictors) > 1:
+            if several:
+                tiles.append(overlays.overlay(base, drawn, captions=False))
+        if several:
             titles = ["image", *(one.run.label for one in predictors)]
             _write(output / _COMPARISON / f"{name}.png", overlays.side_by_side(tiles, titles, config.max_side))
     except OSError as error:
@@ -168,18 +170,23 @@ def _write_masks(
     for old in folder.glob("[0-9]*.png"):
         old.unlink()
     together = np.zeros((*size, 3), dtype=np.uint8)
-    scale = small[0] / size[0], small[1] / size[1]
+    down, across = small[0] / size[0], small[1] / size[1]
     drawn = []
     for number in reversed(range(len(results))):
         result, colour = results[number], colours[number]
-        mask = np.ascontiguousarray(rle_tools.decode(result["segmentation"]))
-        together[mask.view(bool)] = colour
-        mask *= 255
-        _write(folder / f"{number + 1:03}.png", Image.fromarray(mask))
+        rle = result["segmentation"]
+        x, y, w, h = map(int, rle_tools.toBbox(rle))
+        # work in the mask's own rectangle: it is mostly a small part of a large picture
+        inside = np.ascontiguousarray(rle_tools.decode(rle)[y : y + h, x : x + w])
+        together[y : y + h, x : x + w][inside.view(bool)] = colour
+        mask = Image.new("L", size[::-1])
+        mask.paste(Image.fromarray(inside * 255), (x, y))
+        _write(folder / f"{number + 1:03}.png", mask)
         x, y, w, h = result["bbox"]
-        box = [x * scale[1], y * scale[0], (x + w) * scale[1], (y + h) * scale[0]]
+        box = [x * across, y * down, (x + w) * across, (y + h) * down]
         caption = f"{names[result['category_id']]} {result['score']:.2f}"
-        drawn.append(overlays.Drawn(overlays.resized(mask, (small[0], small[1])) > 127, box, colour, caption))
+        shape = np.asarray(overlays.resized(mask, (small[0], small[1]))) > 127
+        drawn.append(overlays.Drawn(shape, box, colour, caption))
     _write(one.folder / "instances" / f"{name}.png", Image.fromarray(together))
     return drawn
 
@@ -202,9 +209,9 @@ def _summary(
     objects = ", ".join(f"{one.run.label} {one.drawn}" for one in predictors)
     lines = [f"{done} of {len(found.paths)} pictures in {output}; objects with a score above {score}: {objects}"]
     if found.others:
-        lines.append(f"{found.others} files that are no pictures were passed over")
+        lines.append(f"files that are no pictures, passed over: {found.others}")
     if found.subfolders:
-        lines.append(f"{found.subfolders} subfolders were not looked into; recursive=true does")
+        lines.append(f"subfolders not looked into, as recursive=true does: {found.subfolders}")
     return "\n".join([*lines, *(f"failed: {line}" for line in failed)])
 
 

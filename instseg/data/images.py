@@ -85,8 +85,8 @@ def read_upright(path: Path, largest: int) -> np.ndarray:
             raise DataError(f"{path} is too large: {image.width} x {image.height} pixels, {largest} are the most")
         # some formats hold their EXIF behind the pixels, and TIFF is turned already when it is read
         image.load()
-        turn = _TURNS.get(_orientation(image))
-        upright = image if turn is None else image.transpose(turn)
+        orientation = _orientation(image)
+        upright = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
         if not image.mode.startswith("I") and ("transparency" in image.info or image.mode in _WITH_ALPHA):
             opaque = Image.new("RGB", upright.size, "white")
             upright = upright.convert("RGBA")
@@ -131,14 +131,15 @@ def _to_rgb(path: Path, image: Image.Image) -> np.ndarray:
     if image.mode in ("P", "PA"):
         # Pillow warns when it goes straight from a transparent palette to RGB.
         image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    # large pictures are not copied once more
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _orientation(image: Image.Image) -> object:
+def _orientation(image: Image.Image) -> int:
     """EXIF's orientation; a picture is as good without one that can't be read."""
     with suppress(OSError, *_DECODER_ERRORS):
-        return image.getexif().get(ExifTags.Base.Orientation)
-    return None
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return 1
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instseg.data.images import image_size, read_image, read_label_map
+from instseg.data.images import image_size, read_image, read_label_map, read_upright
 from instseg.errors import DataError
 
 HEIGHT, WIDTH = 5, 7
@@ -19,6 +19,10 @@ Refused = Callable[..., str]
 def ramp() -> np.ndarray:
     """(5, 7) uint8 with different values everywhere."""
     return (np.arange(HEIGHT * WIDTH, dtype=np.uint8) * 7).reshape(HEIGHT, WIDTH)
+
+
+def upright(path: Path) -> np.ndarray:
+    return read_upright(path, largest=10_000)
 
 
 def photo(path: Path, size: int = 64) -> Path:
@@ -90,7 +94,7 @@ def test_label_maps_are_raw_indices(tmp_path: Path, refused: Refused) -> None:
     refused(lambda: read_label_map(tmp_path / "rgb.png"), "rgb.png", "RGB", "one channel")
 
 
-@pytest.mark.parametrize("read", [read_image, image_size, read_label_map])
+@pytest.mark.parametrize("read", [read_image, image_size, read_label_map, upright])
 def test_what_is_no_picture_is_refused(tmp_path: Path, refused: Refused, read: Callable[[Path], object]) -> None:
     refused(lambda: read(tmp_path / "none.png"), tmp_path / "none.png", "does not exist")
     (tmp_path / "folder.png").mkdir()
@@ -174,3 +178,81 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, refused: Refused, monke
     path = photo(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     refused(lambda: read_image(path), path, "too large")
+
+
+# where the stored picture's first row and first column are in the upright one, by EXIF 2.32
+ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_pictures_are_turned_as_exif_says(tmp_path: Path, suffix: str, orientation: int) -> None:
+    path = photo(tmp_path / "plain.png").with_name(f"a.{suffix}")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(tmp_path / "plain.png") as image:
+        # wide, so that a picture on its side is seen to be
+        image.crop((0, 0, 64, 40)).save(path, exif=exif)
+        image.crop((0, 0, 64, 40)).save(path.with_stem("none"))
+    stored = upright(path.with_stem("none"))
+    image = upright(path)
+    assert np.array_equal(image, ORIENTATIONS[orientation](stored))
+    assert image.flags.writeable
+
+
+@pytest.mark.parametrize("value", [0, 9, 200])
+def test_an_orientation_that_there_is_not_turns_nothing(tmp_path: Path, value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    Image.fromarray(ramp()).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(upright(tmp_path / "a.png")[:, :, 0], ramp())
+
+
+def test_damaged_exif_is_no_reason_to_refuse_a_picture(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for number, damaged in enumerate((b"", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\x05\0\x12")):
+        path = tmp_path / f"{number}.jpg"
+        Image.fromarray(ramp()).save(path, exif=b"Exif\0\0" + damaged)
+        assert upright(path).shape == (HEIGHT, WIDTH, 3)
+    assert not recwarn.list
+
+
+def test_what_is_transparent_is_white(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    clear = np.dstack([ramp(), ramp(), ramp(), np.full_like(ramp(), 255)])
+    clear[0, :, 3], clear[1, :, 3] = 0, 51
+    Image.fromarray(clear).save(tmp_path / "rgba.png")
+    image = upright(tmp_path / "rgba.png")
+    assert (image[0] == 255).all() and np.array_equal(image[2:], clear[2:, :, :3])
+    assert np.abs(image[1] - (0.2 * clear[1, :, :3] + 0.8 * 255)).max() <= 1
+    grey = Image.fromarray(ramp())
+    grey.putalpha(Image.fromarray(clear[:, :, 3]))
+    grey.save(tmp_path / "la.png")
+    assert np.array_equal(upright(tmp_path / "la.png"), image)
+    palette = Image.fromarray(ramp() % 4).convert("P")
+    palette.save(tmp_path / "p.png", transparency=bytes([0, 255, 255, 255]))
+    assert (upright(tmp_path / "p.png")[ramp() % 4 == 0] == 255).all()
+    Image.fromarray(ramp()).save(tmp_path / "l.png", transparency=0)
+    assert upright(tmp_path / "l.png")[0, 0].tolist() == [255] * 3
+    assert upright(tmp_path / "l.png")[0, 1].tolist() == [7] * 3
+    assert not recwarn.list
+
+
+def test_upright_pictures_may_be_as_large_as_they_are_let_be(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = photo(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert np.array_equal(read_upright(path, largest=64 * 64), upright(path))
+    assert Image.MAX_IMAGE_PIXELS == 100
+    for largest in (64 * 64 - 1, 10):
+        refused(lambda largest=largest: read_upright(path, largest=largest), path, "too large")
+    assert Image.MAX_IMAGE_PIXELS == 100
+    assert not recwarn.list

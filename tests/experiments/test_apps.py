@@ -15,6 +15,7 @@ from instseg.errors import UserError
 
 NEEDED = {
     "evaluate": ["annotations=a.json", "predictions=p.json"],
+    "predict": ["input=a.jpg", "run=quick"],
     "report": ["study=quick"],
     "benchmark": [],
 }
@@ -46,6 +47,25 @@ def test_keys_arrive() -> None:
     assert (one.study, one.publish, one.resamples, one.baseline) == ("12", "to/here", 5, "unet")
     assert composed("evaluate", "output=x.json").output == "x.json"
     assert composed("benchmark", "rois=1", "rounds=1").rounds == 1
+    assert composed("predict", "run=[a,b]").names() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "it's", "[x]=y, (1) {2}", "back\\", "a\\'b\\", "~/ä 100%", "1", "true", "=", "a:b", '#"']
+)
+def test_any_file_name_arrives(name: str) -> None:
+    assert composed("predict", cli.as_text("input", f"input={name}")).input == name
+
+
+@pytest.mark.parametrize("argument", ["input='a b'", 'input="a"', "input=", "input=null", "inputs=a b", "input"])
+def test_what_is_quoted_or_no_text_stays(argument: str) -> None:
+    assert cli.as_text("input", argument) == argument
+
+
+def test_several_names_are_a_list() -> None:
+    assert composed("predict", cli.as_list("run", "run=a,b/c")).names() == ["a", "b/c"]
+    for argument in ("run=a", "run=[a,b]", 'run="a,b"', "run=a\\,b", "runs=a,b"):
+        assert cli.as_list("run", argument) == argument
 
 
 @pytest.mark.parametrize(
@@ -67,6 +87,17 @@ def test_keys_arrive() -> None:
         ("benchmark", "rounds=-1", ["rounds=-1", "1 or more"]),
         ("benchmark", "rounds=null", ["rounds"]),
         ("benchmark", "study=", ["study=", "name of a folder"]),
+        ("predict", "score=1.5", ["score=1.5", "between 0 and 1"]),
+        ("predict", "score=x", ["score", "'x'"]),
+        ("predict", "run=", ["run", "empty"]),
+        ("predict", "run=[]", ["run=[]", "A,B"]),
+        ("predict", "run=3", ["run=3", "A,B"]),
+        ("predict", "input=", ["input", "empty"]),
+        ("predict", "output=", ["output", "empty"]),
+        ("predict", "max_side=0", ["max_side=0", "1 or more"]),
+        ("predict", "max_pixels=0", ["max_pixels=0", "1 or more"]),
+        ("predict", "threads=0", ["threads=0", "1 or more"]),
+        ("predict", "recursive=perhaps", ["recursive", "perhaps"]),
         ("evaluate", "engine=coco", ["engine", "pycocotools", "faster_coco_eval"]),
         ("evaluate", "annotations=null", ["annotations"]),
         ("evaluate", "annotations=", ["annotations", "empty"]),

@@ -349,15 +349,15 @@ def _digest_of(path: Path, changed: int, size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def torch_device(name: str) -> torch.device:
-    """``auto`` -> the GPU where there is one, else the CPU."""
+def torch_device(name: str, key: str = "runtime.device") -> torch.device:
+    """``auto`` -> the GPU where there is one, else the CPU; ``key`` is what the user gave it by."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(f"runtime.device={name}: must be auto, cpu, cuda or cuda:N")
+        raise UserError(f"{key}={name}: must be auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"runtime.device={name}: torch sees no GPU here; use runtime.device=cpu")
+        raise UserError(f"{key}={name}: torch sees no GPU here; use {key}=cpu")
     return device
 
 

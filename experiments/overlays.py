@@ -50,7 +50,7 @@ def colours(runs: Sequence[coco.Results]) -> list[list[Rgb]]:
         # heads may see different classes in one object; those on one core have the very same boxes
         same = np.asarray([[one["bbox"] == other["bbox"] for other in known] for one in results], dtype=bool)
         same = same.reshape(len(results), len(known))
-        apart = ~same.any(axis=1)[:, None] & ~same.any(axis=0)
+        apart = ~same.any(axis=1, keepdims=True) & ~same.any(axis=0, keepdims=True)
         masks, objects = ([one["segmentation"] for one in ones] for ones in (results, known))
         pairs = quality.pair(masks, objects, same | apart)
         mine = [theirs[pairs[n][0]] if n in pairs else next(spare) for n in range(len(results))]

@@ -20,6 +20,7 @@ from PIL import Image
 from pycocotools import mask as rle_tools
 
 from experiments import app_config, cli, named_runs, overlays
+from experiments.config import torch_device
 from experiments.named_runs import Trained
 from experiments.panels import file_names
 from experiments.run import prepare
@@ -72,7 +73,7 @@ def predict(config: app_config.Predict) -> int:
     paths, found = _pictures(source, output, config.recursive)
     predictors = _predictors(config, output)
     images: list[dict[str, Any]] = []
-    failed = list(found.unread)
+    failed = [_printable(line) for line in found.unread]
     try:
         with progress.bar(total=len(paths), desc="predict", unit="img") as bar:
             for image_id, path in enumerate(paths, 1):
@@ -81,8 +82,8 @@ def predict(config: app_config.Predict) -> int:
                     images.append(_one(path, name, image_id, predictors, output, config))
                 except (DataError, MemoryError, torch.OutOfMemoryError) as error:
                     why = str(error) if isinstance(error, DataError) else f"{path} needs more memory than there is"
-                    failed.append(why)
-                    progress.say(f"failed: {why}")
+                    failed.append(_printable(why))
+                    progress.say(f"failed: {failed[-1]}")
                 bar.update()
     except KeyboardInterrupt:
         cli.fail(f"interrupted; {len(images)} of {len(paths)} pictures are in {output}", 130)
@@ -106,12 +107,12 @@ def _pictures(source: Path, output: Path, recursive: bool) -> tuple[list[Path], 
 
 
 def _predictors(config: app_config.Predict, output: Path) -> list[_Predictor]:
+    device = torch_device(config.device, "device")
     runs = named_runs.find(config.names(), Path(config.results_dir).expanduser())
     names = file_names([_COMPARISON, *(run.label for run in runs)])
     predictors = []
     for run in runs:
         run.config.runtime.device, run.config.runtime.threads = config.device, config.threads
-        device = prepare(run.config)
         predictors.append(_Predictor(run, run.model(device), device, output / names[run.label]))
     for one in predictors:
         try:
@@ -213,6 +214,11 @@ def _summary(
     if found.subfolders:
         lines.append(f"subfolders not looked into, as recursive=true does: {found.subfolders}")
     return "\n".join([*lines, *(f"failed: {line}" for line in failed)])
+
+
+def _printable(line: str) -> str:
+    """Names of files may hold anything, line breaks and broken characters too."""
+    return " ".join(line.splitlines()).encode(errors="backslashreplace").decode()
 
 
 def _job(cfg: DictConfig) -> int:

@@ -209,6 +209,13 @@ def test_pictures_are_turned_as_exif_says(tmp_path: Path, suffix: str, orientati
     assert image.flags.writeable
 
 
+def test_grey_of_16_bits_is_turned_too(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(ramp().astype(np.uint16) * 257).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(upright(tmp_path / "a.png")[:, :, 1], ORIENTATIONS[6](ramp()))
+
+
 @pytest.mark.parametrize("value", [0, 9, 200])
 def test_an_orientation_that_there_is_not_turns_nothing(tmp_path: Path, value: int) -> None:
     exif = Image.Exif()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +160,7 @@ def test_bad_pictures_are_named_and_the_rest_go_on(
     (source / "cut.png").write_bytes(whole[: len(whole) // 2])
     (source / "empty.jpg").touch()
     (source / "text.jpg").write_text("no picture")
+    Path(os.fsdecode(os.fsencode(source) + b"/two\nlines\xff.jpg")).touch()
     (source / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     (source / "gone.png").symlink_to(tmp_path / "nowhere.png")
     Image.fromarray(scene()).save(source / ("n" * 246 + ".png"))
@@ -166,18 +168,21 @@ def test_bad_pictures_are_named_and_the_rest_go_on(
         (source / other).write_text("nothing")
     output = predicted(source, results, tmp_path / "out", code=1)
     said = capsys.readouterr()
+    # as a terminal would have it
+    said.out.encode()
     for name, why in {
         "cut.png": "truncated",
         "empty.jpg": "empty file",
         "text.jpg": "no picture",
+        "two lines": "empty file",
         "phone.heic": "no picture",
         "gone.png": "does not exist",
         "n" * 246: "too long a name",
     }.items():
         (line,) = [line for line in said.out.splitlines() if name in line]
-        assert line.startswith(f"failed: {'picture ' if name == 'gone.png' else ''}{source / name}") and why in line
+        assert line.startswith("failed: ") and str(source) in line and why in line
         assert line in said.err
-    assert "1 of 7 pictures" in said.out
+    assert "1 of 8 pictures" in said.out
     assert "no pictures, passed over: 2" in said.out and "recursive=true does: 1" in said.out
     assert "Traceback" not in said.err
     assert set(listed(output)) == {"good.png"}
@@ -259,6 +264,13 @@ def test_what_is_no_input_or_output_is_one_line(results: Path, tmp_path: Path, r
     check(tmp_path / "in", "other files: 0, subfolders: 1", "recursive=true")
     Image.fromarray(scene()).save(tmp_path / "a.png")
     check(tmp_path / "a.png", f"output={tmp_path / 'a.png'}", "can't be written", output=tmp_path / "a.png")
+    for device, why in (("gpu", "auto, cpu"), ("cuda:99", "cuda:99")):
+        if device == "gpu" or not torch.cuda.is_available():
+            refused(
+                lambda device=device: predicted(tmp_path / "a.png", results, tmp_path / "out", device=device),
+                *(f"device={device}", why),
+                error=UserError,
+            )
     (tmp_path / "out" / "fcn").mkdir(parents=True)
     (tmp_path / "out" / "fcn" / "overlays").touch()
     check(tmp_path / "a.png", f"output={tmp_path / 'out'}", "overlays", "can't be written")

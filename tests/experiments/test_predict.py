@@ -109,6 +109,29 @@ def test_all_is_written_and_the_masks_are_those_of_the_json(results: Path, tmp_p
         assert panel.width > 3 * WIDTH / HEIGHT * 0.9 * panel.height
 
 
+@pytest.mark.parametrize("run", ["fcn", "unet"])
+def test_files_of_the_held_out_pictures_give_the_run_s_own_predictions(results: Path, tmp_path: Path, run: str) -> None:
+    (one,) = trained.find([f"quick/{run}"], results)
+    data = one.config.make_dataset("val")
+    (tmp_path / "in").mkdir()
+    for index, image_id in enumerate(data.image_ids):
+        pixels = data[index][0].permute(1, 2, 0).contiguous().numpy()
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{image_id:03}.png")
+    output = predicted(tmp_path / "in", results, tmp_path / "out", f"quick/{run}")
+    key = {image["id"]: int(name[:3]) for name, image in listed(output, run).items()}
+    ours = [{**one, "image_id": key[one["image_id"]]} for one in found(output, run)]
+    theirs = json.loads((one.folder / "predictions.json").read_text())
+    assert len(ours) == len(theirs) > 0
+    # batches of another size are rounded otherwise
+    ours, theirs = (sorted(some, key=lambda result: (result["image_id"], -result["score"])) for some in (ours, theirs))
+    for mine, its in zip(ours, theirs, strict=True):
+        assert (mine["image_id"], mine["category_id"]) == (its["image_id"], its["category_id"])
+        assert mine["score"] == pytest.approx(its["score"], abs=1e-4)
+        assert mine["bbox"] == pytest.approx(its["bbox"], abs=1e-2)
+        (iou,) = rle_tools.iou([mine["segmentation"]], [its["segmentation"]], [0])
+        assert iou > 0.98 or not rle_tools.area(its["segmentation"])
+
+
 def test_the_json_can_be_scored(results: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(3):

@@ -57,9 +57,12 @@ class _Predictor:
 
     def finish(self, images: list[dict[str, Any]]) -> None:
         """Write the results and what they are of."""
-        write_atomically(self.folder / "results.json", json.dumps(self.results))
         about = {"images": images, "annotations": [], "categories": self.run.categories}
-        write_atomically(self.folder / "images.json", json.dumps(about, indent=1))
+        try:
+            write_atomically(self.folder / "results.json", json.dumps(self.results))
+            write_atomically(self.folder / "images.json", json.dumps(about, indent=1))
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
 
 
 def predict(config: app_config.Predict) -> int:
@@ -118,7 +121,7 @@ def _predictors(config: app_config.Predict, output: Path) -> list[_Predictor]:
         try:
             one.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"output={output}: can't be written ({error.strerror or error})") from error
+            raise _unwritable(output, error) from error
     return predictors
 
 
@@ -147,7 +150,7 @@ def _one(
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise DataError(f"{path} has too long a name: {name}.png can't be written") from error
-        raise UserError(f"output={output}: {error.filename} can't be written ({error.strerror or error})") from error
+        raise _unwritable(output, error) from error
     for one, results, above in zip(predictors, found, shown, strict=True):
         one.results += results
         one.drawn += len(above)
@@ -214,6 +217,12 @@ def _summary(
     if found.subfolders:
         lines.append(f"subfolders not looked into, as recursive=true does: {found.subfolders}")
     return "\n".join([*lines, *(f"failed: {line}" for line in failed)])
+
+
+def _unwritable(output: Path, error: OSError) -> UserError:
+    # a full disk names no file
+    what = "" if error.filename is None else f"{error.filename} "
+    return UserError(f"output={output}: {what}can't be written ({error.strerror or error})")
 
 
 def _printable(line: str) -> str:

@@ -1,5 +1,6 @@
 """Predictions on pictures of any kind: what is written, what is said of the bad ones, and how runs are named."""
 
+import errno
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as rle_tools
 
+from experiments import predict as app
 from experiments import trained
 from experiments.app_config import Predict
 from experiments.evaluate import score
@@ -361,9 +363,21 @@ def test_the_app_takes_any_name_and_several_runs(results: Path, tmp_path: Path) 
     assert (output / "comparison" / "a.png.png").exists()
 
 
-def test_broken_off_pictures_are_kept(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments import predict as app
+def test_a_full_disk_is_one_line(results: Path, tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    monkeypatch.setattr(app, "write_atomically", full)
+    refused(
+        lambda: predicted(tmp_path / "a.png", results, tmp_path / "out"),
+        f"output={tmp_path / 'out'}",
+        "can't be written (No space left on device)",
+        error=UserError,
+    )
+
+
+def test_broken_off_pictures_are_kept(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         Image.fromarray(scene(number)).save(tmp_path / f"{number}.png")
     reads = itertools.count()

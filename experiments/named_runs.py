@@ -56,16 +56,37 @@ def find(names: Sequence[str], results_dir: Path) -> list[Trained]:
     for folder, count in Counter(folder.resolve() for folder in folders).items():
         if count > 1:
             raise UserError(f"run={','.join(names)}: {folder} is there twice")
-    rows = labelled(folders)
-    for more in (lambda row: f"f{row['fold']} s{row['seed']}", lambda row: row["hash"]):
-        held = Counter(row["variant"] for row in rows)
-        for row in rows:
-            if held[row["variant"]] > 1:
-                row["variant"] += f" {more(row)}"
+    rows = _told_apart(folders)
     return [
-        Trained(row["variant"], folder, stored(folder / "config.yaml"), _categories(folder, row["ground_truth"]))
-        for folder, row in zip(folders, rows, strict=True)
+        Trained(
+            rows[folder]["variant"],
+            folder,
+            stored(folder / "config.yaml"),
+            _categories(folder, rows[folder]["ground_truth"]),
+        )
+        for folder in folders
     ]
+
+
+def _told_apart(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """Each run's row; to a variant that several have is added what tells them apart: study, fold and seed, or hash."""
+    rows: dict[Path, dict[str, Any]] = {}
+    studies = {folder: folder.resolve().parents[1] for folder in folders}
+    # runs of two studies differ in all kinds of settings, too many to be told
+    for study in set(studies.values()):
+        own = [folder for folder in folders if studies[folder] == study]
+        rows |= zip(own, labelled(own), strict=True)
+    for folder, row in rows.items():
+        row["tell"] = [studies[folder].name, f"f{row['fold']} s{row['seed']}", row["hash"]]
+    for n in range(3):
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for row in rows.values():
+            groups.setdefault(row["variant"], []).append(row)
+        for group in groups.values():
+            if len({row["tell"][n] for row in group}) > 1:
+                for row in group:
+                    row["variant"] += f", {row['tell'][n]}"
+    return rows
 
 
 def _folders(name: str, results_dir: Path) -> list[Path]:

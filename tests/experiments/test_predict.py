@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from pycocotools import mask as rle_tools
 
+from experiments import named_runs
 from experiments import predict as app
-from experiments import trained
 from experiments.app_config import Predict
 from experiments.evaluate import score
 from experiments.predict import predict
@@ -113,7 +113,7 @@ def test_all_is_written_and_the_masks_are_those_of_the_json(results: Path, tmp_p
 
 @pytest.mark.parametrize("run", ["fcn", "unet"])
 def test_files_of_the_held_out_pictures_give_the_run_s_own_predictions(results: Path, tmp_path: Path, run: str) -> None:
-    (one,) = trained.find([f"quick/{run}"], results)
+    (one,) = named_runs.find([f"quick/{run}"], results)
     data = one.config.make_dataset("val")
     (tmp_path / "in").mkdir()
     for index, image_id in enumerate(data.image_ids):
@@ -305,17 +305,17 @@ def test_runs_go_by_many_names(results: Path, tmp_path: Path, refused: Any, monk
     (fcn,) = results.glob("quick/runs/fcn-*")
     (unet,) = results.glob("quick/runs/unet-*")
     for name in (fcn, f"{fcn}/", fcn / "checkpoint.pt", f"quick/{fcn.name}", "quick/fcn"):
-        (one,) = trained.find([str(name)], results)
+        (one,) = named_runs.find([str(name)], results)
         assert (one.folder.name, one.label, one.categories) == (fcn.name, "fcn", [{"id": 1, "name": "person"}])
     for name in ("quick", str(results / "quick")):
-        assert [one.folder.name for one in trained.find([name], results)] == [fcn.name, unet.name]
+        assert [one.folder.name for one in named_runs.find([name], results)] == [fcn.name, unet.name]
     # a folder that happens to bear a study's name
     (tmp_path / "quick").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert len(trained.find(["quick"], results)) == 2
+    assert len(named_runs.find(["quick"], results)) == 2
 
     def check(name: str, *parts: str) -> None:
-        refused(lambda: trained.find(name.split(","), results), *parts, error=UserError)
+        refused(lambda: named_runs.find(name.split(","), results), *parts, error=UserError)
 
     check("quikc", "unknown run 'quikc'", "did you mean 'quick'")
     check("quick/uent", "unknown run 'quick/uent'", "did you mean 'quick/unet'")
@@ -329,7 +329,7 @@ def test_runs_go_by_many_names(results: Path, tmp_path: Path, refused: Any, monk
     shutil.copytree(results / "quick" / "ground_truth", tmp_path / "copy" / "ground_truth")
     shutil.copy(fcn / "result.json", copy)
     shutil.copy(unet / "checkpoint.pt", copy)
-    (wrong,) = trained.find([str(copy)], results)
+    (wrong,) = named_runs.find([str(copy)], results)
     refused(lambda: wrong.model(torch.device("cpu")), copy / "checkpoint.pt", "of another model", error=UserError)
     (copy / "checkpoint.pt").unlink()
     refused(lambda: wrong.model(torch.device("cpu")), copy / "checkpoint.pt", "no such checkpoint", error=UserError)
@@ -341,10 +341,16 @@ def test_runs_of_one_variant_are_told_apart(results: Path, tmp_path: Path) -> No
     (copy,) = tmp_path.glob("quick/runs/fcn-*")
     result = json.loads((copy / "result.json").read_text())
     (copy / "result.json").write_text(json.dumps({**result, "seed": 7, "hash": "7"}))
-    assert [one.label for one in trained.find([str(fcn), str(copy)], results)] == ["fcn f0 s0", "fcn f0 s7"]
+    assert [one.label for one in named_runs.find([str(fcn), str(copy)], results)] == ["fcn, f0 s0", "fcn, f0 s7"]
     (copy / "result.json").write_text(json.dumps({**result, "hash": "7"}))
-    labels = [one.label for one in trained.find([str(fcn), str(copy)], results)]
-    assert labels == [f"fcn f0 s0 {result['hash']}", "fcn f0 s0 7"]
+    labels = [one.label for one in named_runs.find([str(fcn), str(copy)], results)]
+    assert labels == [f"fcn, {result['hash']}", "fcn, 7"]
+    # of another study, with other settings: its name says enough
+    (tmp_path / "quick").rename(tmp_path / "other")
+    (copy,) = tmp_path.glob("other/runs/fcn-*")
+    (copy / "result.json").write_text(json.dumps({**result, "settings": {}, "iterations": 3}))
+    labels = [one.label for one in named_runs.find(["quick/fcn", str(copy), "quick/unet"], results)]
+    assert labels == ["fcn, quick", "fcn, other", "unet"]
 
 
 def test_the_app_takes_any_name_and_several_runs(results: Path, tmp_path: Path) -> None:

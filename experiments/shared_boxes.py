@@ -145,7 +145,7 @@ def _measure_run(
     target = prepare(config)
     held_out = trained.held_out(folder, run, ground_truth, data_root)
     results = predict_in_boxes(
-        trained.load(config, here, held_out.num_classes, target),
+        trained.load_model(config, held_out.num_classes, here / "checkpoint.pt", target),
         held_out,
         json.loads((folder / "runs" / of["run"] / "predictions.json").read_text("utf-8")),
         device=target,

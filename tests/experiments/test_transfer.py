@@ -122,7 +122,7 @@ def test_the_name_of_a_run_is_of_what_is_in_the_weights(trained: Path, tmp_path:
     frozen_core = "protocol=frozen_core"
     cores = [name(frozen_core, *more) for more in ((), (f"core={trained}",), (f"init={trained}",))]
     assert len(set(cores)) == 3
-    assert "init" not in composed().settings() and "trunk.stride_in_1x1" not in composed().settings()
+    assert "init" not in composed().settings()
 
 
 def test_heads_learn_on_a_core_that_is_given(trained: Path, tmp_path: Path) -> None:

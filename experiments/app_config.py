@@ -136,6 +136,7 @@ class Benchmark(App):
     rounds: int = 7
     rois: int = 100
     head: str | None = None
+    augmentation: str | None = None
     heads: list[str] = field(default_factory=lambda: list(EIGHT))
     batch: int | None = None
     image: list[int] | None = None
@@ -156,7 +157,7 @@ class Benchmark(App):
                 raise unknown_name("against", peer, PEERS)
         if not self.heads or not all(self.heads) or len(set(self.heads)) < len(self.heads):
             raise UserError(f"heads=[{','.join(self.heads)}]: must be names in conf/head, one or more, each once")
-        for key in ("head", "precision", "compile", "out"):
+        for key in ("head", "augmentation", "precision", "compile", "out"):
             _not_empty(key, getattr(self, key))
         for key in ("threads", "rounds", "rois", "batch", "instances", "pictures", "workers", "iterations"):
             if (value := getattr(self, key)) is not None:

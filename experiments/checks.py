@@ -1,5 +1,7 @@
 """What can be said against a run before anything is loaded or trained."""
 
+import math
+
 import torch
 
 from experiments.config import COMPILE, PROTOCOLS, Config, torch_device
@@ -19,8 +21,6 @@ def check(config: Config) -> None:
     if config.dataset.name not in data.names():
         raise unknown_name("dataset.name", config.dataset.name, data.names())
     data.check_files(config.dataset.name, config.dataset.files())
-    if not 0 <= config.dataset.flip <= 1:
-        raise UserError(f"dataset.flip={config.dataset.flip}: must be between 0 and 1")
     if not config.dataset.train_min_size or min(*config.dataset.train_min_size, config.dataset.min_size) < 32:
         raise UserError("dataset.train_min_size and dataset.min_size: at least one size each, 32 pixels or more")
     if len(config.detector.anchor_sizes) != 5:
@@ -29,6 +29,7 @@ def check(config: Config) -> None:
         )
     _check_ranges(config)
     _check_transfer(config)
+    _check_augmentation(config)
     if config.trunk.norm == "frozen" and config.trunk.weights is None and not config.transferred():
         raise UserError(
             "trunk.norm=frozen needs trunk.weights, or init: statistics of no data can't be frozen; "
@@ -102,3 +103,20 @@ def _check_ranges(config: Config) -> None:
     for name, (number, low) in least.items():
         if number is not None and number < low:
             raise UserError(f"{name}={number}: must be {low} or more")
+
+
+def _check_augmentation(config: Config) -> None:
+    a = config.augmentation
+    for key in ("flip", "vertical_flip", "photometric", "jpeg", "copy_paste", "min_visible"):
+        if not 0 <= (value := getattr(a, key)) <= 1:
+            raise UserError(f"augmentation.{key}={value}: must be between 0 and 1")
+    if a.scale is not None and not (len(a.scale) == 2 and 0 < a.scale[0] <= a.scale[1] < math.inf):
+        raise UserError(f"augmentation.scale={a.scale}: must be [low,high], both above 0, or null")
+    if a.scale is not None and a.crop is None and a.scale[1] > 1:
+        raise UserError(f"augmentation.scale={a.scale}: above 1 only with augmentation.crop, which bounds the pictures")
+    if a.crop is not None and a.crop < 32:
+        raise UserError(f"augmentation.crop={a.crop}: must be 32 pixels or more, or null")
+    if len(a.jpeg_quality) != 2 or not 1 <= a.jpeg_quality[0] <= a.jpeg_quality[1] <= 100:
+        raise UserError(f"augmentation.jpeg_quality={a.jpeg_quality}: must be [low,high], from 1 to 100")
+    if a.min_area < 1:
+        raise UserError(f"augmentation.min_area={a.min_area}: must be 1 or more")

@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 import heads
 from instseg import data, transfer
-from instseg.data import InstanceDataset
+from instseg.data import InstanceDataset, transforms
 from instseg.detector.rois import MaskHead
 from instseg.errors import UserError
 from instseg.evaluation import engine
@@ -76,7 +76,6 @@ class DatasetConfig:
     fold: int = 0
     train_pictures: int | None = None
     val_pictures: int | None = None
-    flip: float = 0.5
     train_min_size: list[int] = MISSING
     train_max_size: int = MISSING
     min_size: int = MISSING
@@ -98,6 +97,22 @@ class DatasetConfig:
             if key.endswith("annotations"):
                 parts[key] = _digest(path, f"dataset.{key}")
         return parts
+
+
+@dataclass
+class Augmentation:
+    """What happens to training pictures (``conf/augmentation``); see ``instseg.data.transforms.training``."""
+
+    flip: float = 0.5
+    vertical_flip: float = 0.0
+    scale: list[float] | None = None
+    crop: int | None = None
+    photometric: float = 0.0
+    jpeg: float = 0.0
+    jpeg_quality: list[int] = field(default_factory=lambda: [30, 95])
+    copy_paste: float = 0.0
+    min_area: int = 10
+    min_visible: float = 0.1
 
 
 @dataclass
@@ -219,6 +234,7 @@ class Config:
 
     head: Head = field(default_factory=Head)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
     trunk: Trunk = field(default_factory=Trunk)
     detector: Detector = field(default_factory=Detector)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -255,6 +271,11 @@ class Config:
         root = None if self.data_root is None else str(Path(self.data_root).expanduser())
         files = tuple(d.files().items())
         return _dataset(d.name, split, d.fold, root, images, files, json.dumps(d.options, sort_keys=True))
+
+    def make_transform(self) -> transforms.Training:
+        """What happens to training pictures."""
+        d = self.dataset
+        return transforms.training(**vars(self.augmentation), min_size=d.train_min_size, max_size=d.train_max_size)
 
     def check_settled(self) -> None:
         """Raise a ValueError where a control is asked for and not yet found, as the head is another one then."""
@@ -303,7 +324,7 @@ class Config:
         """What runs of one study share if their difference is to be the head's alone, flat: ``schedule.lr`` and
         so on. Names of trunk and data set, iterations, seed and fold are told elsewhere."""
         flat: dict[str, Any] = {}
-        groups = {key: asdict(getattr(self, key)) for key in ("trunk", "detector", "schedule")}
+        groups = {key: asdict(getattr(self, key)) for key in ("augmentation", "trunk", "detector", "schedule")}
         for group, values in {"dataset": self.dataset.settings(), **groups}.items():
             flat |= {f"{group}.{key}": value for key, value in values.items()}
         flat |= {key: transfer.short_identity(given) for key, given in self.transferred().items()}

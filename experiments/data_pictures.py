@@ -16,8 +16,7 @@ from experiments.config import Config
 from experiments.data_counts import Split
 from experiments.data_problems import evenly
 from experiments.panels import Instances, colour_of, overlay
-from instseg import seeds
-from instseg.data import InstanceDataset, transforms
+from instseg.data import InstanceDataset, loader
 from instseg.errors import UserError
 from instseg.files import write_atomically
 
@@ -48,10 +47,8 @@ class Shown:
 
 def augmented(config: Config, data: InstanceDataset, index: int, turn: int) -> tuple[torch.Tensor, dict[str, Any]]:
     """Training picture ``index`` as a run of this configuration may see it, and its target: one draw a ``turn``."""
-    d = config.dataset
-    transform = transforms.training(flip=d.flip, min_size=d.train_min_size, max_size=d.train_max_size)
-    with seeds.stream(config.seed, "augmentation", turn):
-        return transforms.apply(transform, data[index])
+    drawn = loader.TrainingSamples(data, data.learnable(), config.make_transform(), config.seed)
+    return drawn[index, turn]
 
 
 def samples(splits: list[Split], pictures: int) -> Figure | None:

@@ -10,7 +10,7 @@ from experiments import first_weights
 from experiments.config import Config, torch_device
 from experiments.record import begin, finish, logged_scores, only_process, say_left_out
 from instseg import detector, memory, seeds
-from instseg.data import InstanceDataset, loader, transforms
+from instseg.data import InstanceDataset, loader
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
 from instseg.evaluation import coco, true_boxes
@@ -97,11 +97,10 @@ def training_batches(
     config: Config, data: InstanceDataset, start: int, iterations: int, device: torch.device
 ) -> Iterator[loader.Batch]:
     """The batches of a run, from iteration ``start`` on."""
-    d = config.dataset
     return loader.training_batches(
         data,
         _to_learn_from(data),
-        transforms.training(flip=d.flip, min_size=d.train_min_size, max_size=d.train_max_size),
+        config.make_transform(),
         batch_size=config.schedule.batch_size,
         iterations=iterations,
         seed=config.seed,

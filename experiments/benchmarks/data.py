@@ -34,8 +34,9 @@ def measure(setup: Setup) -> Outcome:
     size = config.schedule.batch_size
     workers = setup.options.workers or config.runtime.workers or os.cpu_count() or 1
     turn = itertools.cycle(data.learnable())
-    transform = transforms.training(flip=d.flip, min_size=d.train_min_size, max_size=d.train_max_size)
+    transform = config.make_transform()
     samples = [data[next(turn)] for _ in range(size)]
+    others = itertools.cycle(samples)
 
     def read() -> None:
         for _ in range(size):
@@ -43,11 +44,11 @@ def measure(setup: Setup) -> Outcome:
 
     def augment() -> None:
         for sample in samples:
-            transforms.apply(transform, sample)
+            transforms.apply(transform, sample, lambda: next(others))
 
     def both() -> None:
         for _ in range(size):
-            transforms.apply(transform, data[next(turn)])
+            transforms.apply(transform, data[next(turn)], lambda: data[next(turn)])
 
     work: dict[str, Callable[[], Any]] = {ALONE: both, "reading, one core": read, "transform, one core": augment}
     # one process, and one core in it
@@ -59,6 +60,7 @@ def measure(setup: Setup) -> Outcome:
     rows.append(Row(f"loader, {workers} processes", _loader(setup, data, workers), size, ALONE))
     measured = {
         "dataset": config.dataset.name,
+        "augmentation": " ".join(f"{key}={value}" for key, value in vars(config.augmentation).items()),
         "batch": size,
         "workers": workers,
         "cores": os.cpu_count(),

@@ -81,7 +81,8 @@ def make(options: Benchmark) -> Setup:
     Raises:
         UserError, HydraException: no such study or head, or a key that the study can't take.
     """
-    one = load(options.study, *([f"head={options.head}"] if options.head else []))
+    chosen = {"head": options.head, "augmentation": options.augmentation}
+    one = load(options.study, *(f"{group}={name}" for group, name in chosen.items() if name))
     one.data_root, one.runtime.device = options.data_root, options.device
     # a study's own number may be for several runs side by side
     one.runtime.threads = options.threads

@@ -112,13 +112,18 @@ def make_target(
     height, width = masks.shape[-2:]
     n = len(labels)
     masks = masks.to(torch.uint8)
-    # numpy counts 40 times faster than torch sums
-    area = [float(np.count_nonzero(mask)) for mask in masks.view(torch.bool).numpy()]
     return {
         "boxes": tv_tensors.BoundingBoxes(boxes.reshape(n, 4).float(), format="XYXY", canvas_size=(height, width)),
         "labels": labels.long(),
         "masks": tv_tensors.Mask(masks),
         "image_id": image_id,
-        "area": torch.tensor(area, dtype=torch.float32),
+        "area": areas(masks),
         "iscrowd": torch.zeros(n, dtype=torch.int64) if iscrowd is None else iscrowd.long(),
     }
+
+
+def areas(masks: torch.Tensor) -> torch.Tensor:
+    """(N, H, W) uint8 of 0 and 1 -> (N,) float32, their pixels."""
+    # numpy counts 40 times faster than torch sums
+    counted = [float(np.count_nonzero(mask)) for mask in masks.view(torch.bool).numpy()]
+    return torch.tensor(counted, dtype=torch.float32)

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
-from torchvision.transforms import v2
 
 from instseg import seeds
 from instseg.data import transforms
-from instseg.data.dataset import InstanceDataset
+from instseg.data.dataset import InstanceDataset, Sample
 from instseg.data.parcel import Parcel
 from instseg.errors import UserError
 
@@ -22,7 +21,7 @@ Batch = tuple[list[torch.Tensor], list[dict[str, Any]]]
 def training_batches(
     dataset: InstanceDataset,
     indices: list[int],
-    transform: v2.Transform,
+    transform: transforms.Training,
     *,
     batch_size: int,
     iterations: int,
@@ -44,7 +43,7 @@ def training_batches(
     sizes = dataset.sizes()
     tall = [sizes[index][0] > sizes[index][1] for index in indices]
     loader = DataLoader(
-        _TrainingSamples(dataset, transform, seed),
+        _Caught(TrainingSamples(dataset, indices, transform, seed)),
         batch_sampler=_Order(indices, tall, batch_size, iterations, seed, start),
         collate_fn=_collate,
         num_workers=workers,
@@ -63,7 +62,7 @@ def pictures(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) -> 
         UserError: see :func:`training_batches`.
     """
     loader = DataLoader(
-        _Pictures(dataset),
+        _Caught(_Pictures(dataset)),
         batch_size=batch_size,
         collate_fn=_collate,
         num_workers=workers,
@@ -106,18 +105,34 @@ def _context(workers: int) -> str | None:
     return "fork" if sys.platform == "linux" else "spawn"
 
 
-class _TrainingSamples(Dataset[Any]):
-    def __init__(self, dataset: InstanceDataset, transform: v2.Transform, seed: int) -> None:
-        self.dataset, self.transform, self.seed = dataset, transform, seed
+class TrainingSamples(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
+    """The samples that training sees: ``samples[index, position]`` is picture ``index`` as it is augmented at a
+    position, counted from the start of training, a function of the seed and these two numbers alone.
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
+    A sample is (3, H, W) uint8 and the target, as plain tensors; see :func:`instseg.data.transforms.apply`.
+
+    Args:
+        dataset: what pictures are read from.
+        indices: those that training uses; what is pasted comes from them.
+        transform: of :func:`instseg.data.transforms.training`.
+        seed: the run's.
+    """
+
+    def __init__(self, dataset: InstanceDataset, indices: list[int], transform: transforms.Training, seed: int) -> None:
+        self.dataset, self.indices, self.transform, self.seed = dataset, indices, transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """A sample.
+
+        Raises:
+            UserError: it, or what is pasted into it, can't be read.
+        """
         index, position = key
-        try:
-            with seeds.stream(self.seed, "augmentation", position):
-                return transforms.apply(self.transform, self.dataset[index])
-        except UserError as error:
-            # a worker's exception would reach the user wrapped in a traceback
-            return error
+        with seeds.stream(self.seed, "augmentation", position):
+            return transforms.apply(self.transform, self.dataset[index], self._partner)
+
+    def _partner(self) -> Sample:
+        return self.dataset[self.indices[int(torch.randint(len(self.indices), ()))]]
 
 
 class _Pictures(Dataset[Any]):
@@ -128,8 +143,22 @@ class _Pictures(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
+        return index, self.dataset[index][0].as_subclass(torch.Tensor)
+
+
+class _Caught(Dataset[Any]):
+    """Another data set's items, or the UserErrors that it raises in their place: out of a worker an exception would
+    reach the user wrapped in a traceback."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Any) -> Any:
         try:
-            return index, self.dataset[index][0].as_subclass(torch.Tensor)
+            return self.dataset[key]
         except UserError as error:
             return error
 

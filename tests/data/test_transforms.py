@@ -7,7 +7,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from instseg.data import transforms
+from instseg.data import instances, transforms
 from instseg.data.coco import coco2017
 from instseg.data.dataset import Sample, make_target
 
@@ -71,7 +71,7 @@ def test_crowd_regions_are_dropped_and_the_rest_is_as_without_them() -> None:
     whole = transforms.apply(transform, sample(10))[1]
     keep = whole["labels"] % 4 != 1
     keep[8] = True
-    for key in transforms.PER_INSTANCE:
+    for key in instances.PER_INSTANCE:
         assert type(target[key]) is torch.Tensor
         assert torch.equal(target[key], whole[key][keep])
 

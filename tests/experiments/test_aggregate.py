@@ -139,8 +139,8 @@ def test_runs_of_other_settings_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_no_difference_is_given_where_more_than_the_head_differs(tmp_path: Path) -> None:
-    make_run(tmp_path, "fcn", 1.0, settings={"schedule.lr": 0.001, "dataset.flip": 0.5})
-    make_run(tmp_path, "unet", 2.0, settings={"schedule.lr": 0.01, "dataset.flip": 0.5})
+    make_run(tmp_path, "fcn", 1.0, settings={"schedule.lr": 0.001, "augmentation.flip": 0.5})
+    make_run(tmp_path, "unet", 2.0, settings={"schedule.lr": 0.01, "augmentation.flip": 0.5})
     study = read(tmp_path)
     table = compare(study, "fcn", 20).set_index("variant")
     assert math.isnan(table.loc["unet", "mask_AP_diff"])

@@ -29,7 +29,7 @@ def paste(sample: Sample, partner: Sample, *, min_area: int, min_visible: float)
         return sample
     number = int(torch.randint(1, count + 1, ()))
     pasted = select(other, torch.randperm(count)[:number])
-    covered = pasted["masks"].as_subclass(torch.Tensor).any(dim=0)
+    covered = pasted["masks"].as_subclass(torch.Tensor).view(torch.bool).any(dim=0)
     masks = target["masks"].as_subclass(torch.Tensor).masked_fill(covered, 0)
     before = target["area"]
     target = settled(

@@ -4,8 +4,8 @@ Method for Instance Segmentation", CVPR 2021."""
 import torch
 from torchvision import tv_tensors
 
-from instseg.data.dataset import Sample, areas
-from instseg.data.instances import joined, select, settled
+from instseg.data.dataset import Sample
+from instseg.data.instances import joined, settled, tight_box
 
 
 def paste(sample: Sample, partner: Sample, *, min_area: int, min_visible: float) -> Sample:
@@ -28,14 +28,22 @@ def paste(sample: Sample, partner: Sample, *, min_area: int, min_visible: float)
     if not count:
         return sample
     number = int(torch.randint(1, count + 1, ()))
-    pasted = select(other, torch.randperm(count)[:number])
-    covered = pasted["masks"].as_subclass(torch.Tensor).view(torch.bool).any(dim=0)
-    masks = target["masks"].as_subclass(torch.Tensor).masked_fill(covered, 0)
-    before = target["area"]
-    target = settled(
-        {**target, "masks": tv_tensors.Mask(masks)},
-        areas(masks) < before,
-        (min_visible * before).clamp(min=min_area),
-    )
-    pixels = torch.where(covered, other_image.as_subclass(torch.Tensor), image.as_subclass(torch.Tensor))
-    return tv_tensors.Image(pixels), joined(target, pasted)
+    chosen = torch.randperm(count)[:number].tolist()
+    own = len(target["labels"])
+    target = joined(target, other, chosen)
+    masks = target["masks"].as_subclass(torch.Tensor)
+    covered = masks[own:].amax(dim=0)
+    left, top, right, bottom = tight_box(covered)
+    window = (..., slice(top, bottom), slice(left, right))
+    free = 1 - covered[window]
+    # only where something is pasted: whole masks are large
+    lost = torch.zeros(len(masks), dtype=torch.bool)
+    for i, mask in enumerate(masks[:own]):
+        under = mask[window]
+        lost[i] = bool((under > free).any())
+        under &= free
+    least = (min_visible * target["area"]).clamp(min=min_area)
+    least[own:] = 1
+    pixels = image.as_subclass(torch.Tensor).clone()
+    pixels[window] = torch.where(free.bool(), pixels[window], other_image.as_subclass(torch.Tensor)[window])
+    return tv_tensors.Image(pixels), settled(target, lost, least)

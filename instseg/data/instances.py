@@ -23,20 +23,22 @@ def without_crowds(target: Target) -> Target:
     return target if len(keep) == len(target["iscrowd"]) else select(target, keep)
 
 
-def joined(first: Target, second: Target) -> Target:
-    """A target with the instances of two of the same size; all else is the first's."""
-    both = {k: tv_tensors.wrap(torch.cat([first[k], second[k]]), like=first[k]) for k in PER_INSTANCE}
-    return {**first, **both}
+def joined(first: Target, second: Target, which: Sequence[int]) -> Target:
+    """All instances of a target, and behind them some of another's of the same size; all else is the first's."""
+    target = dict(first)
+    for key in PER_INSTANCE:
+        # slices, so that masks are copied once
+        added = [second[key][i : i + 1] for i in which]
+        target[key] = tv_tensors.wrap(torch.cat([first[key], *added]), like=first[key])
+    return target
 
 
-def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
-    """(N, H, W) masks, none of them empty -> (N, 4) xyxy float32, x2 and y2 one past the last column and row."""
-    boxes = np.zeros((len(masks), 4), dtype=np.float32)
-    for box, mask in zip(boxes, masks.as_subclass(torch.Tensor).view(torch.bool).numpy(), strict=True):
-        rows = np.flatnonzero(mask.any(axis=1))
-        columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
-        box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return torch.from_numpy(boxes)
+def tight_box(mask: torch.Tensor) -> tuple[int, int, int, int]:
+    """The box around a mask (H, W) of uint8 that is not empty: xyxy, x2 and y2 one past the last column and row."""
+    pixels = mask.view(torch.bool).numpy()
+    rows = np.flatnonzero(pixels.any(axis=1))
+    columns = np.flatnonzero(pixels[rows[0] : rows[-1] + 1].any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def settled(target: Target, changed: torch.Tensor, least: float | torch.Tensor) -> Target:
@@ -51,12 +53,15 @@ def settled(target: Target, changed: torch.Tensor, least: float | torch.Tensor) 
         least: pixels that a mask must have to stay, 1 or more; one number, or (N,).
     """
     area = areas(target["masks"].as_subclass(torch.Tensor))
-    keep = (area >= least).nonzero()[:, 0]
-    target = select({**target, "area": area}, keep)
-    boxes = target["boxes"].as_subclass(torch.Tensor)
-    which = changed[keep].nonzero()[:, 0]
-    boxes = boxes.index_copy(0, which, tight_boxes(target["masks"][which]))
-    size = (int(target["masks"].shape[-2]), int(target["masks"].shape[-1]))
+    target = {**target, "area": area}
+    keep = area >= least
+    if not keep.all():
+        target, changed = select(target, keep.nonzero()[:, 0]), changed[keep]
+    masks, boxes = (target[key].as_subclass(torch.Tensor) for key in ("masks", "boxes"))
+    boxes = boxes.clone()
+    for i in changed.nonzero()[:, 0].tolist():
+        boxes[i] = boxes.new_tensor(tight_box(masks[i]))
+    size = (int(masks.shape[-2]), int(masks.shape[-1]))
     return {**target, "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)}
 
 

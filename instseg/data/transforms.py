@@ -122,13 +122,17 @@ class Training:
         return sample
 
     def _alone(self, image: tv_tensors.Image, target: Target) -> Sample:
-        small = image.shape[-2:].numel() <= self.pixels
-        for change in self.colours if small else ():
+        large = image.shape[-2:].numel() > self.pixels
+        image, target = self._settled(*self.moves(image if large else self._coloured(image), target))
+        return self._coloured(image) if large else image, target
+
+    def _coloured(self, image: tv_tensors.Image) -> tv_tensors.Image:
+        if not self.colours:
+            return image
+        for change in self.colours:
             image = change(image)
-        image, target = self._settled(*self.moves(image, target))
-        for change in () if small else self.colours:
-            image = change(image)
-        return image, target
+        # channels last, which v2 resizes in less time, to the same values
+        return tv_tensors.Image(image.permute(1, 2, 0).contiguous().permute(2, 0, 1))
 
     def _settled(self, image: tv_tensors.Image, target: Target) -> Sample:
         if self.min_area is None:

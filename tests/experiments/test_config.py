@@ -87,6 +87,27 @@ def test_every_trunk_takes_every_data_set(trunk: str, dataset: str) -> None:
     checks.check(composed(f"trunk={trunk}", f"dataset={dataset}", *init))
 
 
+def test_every_augmentation_checks_and_is_another_run() -> None:
+    hashes = set()
+    for name in _names("augmentation"):
+        one = composed(f"augmentation={name}")
+        checks.check(one)
+        assert one.augmentation.crop in (None, one.dataset.train_max_size)
+        hashes.add(one.hash())
+    assert len(hashes) == len(_names("augmentation")) and composed().hash() in hashes
+
+
+def test_augmentations_can_be_put_together() -> None:
+    one = composed("augmentation=large_scale_jitter", "augmentation.photometric=0.5", "dataset.train_max_size=192")
+    a = one.augmentation
+    assert (a.flip, a.scale, a.crop, a.photometric, a.copy_paste) == (0.5, [0.1, 2.0], 192, 0.5, 0.0)
+    assert one.settings()["augmentation.photometric"] == 0.5 and one.settings()["augmentation.crop"] == 192
+    # a data set's file says nothing of it, and the default is the schema's
+    assert composed().augmentation == config.Augmentation()
+    strong = composed("augmentation=strong").augmentation
+    assert (strong.scale, strong.copy_paste, strong.photometric) == ([0.1, 2.0], 0.5, 0.5)
+
+
 def test_everything_registered_has_a_config_that_states_its_defaults() -> None:
     for name in heads.names():
         # the quick study changes an option of every head; this one leaves them as they are
@@ -236,6 +257,8 @@ def test_a_stored_config_is_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
+        ("augmentation=strnog", ["augmentation 'strnog'", "'strong'"]),
+        ("dataset.flip=0.1", ["'dataset.flip'"]),
         ("head=unett", ["head 'unett'", "'unet'", "fcn"]),
         ("study=pennfudn", ["study 'pennfudn'", "'pennfudan'"]),
         ("schedule.lrr=1", ["'schedule.lrr'", "'schedule.lr'"]),
@@ -270,6 +293,13 @@ def test_misspelt_overrides_are_named_in_one_line(override: str, parts: list[str
         ("schedule.optimizer=adam", ["'adam'", "adamw"]),
         ("dataset.name=cooc", ["'cooc'", "coco"]),
         ("augmentation.flip=2", ["augmentation.flip=2"]),
+        ("augmentation.copy_paste=nan", ["augmentation.copy_paste=nan"]),
+        ("augmentation.scale=[2,1]", ["augmentation.scale=[2.0, 1.0]", "[low,high]"]),
+        ("augmentation.scale=[0,1]", ["augmentation.scale=[0.0, 1.0]"]),
+        ("augmentation.scale=[0.5,1.5]", ["augmentation.scale=[0.5, 1.5]", "augmentation.crop"]),
+        ("augmentation.crop=0", ["augmentation.crop=0"]),
+        ("augmentation.jpeg_quality=[0,50]", ["augmentation.jpeg_quality=[0, 50]"]),
+        ("augmentation.min_area=0", ["augmentation.min_area=0"]),
         ("dataset.train_min_size=[]", ["dataset.train_min_size"]),
         ("detector.anchor_sizes=[[32]]", ["detector.anchor_sizes", "five"]),
         ("runtime.device=gpu", ["runtime.device=gpu", "cuda"]),

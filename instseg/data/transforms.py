@@ -68,7 +68,7 @@ def training(
         colours.append(v2.RandomApply([v2.JPEG(list(jpeg_quality))], p=jpeg))
     drops = scale is not None or crop is not None or copy_paste > 0
     return Training(
-        PackedMasks(*moves),
+        moves,
         colours,
         side**2,
         copy_paste=copy_paste,
@@ -92,7 +92,7 @@ class Training:
 
     def __init__(
         self,
-        moves: v2.Transform,
+        moves: Sequence[v2.Transform],
         colours: Sequence[v2.Transform],
         pixels: int,
         *,
@@ -114,16 +114,16 @@ class Training:
         if self.copy_paste and torch.rand(()) < self.copy_paste:
             assert self.min_area is not None
             other_image, other = (image, target) if partner is None else partner()
-            moved = self._alone(other_image, without_crowds(other))
-            if moved[0].shape != sample[0].shape:
-                height, width = sample[0].shape[-2:]
-                moved = self._settled(*PackedMasks(_crop((height, width)))(*moved))
+            height, width = sample[0].shape[-2:]
+            moved = self._alone(other_image, without_crowds(other), _crop((height, width)))
             sample = paste(sample, moved, min_area=self.min_area, min_visible=self.min_visible)
         return sample
 
-    def _alone(self, image: tv_tensors.Image, target: Target) -> Sample:
+    def _alone(self, image: tv_tensors.Image, target: Target, *further: v2.Transform) -> Sample:
         large = image.shape[-2:].numel() > self.pixels
-        image, target = self._settled(*self.moves(image if large else self._coloured(image), target))
+        image, target = PackedMasks(*self.moves, *further)(image if large else self._coloured(image), target)
+        if self.min_area is not None:
+            target = settled(target, outside(target["boxes"], image.shape), self.min_area)
         return self._coloured(image) if large else image, target
 
     def _coloured(self, image: tv_tensors.Image) -> tv_tensors.Image:
@@ -133,11 +133,6 @@ class Training:
             image = change(image)
         # channels last, which v2 resizes in less time, to the same values
         return tv_tensors.Image(image.permute(1, 2, 0).contiguous().permute(2, 0, 1))
-
-    def _settled(self, image: tv_tensors.Image, target: Target) -> Sample:
-        if self.min_area is None:
-            return image, target
-        return image, settled(target, outside(target["boxes"], image.shape), self.min_area)
 
 
 class PackedMasks(v2.Transform):

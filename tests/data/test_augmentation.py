@@ -136,8 +136,7 @@ def test_colours_change_and_nothing_else(name: str) -> None:
     assert 3 <= changed <= 12
 
 
-def test_large_pictures_get_their_colours_when_they_are_small() -> None:
-    # nothing but a channel order changes what is grey in no channel; JPEG works on what has its final size
+def test_colours_are_changed_where_a_picture_has_fewer_pixels() -> None:
     seen: list[tuple[int, ...]] = []
 
     class Watched(v2.Transform):

@@ -405,7 +405,11 @@ def stored(path: Path) -> Config:
         UserError: the file is missing or damaged, or of keys that are not known here.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        loaded = OmegaConf.load(path)
+        if OmegaConf.select(loaded, "dataset.flip") is not None:
+            # where it was before augmentation was a group
+            loaded.augmentation = {"flip": loaded.dataset.pop("flip")}
+        merged = OmegaConf.merge(OmegaConf.structured(Config), loaded)
         assert isinstance(merged, DictConfig)
         return typed(merged)
     except (OSError, OmegaConfBaseException, YAMLError) as error:

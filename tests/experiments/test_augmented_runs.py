@@ -30,7 +30,7 @@ def test_a_core_and_a_head_learn_from_augmented_pictures(tmp_path: Path) -> None
     ]
     assert any(map(sum, counts)) and any(0 in batch for batch in counts)
     folder = run_alone(one)
-    for run in (folder, one.core().folder()):
+    for run in (folder, one.core_run().folder()):
         assert len((run / "metrics.jsonl").read_text().splitlines()) >= 6
         settings = json.loads((run / "result.json").read_text())["settings"]
         assert settings["augmentation.copy_paste"] == 0.5 and settings["augmentation.crop"] == 160

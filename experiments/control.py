@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 import heads
-from experiments.config import CONTROLS, Config, Head
+from experiments.config import CONTROLS, Config
+from experiments.groups import Head
 from instseg.detector.rois import MaskHead, RoIs
 from instseg.errors import UserError, unknown_name
 from instseg.evaluation import timing

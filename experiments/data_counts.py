@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as coco_mask
 
-from experiments.config import DatasetConfig
+from experiments.groups import DatasetConfig
 from experiments.tables import MISSING, fitted
 from instseg.data import InstanceDataset
 from instseg.data.coco_shapes import to_rle

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import tables
 from experiments.aggregate import Study, read
-from experiments.config import FILE_KEYS
+from experiments.groups import FILE_KEYS
 from instseg.errors import UserError
 from instseg.files import write_atomically
 

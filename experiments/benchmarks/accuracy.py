@@ -10,7 +10,8 @@ from typing import Any
 
 from experiments.benchmarks.outcome import Outcome, Row
 from experiments.benchmarks.setup import Setup
-from experiments.config import Config, ScheduleConfig
+from experiments.config import Config
+from experiments.groups import ScheduleConfig
 from experiments.run import run
 
 SEEDS = (0, 1)

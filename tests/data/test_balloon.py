@@ -132,7 +132,6 @@ def test_images_limits_and_folders_are_found(files: Files, refused: Refused, tmp
     refused(lambda: Balloon("vall", root=files.root), "'vall'", error=UserError)
     refused(lambda: Balloon("train", root=files.root, invalid="dorp"), "'dorp'", error=UserError)
     refused(lambda: Balloon("val", root=files.root), "val/via_region_data.json", URL)
-    refused(lambda: Balloon("val", root=None), "data_root", URL)
     refused(lambda: Balloon("val", root=tmp_path / "nowhere"), tmp_path / "nowhere", URL)
     shutil.rmtree(files.folder)
     refused(lambda: Balloon("val", root=files.root), files.root, URL)

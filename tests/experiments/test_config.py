@@ -393,12 +393,3 @@ def test_coco_recipes_are_the_published_ones() -> None:
         )
         half = composed(f"study={study}", "schedule.batch_size=8").make_schedule()
         assert (half.iterations, half.lr) == (2 * iterations, 0.01)
-
-
-def test_runs_from_before_augmentation_was_a_group_can_be_read(tmp_path: Path) -> None:
-    one = composed("augmentation.flip=0.25")
-    content: Any = OmegaConf.to_container(OmegaConf.structured(one))
-    content["dataset"]["flip"] = content.pop("augmentation")["flip"]
-    path = tmp_path / "config.yaml"
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(content)))
-    assert config.stored(path) == one

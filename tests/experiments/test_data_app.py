@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from experiments import app_config, config, data, data_counts, data_pictures, data_plots, data_problems, record, run
-from experiments.config import Config, DatasetConfig
+from experiments.config import Config
+from experiments.groups import DatasetConfig
 from instseg.data import InstanceDataset
 from instseg.errors import UserError
 

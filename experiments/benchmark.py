@@ -4,7 +4,6 @@ Without ``what`` the trained variants of a study are timed against each other.
 """
 
 import importlib
-import re
 import sys
 from pathlib import Path
 
@@ -37,12 +36,7 @@ def _study(options: app_config.Benchmark) -> None:
     print(tables.speed_text(frame).to_markdown(index=False))
 
 
-def _as_list(argument: str) -> str:
-    """``against=a,b``, which Hydra would take for a sweep, as the list that it is; ``heads`` too."""
-    return re.sub(r"^(against|heads)=([\w,\s]*)$", r"\1=[\2]", argument)
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = map(_as_list, sys.argv[1:])
+    sys.argv[1:] = [cli.as_list("against|heads", argument) for argument in sys.argv[1:]]
     app_config.register()
     cli.run(cli.app("pkg://experiments.conf_apps", "benchmark", _job))

@@ -11,8 +11,8 @@ import synthetic
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from experiments import app_config
-from experiments.evaluate import _as_list, compare
+from experiments import app_config, cli
+from experiments.evaluate import compare
 from instseg.errors import UserError
 from instseg.evaluation import coco
 from instseg.evaluation.hierarchy import holm
@@ -138,7 +138,7 @@ def test_commas(given: str, names: list[str]) -> None:
     app_config.register()
     GlobalHydra.instance().clear()
     with initialize_config_module("experiments.conf_apps", version_base="1.3"):
-        config = compose("evaluate", overrides=["annotations=a", _as_list(f"predictions={given}")])
+        config = compose("evaluate", overrides=["annotations=a", cli.as_list("predictions", f"predictions={given}")])
     assert app_config.typed(config, app_config.Evaluate).names() == names
 
 

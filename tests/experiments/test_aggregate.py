@@ -109,7 +109,7 @@ def test_predictions_that_contradict_the_result_are_noted(tmp_path: Path) -> Non
     (runs["unet"] / "predictions.json").write_text((runs["fcn"] / "predictions.json").read_text())
     study = read(tmp_path)
     compare(study, "fcn", 10)
-    assert any(runs["unet"].name in note and "result.json says" in note for note in study.notes)
+    assert any(runs["unet"].name in note and "its metrics say" in note for note in study.notes)
 
 
 def test_runs_of_several_commits_are_noted(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_own_pictures_are_the_study_mine_s_unless_others_are_asked_for() -> None
 
 def test_a_stored_run_of_older_code_is_still_read(tmp_path: Path) -> None:
     old = OmegaConf.structured(composed("dataset=balloon"))
-    for key in config.FILE_KEYS:
+    for key in groups.FILE_KEYS:
         del old.dataset.__dict__["_content"][key]
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(old))
     assert config.stored(tmp_path / "config.yaml") == composed("dataset=balloon")

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from experiments import checks, config
+from experiments import checks, config, groups
 from experiments.config import Config
 from instseg.errors import UserError
 

@@ -1,7 +1,9 @@
 """Batches are the same from any number of workers, and workers hand them over in few files."""
 
+import gc
 import os
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -78,12 +80,18 @@ def test_a_damaged_picture_is_the_same_one_line_from_a_worker(tmp_path: Path) ->
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts open files by /proc")
 def test_a_batch_from_a_worker_holds_few_files_open(data: Generated) -> None:
-    folder = Path("/proc/self/fd")
-    before = len(os.listdir(folder))  # noqa: PTH208
+    def files() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    before = files()
     held = batches(data, batch_size=16, iterations=2, workers=1)
-    now = len(os.listdir(folder))  # noqa: PTH208
+    # on a busy machine the worker's own pipes are closed a little later
+    deadline = time.monotonic() + 20
     # one for each of uint8, float32 and int64, and nothing else of the 96 tensors of a batch
-    assert now - before <= 3 * len(held)
+    while files() - before > 3 * len(held):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_parcel_gives_back_what_was_put_in() -> None:

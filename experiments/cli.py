@@ -78,6 +78,16 @@ def as_list(key: str, argument: str) -> str:
     return re.sub(rf"""^({key})=([^\[{{"'].*(?<!\\),.*)$""", r"\1=[\2]", argument)
 
 
+def as_texts(key: str, argument: str) -> str:
+    """``key=B,C`` as :func:`as_list` has it, of names that may hold brackets; commas in these, and ``\\,``, stay."""
+    given, equals, text = argument.partition("=")
+    if given != key or not equals or text in ("", "null") or text[0] in "[{'\"":
+        return argument
+    names = [name.replace("\\,", ",") for name in re.split(r"(?<!\\),(?![^(]*\))", text)]
+    quoted = [as_text(key, f"{key}={name}").removeprefix(f"{key}=") for name in names]
+    return f"{key}=[{','.join(quoted)}]" if len(quoted) > 1 else f"{key}={quoted[0]}"
+
+
 def as_text(key: str, argument: str) -> str:
     """``key=TEXT`` so that Hydra takes any file's name for one, whatever brackets and commas are in it."""
     given, equals, text = argument.partition("=")

@@ -73,14 +73,15 @@ class DatasetConfig:
         return {key: Path(value).expanduser() for key, value in given.items() if value is not None}
 
     def settings(self) -> dict[str, Any]:
-        """All that can change the numbers: of annotation files what is in them, and nowhere where anything lies."""
+        """All that can change the numbers: of annotation files a digest of what is in them, and nowhere where anything
+        lies."""
         parts = asdict(self)
         parts["options"].pop("download_dir", None)
         for key in FILE_KEYS:
             del parts[key]
         for key, path in self.files().items():
             if key.endswith("annotations"):
-                parts[key] = _digest(path, f"dataset.{key}")
+                parts[key] = _digest(path, f"dataset.{key}")[:8]
         return parts
 
 

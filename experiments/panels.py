@@ -1,6 +1,7 @@
 """Panels **image, prediction, ground truth**: what the masks of each variant look like on the same pictures."""
 
 import colorsys
+import hashlib
 import json
 import math
 import re
@@ -32,6 +33,7 @@ _LARGEST = 15.8
 _BLOCKS = 3
 _POINTS = 9
 _NAME_CHARACTERS = 18
+_NAME_LENGTH = 100
 # Ground truth file (relative to the study) and image id: ids alone repeat between folds and data sets.
 PictureKey = tuple[str, int]
 Colour = tuple[float, float, float]
@@ -243,10 +245,12 @@ def _nothing(picture: Picture) -> Instances:
 
 
 def file_names(order: list[str]) -> dict[str, str]:
-    """A file name without ending for each variant; no two are the same."""
+    """A file name without ending for each variant, of no more than 100 characters; no two are the same."""
     names: dict[str, str] = {}
     for label in order:
-        name = re.sub(r"[^\w.=-]+", "_", label).strip("_.") or "variant"
+        name = re.sub(r"[^\w.=-]+", "_", label, flags=re.ASCII).strip("_.") or "variant"
+        if len(name) > _NAME_LENGTH:
+            name = f"{name[: _NAME_LENGTH - 9]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
         while name in names.values():
             name += "_"
         names[label] = name

@@ -237,6 +237,6 @@ def _job(cfg: DictConfig) -> int:
 if __name__ == "__main__":
     for key in ("input", "output"):
         sys.argv[1:] = [cli.as_text(key, argument) for argument in sys.argv[1:]]
-    sys.argv[1:] = [cli.as_list("run", argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [cli.as_texts("run", argument) for argument in sys.argv[1:]]
     app_config.register()
     cli.run(cli.app("pkg://experiments.conf_apps", "predict", _job))

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
@@ -66,12 +66,18 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
 
 
 def _without_places(path: Path) -> str:
-    """A run's configuration without where its data and results lie."""
+    """A run's configuration without where its data, weights and results lie."""
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     for keys, part in ((("data_root", "results_dir"), config), (FILE_KEYS, config.get("dataset", {}))):
         for key in keys:
             part.pop(key, None)
+    OmegaConf.select(config, "dataset.options", default={}).pop("download_dir", None)
+    for key in ("init", "core", "trunk.weights"):
+        if given := OmegaConf.select(config, key):
+            place = PurePath(str(given))
+            name = place.parent if place.name == "checkpoint.pt" else place
+            OmegaConf.update(config, key, name.name)
     return OmegaConf.to_yaml(config)
 
 

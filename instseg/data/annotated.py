@@ -16,6 +16,9 @@ from instseg.data.dataset import InstanceDataset, Sample, make_target
 from instseg.data.images import read_image
 from instseg.errors import DataError
 
+ORIENTATION = "exif_orientation"
+"""In a picture's record, where its pixels are turned by EXIF when they are read."""
+
 
 class Picture(NamedTuple):
     """One picture and what is on it.
@@ -83,7 +86,7 @@ class AnnotatedPictures(InstanceDataset):
         annotations = [a for a in annotations if a["id"] not in unfit]
         height, width = record["height"], record["width"]
         path = Path(self.describe(index))
-        pixels = read_image(path)
+        pixels = read_image(path, record.get(ORIENTATION, 1))
         if pixels.shape[:2] != (height, width):
             raise DataError(
                 f"{path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, but {self._source} says "

@@ -122,7 +122,8 @@ def _among(path: Path, own: dict[int, Entry], known: list[Entry]) -> list[Entry]
 def _files(path: Path, images: Path, records: list[Entry]) -> dict[int, str]:
     """Where the pictures are, by their ids."""
     if not images.is_dir():
-        raise DataError(f"image folder {images} does not exist; {path} names its pictures relative to it")
+        fault = "is a file" if images.exists() else "does not exist"
+        raise DataError(f"image folder {images} {fault}; {path} names its pictures relative to it")
     finder = FileFinder(images)
     faults = Faults(path)
     files: dict[int, str] = {}

@@ -44,11 +44,15 @@ _TURNS = {
 }
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, orientation: int = 1) -> np.ndarray:
     """A picture as RGB, in the pixels as they are stored.
 
     Greyscale is repeated, palettes are looked up, 16-bit greyscale is scaled to 8 bits and an alpha channel
-    is dropped. EXIF orientation is not applied, since annotation files give the stored size.
+    is dropped.
+
+    Args:
+        path: of the picture.
+        orientation: EXIF's, by which it is turned; 1 leaves it as it is stored.
 
     Returns:
         (H, W, 3) uint8, writable.
@@ -57,6 +61,8 @@ def read_image(path: Path) -> np.ndarray:
         DataError: the file is missing, truncated, damaged, too large or no picture.
     """
     with _opened(path) as image:
+        if orientation in _TURNS:
+            return _to_rgb(path, image.transpose(_TURNS[orientation]))
         if image.format == "JPEG" and image.mode == "RGB":
             # the same pixels from the same decoder in 3/4 of the time; what it refuses Pillow reads, or says why not
             with suppress(RuntimeError):
@@ -103,6 +109,18 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as image:
         return image.height, image.width
+
+
+def image_header(path: Path) -> tuple[int, int, int]:
+    """Height and width of a picture in pixels as it is stored, and its EXIF orientation, 1 to 8, from its header only.
+
+    Raises:
+        DataError: as :func:`image_size`.
+    """
+    with _opened(path) as image:
+        # Pillow turns TIFF itself
+        orientation = 1 if image.format == "TIFF" else _orientation(image)
+        return image.height, image.width, orientation if orientation in _TURNS else 1
 
 
 def read_label_map(path: Path) -> np.ndarray:

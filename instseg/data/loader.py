@@ -1,6 +1,7 @@
 """Batches whose order and augmentation depend on the seed and the iteration alone, not on workers or restarts."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
@@ -46,7 +47,7 @@ def training_batches(
         _Caught(TrainingSamples(dataset, indices, transform, seed)),
         batch_sampler=_Order(indices, tall, batch_size, iterations, seed, start),
         collate_fn=_collate,
-        num_workers=workers,
+        num_workers=_processes(workers),
         multiprocessing_context=_context(workers),
         pin_memory=pin,
         generator=torch.Generator(),
@@ -65,7 +66,7 @@ def pictures(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) -> 
         _Caught(_Pictures(dataset)),
         batch_size=batch_size,
         collate_fn=_collate,
-        num_workers=workers,
+        num_workers=_processes(workers),
         multiprocessing_context=_context(workers),
         generator=torch.Generator(),
     )
@@ -79,7 +80,7 @@ def examined(
     loader = DataLoader(
         _Examined(dataset, indices),
         batch_size=None,
-        num_workers=workers,
+        num_workers=_processes(workers),
         multiprocessing_context=_context(workers),
         generator=torch.Generator(),
     )
@@ -96,6 +97,12 @@ def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
 def to_unit(image: torch.Tensor, device: torch.device) -> torch.Tensor:
     """(3, H, W) uint8 -> float32 in [0, 1] on a device."""
     return image.to(device, non_blocking=True).float() / 255
+
+
+def _processes(workers: int) -> int:
+    """No more than there are cores: more would wait for each other, and torch would say so at length."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(workers, cores)
 
 
 def _context(workers: int) -> str | None:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from coco_files import HEIGHT, SQUARE, WIDTH, Files, document
-from PIL import Image
+from PIL import Image, ImageOps
 from test_coco_faults import score
 
 from instseg import data
@@ -150,7 +150,7 @@ def test_a_missing_size_is_read_from_the_picture(files: Files, refused: Refused)
 def test_sizes_are_compared_before_anything_is_trained(files: Files, refused: Refused) -> None:
     content = many(files)
     content["images"][3] |= {"height": WIDTH, "width": HEIGHT}
-    refused(lambda: read(files, content) and read(files, content, "val"), "image 3", "20 x 30", "30 x 20", "EXIF")
+    refused(lambda: read(files, content) and read(files, content, "val"), "image 3", "20 x 30", "30 x 20", "no EXIF")
     content["images"][3] |= {"height": 10**6, "width": 10**6}
     refused(lambda: read(files, content) and read(files, content, "val"), "image 3")
     content = document()
@@ -244,3 +244,37 @@ def test_a_real_export_is_whole_from_both_folders(real_data: Path) -> None:
         assert sum(len(one.ground_truth()["annotations"]) for one in both) == 41
         assert both[0].num_classes == 6
         assert both[0].left_out + both[1].left_out == []
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("orientation", [*range(1, 9), 77])
+@pytest.mark.parametrize("sizes", ["upright", "none"])
+def test_a_turned_photograph_is_read_as_it_was_shown_to_whoever_annotated_it(
+    files: Files, orientation: int, suffix: str, sizes: str
+) -> None:
+    content = many(files)
+    rows = np.arange(HEIGHT * WIDTH * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = files.images / f"p3.{suffix}"
+    Image.fromarray(rows).save(path, exif=exif)
+    with Image.open(path) as image:
+        shown = np.asarray(ImageOps.exif_transpose(image))
+    content["images"][3] |= {"file_name": path.name}
+    if sizes == "upright":
+        content["images"][3] |= {"height": shown.shape[0], "width": shown.shape[1]}
+    (data,) = (one for one in (read(files, content), read(files, content, "val")) if 3 in one.image_ids)
+    image, target = data[data.image_ids.index(3)]
+    assert np.array_equal(image.permute(1, 2, 0), shown)
+    assert target["masks"].shape[1:] == shown.shape[:2] == data.sizes()[data.image_ids.index(3)]
+
+
+def test_what_was_annotated_in_stored_pixels_is_read_in_them(files: Files) -> None:
+    content = many(files)
+    rows = np.arange(HEIGHT * WIDTH * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rows).save(files.images / "p3.png", exif=exif)
+    content["images"][3] |= {"height": HEIGHT, "width": WIDTH, "exif_orientation": 6}
+    (data,) = (one for one in (read(files, content), read(files, content, "val")) if 3 in one.image_ids)
+    assert np.array_equal(data[data.image_ids.index(3)][0].permute(1, 2, 0), rows)

@@ -63,9 +63,24 @@ def test_what_is_quoted_or_no_text_stays(argument: str) -> None:
 
 
 def test_several_names_are_a_list() -> None:
-    assert composed("predict", cli.as_list("run", "run=a,b/c")).names() == ["a", "b/c"]
     for argument in ("run=a", "run=[a,b]", 'run="a,b"', "run=a\\,b", "runs=a,b"):
         assert cli.as_list("run", argument) == argument
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("a,b/c", ["a", "b/c"]),
+        ("quick/fcn", ["quick/fcn"]),
+        ("mine/unet(depth=1, skip=add),mine/fcn", ["mine/unet(depth=1, skip=add)", "mine/fcn"]),
+        (r"a\,b,it's", ["a,b", "it's"]),
+        ("[a,b]", ["a", "b"]),
+        ('"a,b"', ["a,b"]),
+    ],
+)
+def test_names_of_runs_may_hold_brackets(given: str, names: list[str]) -> None:
+    assert composed("predict", cli.as_texts("run", f"run={given}")).names() == names
+    assert cli.as_texts("run", f"runs={given}") == f"runs={given}"
 
 
 @pytest.mark.parametrize(

@@ -140,3 +140,6 @@ def test_file_names_are_safe_and_distinct() -> None:
     assert len(set(names.values())) == 4
     assert names["fcn"] == "fcn"
     assert not any("/" in name or name.startswith(".") for name in names.values())
+    # file systems take 255 bytes, and what is written for a moment has a longer name
+    long = panels.file_names([f"unet({'é' * 300}{end})" for end in "ab"])
+    assert len(set(long.values())) == 2 and all(len(name.encode()) <= 100 for name in long.values())

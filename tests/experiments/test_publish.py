@@ -20,6 +20,21 @@ dataset:
   annotations: /home/some
     body/somebody.json
   images: /home/somebody
+  options:
+    download_dir: /home/somebody/data
+init: /home/somebody/results/quick/runs/fcn-generated-f0-s0-01234567/checkpoint.pt
+core: COCO_V1
+trunk:
+  weights: /home/somebody/resnet.pth
+"""
+PUBLISHED = """seed: 0
+dataset:
+  name: coco_json
+  options: {}
+init: fcn-generated-f0-s0-01234567
+core: COCO_V1
+trunk:
+  weights: resnet.pth
 """
 
 
@@ -51,7 +66,7 @@ def test_panels_go_along_only_where_pictures_are_generated(tmp_path: Path, datas
     assert not list(to.rglob("*.npz")) and not list(to.rglob("predictions.json"))
     configs = list((to / "configs").iterdir())
     assert len(configs) == len(list((study / "runs").iterdir()))
-    assert {path.read_text() for path in configs} == {"seed: 0\ndataset:\n  name: coco_json\n"}
+    assert {path.read_text() for path in configs} == {PUBLISHED}
 
 
 def test_summary_has_the_numbers_of_the_tables(tmp_path: Path) -> None:

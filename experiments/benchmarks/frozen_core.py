@@ -57,7 +57,7 @@ def measure(setup: Setup) -> Outcome:
     seconds[apart] = [sum(times) for times in zip(*(seconds[name] for name in own), strict=True)]
     seconds[with_core] = [sum(times) for times in zip(seconds[together], seconds[core], strict=True)]
     rows = [Row(name, seconds[name], pictures, apart) for name in (apart, together, with_core)]
-    rows += [Row(f"{name}, end_to_end", seconds[name], pictures, apart) for name in own]
+    rows += [Row(f"{name}, end_to_end", seconds[name], pictures) for name in own]
     frozen.training_mode(still)
     rois = sum(len(still.rois(*part)[0]) for part in split(setup.batch, setup.config.make_schedule(), setup.device))
     measured = {

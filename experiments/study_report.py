@@ -115,7 +115,7 @@ def _shared_boxes(
 def _shared_boxes_text(found: pd.DataFrame, baseline: str) -> list[str]:
     if not len(found):
         return []
-    return [tables.fitted(shared_boxes.text(found)), f"masks in the boxes that {baseline} found, for all the same"]
+    return [tables.fitted(shared_boxes.text(found)), f"masks in the boxes that {baseline} found, the same for all"]
 
 
 def _plot(folder: Path, stem: str, make: Callable[[], Figure | None], why: str, skipped: list[str]) -> list[Path]:

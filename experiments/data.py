@@ -83,7 +83,14 @@ def _read(one: Config, problems: Path) -> list[Split]:
             return splits
         except DataError as error:
             wrong["both"] = error
-    found = [data_problems.Problem("error", name, line) for name, error in wrong.items() for line in error.lines]
+    told: dict[str, list[str]] = {}
+    for name, why in wrong.items():
+        for line in why.lines:
+            told.setdefault(line, []).append(name)
+    # of one file for both splits each would say the same
+    found = [
+        data_problems.Problem("error", "both" if len(names) > 1 else names[0], line) for line, names in told.items()
+    ]
     data_problems.write(problems, found, f"{one.dataset.name} can't be used")
     first = next(iter(wrong.values()))
     raise DataError(f"{first}; {len(found)} line{'s' if len(found) > 1 else ''} in {problems}")

@@ -378,3 +378,13 @@ def test_real_sets_are_counted_right(real_data: Path, name: str, numbers: dict[s
         without = int((split.pictures["instances"] == 0).sum())
         assert (len(split.pictures), len(alone), crowds, without) == numbers[split.name]
     assert not [problem for problem in data_problems.of_numbers(splits) if problem.kind != "look"]
+
+
+def test_a_fault_of_the_file_that_both_splits_come_from_is_told_once(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "pictures").mkdir()
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(document(range(1, 7), [square(0, 1, 0, 1, 1, 5)])))
+    keys = (f"dataset.annotations={path}", f"dataset.images={tmp_path / 'pictures'}", f"results_dir={tmp_path}")
+    refused(lambda: data._job(composed("dataset=coco_json", *keys)), "5 more", "6 lines", "problems.txt")
+    lines = problems(tmp_path / "data" / "coco_json")
+    assert len(lines) == 6 and all(line.startswith("error: both: ") for line in lines)

@@ -1,7 +1,7 @@
 """Parts that several heads share."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +90,15 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cells(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def joined(self, maps: Sequence[Tensor]) -> Tensor:
+        """What :meth:`forward` gives of maps (R, C_i, H, W) joined along their channels, without joining them."""
+        count, _, height, width = maps[0].shape
+        out = self.bias
+        assert out is not None
+        for x, weight in zip(maps, self.weight.flatten(1).split([x.shape[1] for x in maps], dim=1), strict=True):
+            out = torch.addmm(out, x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]), weight.t())
+        return out.view(count, height, width, self.out_channels).permute(0, 3, 1, 2)
 
 
 class FineFeatures(nn.Module):

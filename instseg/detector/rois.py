@@ -46,6 +46,7 @@ class RoIs:
         self.boxes = boxes
         self._aligned: dict[tuple[int, int | None], Tensor] = {}
         self._sampled: dict[int, tuple[Tensor, Tensor]] = {}
+        self._kept: dict[nn.Module, Tensor] = {}
 
     def __len__(self) -> int:
         return sum(len(boxes) for boxes in self.boxes)
@@ -114,6 +115,16 @@ class RoIs:
         sampled = torch.cat(parts).to(features.dtype)
         self._sampled[level] = (points, sampled)
         return sampled
+
+    @torch.compiler.disable
+    def keep(self, owner: nn.Module, features: Tensor) -> None:
+        """Lay by what a head's ``forward`` made of these RoIs, for its own loss or masks to go on from."""
+        self._kept[owner] = features
+
+    @torch.compiler.disable
+    def take(self, owner: nn.Module) -> Tensor | None:
+        """What a head laid by last, once; None where there is nothing (any more)."""
+        return self._kept.pop(owner, None)
 
     def _features(self, level: int) -> Tensor:
         if level not in self.pyramid:

@@ -1,5 +1,7 @@
 """RefineMask: contours, what each stage may change, and its loss."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -103,3 +105,37 @@ def test_each_stage_reads_p2_and_the_mask_of_the_label() -> None:
         assert torch.equal(head.masks(RoIs(pyramid, boxes), label)[1], first[1])
         head.logits[0].bias[1] += 5
         assert not torch.equal(head.masks(RoIs(pyramid, boxes), label)[1], first[1])
+
+
+def test_the_first_features_are_made_once_and_taken_once() -> None:
+    torch.manual_seed(0)
+    head = heads.build("refinemask", 8, 3, width=16, norm="batch")
+    pyramid = {k: torch.rand(1, 8, 128 // 2**k, 128 // 2**k) for k in (2, 3, 4, 5)}
+    boxes, label = [torch.tensor([[10.0, 10.0, 90.0, 90.0]])], torch.tensor([1])
+    targets = MaskTargets(label, [torch.ones(1, 128, 128)], [torch.tensor([0])], boxes)
+    rois = RoIs(pyramid, boxes)
+    loss = head.losses(head(rois), rois, targets)["loss_mask"]
+    # running statistics that moved twice would have counted each batch double
+    assert {int(b) for n, b in head.convs.named_buffers() if n.endswith("num_batches_tracked")} == {1}
+    # computed anew they are the same, and with changed weights nothing old comes back
+    torch.testing.assert_close(head.loss(torch.zeros(1, 3, 14, 14), rois, targets)["loss_mask"], loss)
+    with torch.no_grad():
+        head.convs[0][0].weight.neg_()
+    changed = head.loss(torch.zeros(1, 3, 14, 14), rois, targets)["loss_mask"]
+    assert (changed - loss).abs() > 1e-4
+
+
+def test_stages_stay_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which makes doubling them eight times faster on a CPU."""
+    torch.manual_seed(0)
+    head = heads.build("refinemask", 8, 3, width=16).eval()
+    double, seen = torch.nn.functional.interpolate, []
+
+    def watched(x: torch.Tensor, **options: Any) -> torch.Tensor:
+        seen.append((x.shape[1], x.is_contiguous(memory_format=torch.channels_last)))
+        return double(x, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", watched)
+    pyramid = {k: torch.rand(1, 8, 128 // 2**k, 128 // 2**k) for k in (2, 3, 4, 5)}
+    head.masks(RoIs(pyramid, [torch.tensor([[10.0, 10.0, 90.0, 90.0]])]), torch.tensor([1]))
+    assert seen == [(8, True), (4, True), (2, True)]

@@ -20,15 +20,20 @@ from instseg.training.loop import split, step
 
 GOAL = 0.25
 """The largest ratio that eight heads on R50-FPN at 800 pixels should have."""
+SHARES = (1.0, 0.5, 0.25)
+"""Of the RoIs that a picture may have, the part that it has."""
+TOUCHING = 1e-6
+"""IoU from which a proposal is a positive here, so that random ones are enough of both kinds."""
 
 
 def measure(setup: Setup) -> Outcome:
-    """Rows: one step of every head end to end, one after the other; one step of all of them at once; the same and a
-    step of the core's own training; and each head's end-to-end step.
+    """Rows for each number of RoIs: one step of every head end to end, one after the other; one step of all of them at
+    once; the same and a step of the core's own training. Then each head's end-to-end step with the most RoIs.
 
-    Every picture has as many RoIs as the study allows, which is what the heads' share is largest with.
+    A picture has as many RoIs as the study allows, or a share of them. The more there are, the larger is the heads'
+    part of a step, and the less one trunk for all of them saves.
     """
-    full = replace(setup.config.detector, box_fg_iou_thresh=0.0, box_bg_iou_thresh=0.0)
+    full = replace(setup.config.detector, box_fg_iou_thresh=TOUCHING, box_bg_iou_thresh=TOUCHING)
     setup = replace(setup, config=replace(setup.config, detector=full))
     configs = {name: _config(setup, name) for name in setup.options.heads}
     learning, still = setup.model(), setup.model()
@@ -41,10 +46,16 @@ def measure(setup: Setup) -> Outcome:
             one.compile_layers()
             for model in models.values():
                 model.mask_head.compile()
-    core = "the core"
-    work = {name: _end_to_end(setup, model) for name, model in {core: learning, **own}.items()}
-    together = f"{len(shared)} heads at once, frozen_core"
-    work[together] = _at_once(setup, list(shared.values()))
+    core, together = "the core", f"{len(shared)} heads at once, frozen_core"
+    steps = {f"{name}, end_to_end": _end_to_end(setup, model) for name, model in {core: learning, **own}.items()}
+    steps[together] = _at_once(setup, list(shared.values()))
+    # where there are too few proposals for it, two shares are of one number
+    fractions = {_rois(setup, still, one): one for one in (full.box_positive_fraction * share for share in SHARES)}
+    work = {
+        f"{rois} RoIs: {name}": _learning_from(fraction, still if name == together else learning, call)
+        for rois, fraction in fractions.items()
+        for name, call in steps.items()
+    }
     if setup.compiles or setup.device.type == "cuda":
         # compilers and choosers of kernels are done before the clock runs
         for call in progress.bar(iterable=[*work.values()] * 3, desc="warm up", unit="step"):
@@ -52,18 +63,22 @@ def measure(setup: Setup) -> Outcome:
     seconds = timing.alternating(work, rounds=setup.options.rounds, device=setup.device, budget=math.inf)
 
     pictures = len(setup.batch[0])
-    apart = f"{len(own)} heads apart, end_to_end"
-    with_core = f"{together}, and the core's training"
-    seconds[apart] = [sum(times) for times in zip(*(seconds[name] for name in own), strict=True)]
-    seconds[with_core] = [sum(times) for times in zip(seconds[together], seconds[core], strict=True)]
-    rows = [Row(name, seconds[name], pictures, apart) for name in (apart, together, with_core)]
-    rows += [Row(f"{name}, end_to_end", seconds[name], pictures) for name in own]
-    frozen.training_mode(still)
-    rois = sum(len(still.rois(*part)[0]) for part in split(setup.batch, setup.config.make_schedule(), setup.device))
+    rows = []
+    for rois in fractions:
+        apart, at_once = f"{rois} RoIs: {len(own)} heads apart, end_to_end", f"{rois} RoIs: {together}"
+        with_core = f"{at_once}, and the core's training"
+        each = [seconds[f"{rois} RoIs: {name}, end_to_end"] for name in own]
+        seconds[apart] = [sum(times) for times in zip(*each, strict=True)]
+        of_core = seconds[f"{rois} RoIs: {core}, end_to_end"]
+        seconds[with_core] = [sum(times) for times in zip(seconds[at_once], of_core, strict=True)]
+        rows += [Row(name, seconds[name], pictures, apart) for name in (apart, at_once, with_core)]
+    rows += [
+        Row(name, seconds[name], pictures) for name in (f"{max(fractions)} RoIs: {one}, end_to_end" for one in own)
+    ]
     measured = {
         "heads": " ".join(own),
         "pictures": pictures,
-        "rois": rois,
+        "rois": " ".join(map(str, fractions)),
         "height": setup.size[0],
         "width": setup.size[1],
         "classes": setup.classes,
@@ -73,6 +88,24 @@ def measure(setup: Setup) -> Outcome:
     }
     note = f"The goal for eight heads, resnet50 and 800 pixels: at most {GOAL} times as long as apart."
     return Outcome(rows, "images", measured, [note])
+
+
+def _learning_from(fraction: float, detector: MaskRCNN, call: Callable[[], Any]) -> Callable[[], Any]:
+    """A step in which at most this part of the drawn proposals is positive."""
+
+    def work() -> Any:
+        detector.roi_heads.positive_fraction = fraction
+        return call()
+
+    return work
+
+
+def _rois(setup: Setup, still: MaskRCNN, fraction: float) -> int:
+    """How many RoIs the batch then has, all pictures together."""
+    frozen.training_mode(still)
+    still.roi_heads.positive_fraction = fraction
+    torch.manual_seed(0)
+    return sum(len(still.rois(*part)[0]) for part in split(setup.batch, setup.config.make_schedule(), setup.device))
 
 
 def _config(setup: Setup, name: str) -> Config:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -111,20 +112,24 @@ def test_training_steps(tmp_path: Path) -> None:
 
 def test_heads_at_once_and_apart(tmp_path: Path) -> None:
     table, record, words = measured(tmp_path, "what=frozen_core", SMALL, "heads=[fcn,unet]", "instances=1")
-    apart, together = "2 heads apart, end_to_end", "2 heads at once, frozen_core"
-    with_core = f"{together}, and the core's training"
-    assert list(table.index) == [apart, together, with_core, "fcn, end_to_end", "unet, end_to_end"]
-    check_times(table, record, "images")
-    assert list(table["compared_with"].fillna("")) == [apart] * 3 + [""] * 2
-    raw = {row["name"]: row["seconds"] for row in record["rows"]}
-    for both, one, other in zip(raw[apart], raw["fcn, end_to_end"], raw["unet, end_to_end"], strict=True):
-        assert both == one + other
-    assert all(more > less for more, less in zip(raw[with_core], raw[together], strict=True))
-    # the most positives that a picture may have
+    # the most positives that two pictures may have, half of them and a quarter
     detector = setup.make(options("study=quick", "device=cpu")).config.detector
-    most = int(detector.box_batch_size_per_image * detector.box_positive_fraction)
-    assert record["what"]["rois"] == 2 * most and record["what"]["heads"] == "fcn unet"
-    assert f"{together} takes" in words and "0.25" in words
+    most = 2 * int(detector.box_batch_size_per_image * detector.box_positive_fraction)
+    counts = [most, most // 2, most // 4]
+    assert record["what"]["rois"] == " ".join(map(str, counts)) and record["what"]["heads"] == "fcn unet"
+    groups = [(f"{n} RoIs: 2 heads apart, end_to_end", f"{n} RoIs: 2 heads at once, frozen_core") for n in counts]
+    names = [[apart, together, f"{together}, and the core's training"] for apart, together in groups]
+    lone = [f"{most} RoIs: {head}, end_to_end" for head in ("fcn", "unet")]
+    assert list(table.index) == [*chain(*names), *lone]
+    check_times(table, record, "images")
+    assert list(table["compared_with"].fillna("")) == [apart for apart, _ in groups for _ in range(3)] + [""] * 2
+    raw = {row["name"]: row["seconds"] for row in record["rows"]}
+    for both, one, other in zip(raw[groups[0][0]], *(raw[name] for name in lone), strict=True):
+        assert both == one + other
+    for _, together, with_core in names:
+        assert all(more > less for more, less in zip(raw[with_core], raw[together], strict=True))
+        assert f"{together} takes" in words
+    assert "0.25" in words
 
 
 def test_inference(tmp_path: Path) -> None:

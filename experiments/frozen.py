@@ -12,7 +12,7 @@ from experiments import first_weights
 from experiments.config import Config
 from experiments.record import Begun, begin, finish, logged_scores, only_process, say_left_out
 from experiments.run import build_model, prepare, run, training_batches, wants_compiling
-from instseg import progress
+from instseg import memory, progress
 from instseg.data import InstanceDataset
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
@@ -102,8 +102,10 @@ def _passes(begun: list[Begun], core: Path | None, device: torch.device) -> Erro
     """One pass, or where that needs too much memory two of half the heads, which go on from their checkpoints."""
     try:
         return _pass(begun, core, device)
-    except torch.OutOfMemoryError as error:
-        why = str(error).split("\n")[0]
+    except Exception as error:
+        why = memory.ran_out(error)
+        if why is None:
+            raise
     # out here nothing holds on to the failed pass's models
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -24,7 +24,7 @@ from experiments.config import torch_device
 from experiments.named_runs import Trained
 from experiments.panels import file_names
 from experiments.run import prepare
-from instseg import progress
+from instseg import memory, progress
 from instseg.data import folders
 from instseg.data.images import read_upright
 from instseg.detector import MaskRCNN
@@ -83,7 +83,9 @@ def predict(config: app_config.Predict) -> int:
                 name = path.relative_to(source if source.is_dir() else source.parent).as_posix()
                 try:
                     images.append(_one(path, name, image_id, predictors, output, config))
-                except (DataError, MemoryError, torch.OutOfMemoryError) as error:
+                except Exception as error:
+                    if not isinstance(error, DataError) and memory.ran_out(error) is None:
+                        raise
                     why = str(error) if isinstance(error, DataError) else f"{path} needs more memory than there is"
                     failed.append(_printable(why))
                     progress.say(f"failed: {failed[-1]}")

@@ -8,7 +8,7 @@ import torch
 
 from experiments import first_weights
 from experiments.config import Config, torch_device
-from experiments.record import begin, finish, logged_scores, only_process, say_left_out
+from experiments.record import Begun, begin, finish, logged_scores, only_process, say_left_out
 from instseg import detector, memory, seeds
 from instseg.data import InstanceDataset, loader
 from instseg.detector import MaskRCNN
@@ -23,7 +23,8 @@ def run(config: Config) -> Path:
     """Carry out a run and return its folder; at once where it has been carried out.
 
     Raises:
-        UserError: the configuration or the data can't be used, training diverged, or another process is at it.
+        UserError: the configuration or the data can't be used, training diverged, memory ran out, or another process
+            is at it.
     """
     folder = config.folder()
     if (folder / "result.json").exists():
@@ -34,17 +35,27 @@ def run(config: Config) -> Path:
             return folder
         begun = begin(config, device)
         say_left_out(begun)
-        model = build_model(config, begun.data.num_classes)
-        # what a run resumes from is put over these
-        origin = first_weights.start(model, config, begun.data)
-        model = model.to(device).to(memory_format=torch.channels_last)
-        if wants_compiling(config, device):
-            model.compile_layers()
-        trained = _train(config, model, begun.data, begun.held_out, folder, device)
-        results = _predict(config, model, begun.held_out, device, title=f"{config.head.variant}: evaluate")
-        masks = _predict_in_true_boxes(config, model, begun.held_out, device)
-        finish(begun, results, masks, trained, **origin)
+        try:
+            _carry_out(config, begun, device)
+        except Exception as error:
+            why = memory.ran_out(error)
+            if why is None:
+                raise
+            raise UserError(f"{folder}: out of memory ({why}); schedule.accumulate=2 needs less") from error
     return folder
+
+
+def _carry_out(config: Config, begun: Begun, device: torch.device) -> None:
+    model = build_model(config, begun.data.num_classes)
+    # what a run resumes from is put over these
+    origin = first_weights.start(model, config, begun.data)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    if wants_compiling(config, device):
+        model.compile_layers()
+    trained = _train(config, model, begun.data, begun.held_out, config.folder(), device)
+    results = _predict(config, model, begun.held_out, device, title=f"{config.head.variant}: evaluate")
+    masks = _predict_in_true_boxes(config, model, begun.held_out, device)
+    finish(begun, results, masks, trained, **origin)
 
 
 def prepare(config: Config) -> torch.device:

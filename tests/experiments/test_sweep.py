@@ -243,6 +243,12 @@ def test_a_run_is_not_done_twice_at_once(tmp_path: Path) -> None:
     assert "another process" in apps.only_error(done)
 
 
+def test_a_run_that_needs_too_much_memory_says_so(tmp_path: Path) -> None:
+    done = apps.run("train", *apps.TINY, "head=fcn", "head.options.width=1000000", f"results_dir={tmp_path}")
+    line = apps.only_error(done)
+    assert str(apps.folders(tmp_path)[0]) in line and "out of memory" in line and "tried to allocate" in line
+
+
 def test_rates_count_the_pictures_that_were_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("sweep", *apps.TINY, f"results_dir={tmp_path}", "head=fcn", "schedule.iterations=2")
     assert apps.run(*arguments, "evaluation.speed=false").returncode == 0

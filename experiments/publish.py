@@ -18,7 +18,7 @@ TABLES = (*(f"{table}.{ending}" for table in _WRITTEN for ending in ("csv", "md"
 PLOTS = ("learning_curves", "ap_latency", "forest", "win_tie_loss", "ap_by_object")
 PICTURES = ("panels.png", "disagreement.png")
 """Of generated pictures alone."""
-SOURCES = ("study.json", "speed.json")
+SOURCES = ("study.json", "speed.json", "sweeps.jsonl")
 
 
 def publish(study_dir: Path, to: Path) -> list[Path]:

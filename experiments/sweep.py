@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -26,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import checks, cli, config, control, first_weights, frozen, shared_boxes, speed, study_report
 from experiments.config import Config
+from experiments.provenance import now, provenance
 from experiments.record import ERROR, LOCK, check_same_data
 from experiments.run import run
 from instseg import progress
@@ -174,6 +176,27 @@ def _note(runs: list[Config], error: Exception) -> None:
             write_atomically(one.folder() / ERROR, why)
 
 
+def _log(path: Path, began: float) -> None:
+    """Add to the sweeps of a study how long this one took, report and all, where it carried out any run."""
+    results = [one.folder() / "result.json" for one in _planned]
+    done = [path for path in results if path.exists()]
+    carried_out = sum(path.stat().st_mtime >= began - 1 for path in done)
+    if carried_out == 0:
+        return
+    runtime = _planned[0].runtime
+    line = {
+        "seconds": time.time() - began,
+        "carried_out": carried_out,
+        "done_before": len(done) - carried_out,
+        "failed": len(results) - len(done),
+        "jobs": runtime.jobs,
+        **provenance(config.torch_device(runtime.device)),
+        "finished": now(),
+    }
+    with path.open("a") as file:
+        file.write(f"{json.dumps(line)}\n")
+
+
 def _end_with(parent: int) -> None:
     """End this process when its parent ends, so that a killed sweep leaves no run behind that holds its folder."""
 
@@ -197,6 +220,7 @@ def main() -> int:
     if not any(argument.startswith("-") for argument in sys.argv[1:]):
         # the configuration says so too, but where it can't be composed Hydra would blame the commas
         sys.argv.append("--multirun")
+    began = time.time()
     _carry_out()
     if not _planned:
         # --help, --cfg and the like
@@ -219,6 +243,7 @@ def main() -> int:
                 # the tables of AP don't hang on it
                 untimed = str(error)
         print(study_report.build(folder, study.study.baseline, study.evaluation.resamples))
+        _log(folder / "sweeps.jsonl", began)
     for one in failed:
         path = one.folder() / ERROR
         why = path.read_text() if path.exists() else "its process ended before it did"

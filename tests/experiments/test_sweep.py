@@ -42,8 +42,14 @@ def test_a_sweep_writes_tables_and_plots_and_is_safe_to_repeat(tmp_path: Path) -
         assert torch.__version__.startswith(result["provenance"]["versions"]["torch"])
         assert (study / result["ground_truth"]).exists()
 
+    # the time of a whole sweep is on record, with what it ran on
+    (line,) = map(json.loads, (study / "sweeps.jsonl").read_text().splitlines())
+    assert (line["carried_out"], line["done_before"], line["failed"]) == (2, 0, 0)
+    assert line["seconds"] > sum(result["provenance"]["train_seconds"] for result in results)
+    assert line["commit"] == results[0]["provenance"]["commit"] and "threads" in line["device"]
+
     before = {path: path.stat().st_mtime_ns for path in study.glob("runs/*/*")} | {
-        study / "speed.json": (study / "speed.json").stat().st_mtime_ns
+        study / name: (study / name).stat().st_mtime_ns for name in ("speed.json", "sweeps.jsonl")
     }
     again = apps.run(*arguments)
     assert again.returncode == 0

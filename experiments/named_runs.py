@@ -40,6 +40,10 @@ class Trained:
         """
         return load_model(self.config, len(self.categories) + 1, self.folder / "checkpoint.pt", device)
 
+    def trained_at(self) -> int:
+        """When its weights were written, in nanoseconds: the same run trained anew is told apart by it."""
+        return (self.folder / "checkpoint.pt").stat().st_mtime_ns
+
 
 def find(names: Sequence[str], results_dir: Path) -> list[Trained]:
     """The runs that are meant by names.

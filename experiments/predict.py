@@ -23,6 +23,7 @@ from experiments import app_config, cli, named_runs, overlays
 from experiments.config import torch_device
 from experiments.named_runs import Trained
 from experiments.panels import file_names
+from experiments.predict_journal import Journal
 from experiments.run import prepare
 from instseg import memory, progress
 from instseg.data import folders
@@ -47,12 +48,12 @@ class _Predictor:
     results: coco.Results = field(default_factory=list)
     drawn: int = 0
 
-    def find(self, picture: NDArray[np.uint8], image_id: int) -> coco.Results:
-        """COCO results of a picture, the best first."""
+    def find(self, picture: NDArray[np.uint8]) -> coco.Results:
+        """COCO results of a picture, which is not named yet, the best first."""
         # precision is a setting of the process
         prepare(self.run.config)
         found = predict_picture(self.model, picture, device=self.device, precision=self.run.config.schedule.precision)
-        results = coco.to_results([found], [image_id], [category["id"] for category in self.run.categories])
+        results = coco.to_results([found], [0], [category["id"] for category in self.run.categories])
         return sorted(results, key=lambda result: -result["score"])
 
     def finish(self, images: list[dict[str, Any]]) -> None:
@@ -75,14 +76,21 @@ def predict(config: app_config.Predict) -> int:
     output = Path(config.output or Path(config.results_dir) / "predictions" / source.resolve().name).expanduser()
     paths, found = _pictures(source, output, config.recursive)
     predictors = _predictors(config, output)
+    journal = _journal(config, predictors, output)
     images: list[dict[str, Any]] = []
+    before = 0
     failed = [_printable(line) for line in found.unread]
     try:
         with progress.bar(total=len(paths), desc="predict", unit="img") as bar:
             for image_id, path in enumerate(paths, 1):
                 name = path.relative_to(source if source.is_dir() else source.parent).as_posix()
                 try:
-                    images.append(_one(path, name, image_id, predictors, output, config))
+                    one = journal.get(name, path)
+                    before += one is not None
+                    if one is None:
+                        one = _one(path, name, predictors, output, config)
+                        journal.add(name, path, one)
+                    images.append(_take(one, image_id, predictors))
                 except Exception as error:
                     if not isinstance(error, DataError) and memory.ran_out(error) is None:
                         raise
@@ -91,11 +99,13 @@ def predict(config: app_config.Predict) -> int:
                     progress.say(f"failed: {failed[-1]}")
                 bar.update()
     except KeyboardInterrupt:
-        cli.fail(f"interrupted; {len(images)} of {len(paths)} pictures are in {output}", 130)
+        done = f"{len(images)} of {len(paths)} pictures are in {output}"
+        cli.fail(f"interrupted; {done}, and the same command goes on with the rest", 130)
     finally:
-        for one in predictors:
-            one.finish(images)
-    print(_summary(len(images), predictors, found, failed, config.score, output))
+        for predictor in predictors:
+            predictor.finish(images)
+    journal.end()
+    print(_summary(len(images), before, predictors, found, failed, config.score, output))
     return 1 if failed else 0
 
 
@@ -127,13 +137,25 @@ def _predictors(config: app_config.Predict, output: Path) -> list[_Predictor]:
     return predictors
 
 
+def _journal(config: app_config.Predict, predictors: Sequence[_Predictor], output: Path) -> Journal:
+    about = {
+        "runs": [[one.run.label, one.run.config.hash(), one.run.trained_at()] for one in predictors],
+        "settings": [config.score, config.max_side, config.max_pixels],
+    }
+    try:
+        return Journal(output / ".progress.jsonl", about)
+    except OSError as error:
+        raise _unwritable(output, error) from error
+
+
 def _one(
-    path: Path, name: str, image_id: int, predictors: Sequence[_Predictor], output: Path, config: app_config.Predict
+    path: Path, name: str, predictors: Sequence[_Predictor], output: Path, config: app_config.Predict
 ) -> dict[str, Any]:
-    """Predict and draw one picture; returns its entry for COCO's ``images``."""
+    """Predict and draw one picture; returns its entry for COCO's ``images``, without its id, and what each run found
+    and shows."""
     picture = read_upright(path, config.max_pixels)
     height, width = picture.shape[:2]
-    found = [one.find(picture, image_id) for one in predictors]
+    found = [one.find(picture) for one in predictors]
     shown = [[result for result in results if result["score"] > config.score] for results in found]
     colours = overlays.colours(shown)
     base = np.asarray(overlays.resized(Image.fromarray(picture), overlays.size_of(height, width, config.max_side)))
@@ -153,10 +175,16 @@ def _one(
         if error.errno == errno.ENAMETOOLONG:
             raise DataError(f"{path} has too long a name: {name}.png can't be written") from error
         raise _unwritable(output, error) from error
-    for one, results, above in zip(predictors, found, shown, strict=True):
-        one.results += results
-        one.drawn += len(above)
-    return {"id": image_id, "file_name": name, "height": height, "width": width}
+    image = {"file_name": name, "height": height, "width": width}
+    return {"image": image, "results": found, "drawn": [len(above) for above in shown]}
+
+
+def _take(found: dict[str, Any], image_id: int, predictors: Sequence[_Predictor]) -> dict[str, Any]:
+    """Give the runs what was found on a picture; returns its entry for COCO's ``images``."""
+    for one, results, drawn in zip(predictors, found["results"], found["drawn"], strict=True):
+        one.results += [{**result, "image_id": image_id} for result in results]
+        one.drawn += drawn
+    return {"id": image_id, **found["image"]}
 
 
 def _write_masks(
@@ -206,6 +234,7 @@ def _write(path: Path, image: Image.Image) -> None:
 
 def _summary(
     done: int,
+    before: int,
     predictors: Sequence[_Predictor],
     found: folders.Found,
     failed: Sequence[str],
@@ -214,6 +243,8 @@ def _summary(
 ) -> str:
     objects = ", ".join(f"{one.run.label} {one.drawn}" for one in predictors)
     lines = [f"{done} of {len(found.paths)} pictures in {output}; objects with a score above {score}: {objects}"]
+    if before:
+        lines.append(f"{before} of them had been done before this was broken off")
     if found.others:
         lines.append(f"files that are no pictures, passed over: {found.others}")
     if found.subfolders:

@@ -1,7 +1,6 @@
 """Predictions on pictures of any kind: what is written, what is said of the bad ones, and how runs are named."""
 
 import errno
-import itertools
 import json
 import os
 import shutil
@@ -383,18 +382,55 @@ def test_a_full_disk_is_one_line(results: Path, tmp_path: Path, refused: Any, mo
     )
 
 
-def test_broken_off_pictures_are_kept(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(3):
-        Image.fromarray(scene(number)).save(tmp_path / f"{number}.png")
-    reads = itertools.count()
+def test_a_broken_off_prediction_goes_on(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures, output = tmp_path / "pictures", tmp_path / "out"
+    pictures.mkdir()
+    for number in range(4):
+        Image.fromarray(scene(number)).save(pictures / f"{number}.png")
+    whole = predicted(pictures, results, tmp_path / "whole", "quick/fcn", "quick/unet")
+    read: list[str] = []
 
-    def read(path: Path, largest: int) -> np.ndarray:
-        if next(reads) == 2:
-            raise KeyboardInterrupt
-        return np.array(Image.open(path))
+    def reader(stop_at: int | None) -> None:
+        read.clear()
 
-    monkeypatch.setattr(app, "read_upright", read)
+        def one(path: Path, largest: int) -> np.ndarray:
+            if len(read) == stop_at:
+                raise KeyboardInterrupt
+            read.append(path.name)
+            return np.array(Image.open(path))
+
+        monkeypatch.setattr(app, "read_upright", one)
+
+    reader(stop_at=2)
     with pytest.raises(SystemExit):
-        predicted(tmp_path, results, tmp_path / "out")
-    assert set(listed(tmp_path / "out")) == {"0.png", "1.png"}
-    assert {one["image_id"] for one in found(tmp_path / "out")} == {1, 2}
+        predicted(pictures, results, output, "quick/fcn", "quick/unet")
+    assert set(listed(output)) == {"0.png", "1.png"}
+    assert {one["image_id"] for one in found(output)} == {1, 2}
+    assert "2 of 4 pictures" in capsys.readouterr().err
+
+    # a kill leaves half a line; a changed picture is a new one, and a new one in front moves all ids
+    journal = output / ".progress.jsonl"
+    journal.write_text(journal.read_text() + '{"name": "2.png", "fi')
+    os.utime(pictures / "1.png", ns=(1, 1))
+    Image.fromarray(scene(0)).save(pictures / "+.png")
+    reader(stop_at=None)
+    predicted(pictures, results, output, "quick/fcn", "quick/unet")
+    assert read == ["+.png", "1.png", "2.png", "3.png"] and not journal.exists()
+    assert "1 of them had been done before" in capsys.readouterr().out
+    moved = {before: before + 1 for before in (1, 2, 3, 4)}
+    for variant in ("fcn", "unet"):
+        expected = json.loads((whole / variant / "results.json").read_text())
+        ours = [one for one in json.loads((output / variant / "results.json").read_text()) if one["image_id"] > 1]
+        assert ours == [{**one, "image_id": moved[one["image_id"]]} for one in expected]
+
+    # all of it is done again when it is asked for again, and by other runs or settings
+    for runs, least in ((("quick/fcn", "quick/unet"), 0.3), (("quick/fcn",), LOW)):
+        reader(stop_at=3)
+        with pytest.raises(SystemExit):
+            predicted(pictures, results, output, "quick/fcn", "quick/unet")
+        assert len(read) == 3
+        reader(stop_at=None)
+        predicted(pictures, results, output, *runs, score=least)
+        assert len(read) == 5

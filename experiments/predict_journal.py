@@ -1,0 +1,56 @@
+"""What ``experiments.predict`` has found so far, so that it goes on where it was broken off."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from instseg.files import write_atomically
+
+
+class Journal:
+    """A line a picture, in a file that is gone when all pictures are done.
+
+    Args:
+        path: of the file; what lies there is taken over where it was found by the same runs and settings.
+        about: those runs and settings, as JSON has them.
+
+    Raises:
+        OSError: the file can't be read or written.
+    """
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self._path = path
+        self._pictures: dict[str, dict[str, Any]] = {}
+        lines = path.read_text().split("\n") if path.exists() else []
+        # a line that was broken off has no end
+        first, *rest = [_parsed(line) for line in lines[:-1]] or [None]
+        if first == about:
+            self._pictures = {one["name"]: one for one in rest if one is not None}
+        kept = [about, *self._pictures.values()]
+        write_atomically(path, "".join(f"{json.dumps(one)}\n" for one in kept))
+
+    def get(self, name: str, picture: Path) -> dict[str, Any] | None:
+        """What was found on a picture, as it was added; None where it is a new or another file."""
+        one = self._pictures.get(name)
+        return one["found"] if one is not None and one["file"] == _file(picture) else None
+
+    def add(self, name: str, picture: Path, found: dict[str, Any]) -> None:
+        """Keep what was found on a picture."""
+        with self._path.open("a") as file:
+            file.write(f"{json.dumps({'name': name, 'file': _file(picture), 'found': found})}\n")
+
+    def end(self) -> None:
+        """All pictures are done."""
+        self._path.unlink(missing_ok=True)
+
+
+def _file(picture: Path) -> list[int]:
+    about = picture.stat()
+    return [about.st_size, about.st_mtime_ns]
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

@@ -89,7 +89,9 @@ def _histograms(axes: Axes, values: dict[str, np.ndarray], edges: np.ndarray) ->
         shares = 100 * counts / max(len(numbers), 1)
         axes.stairs(shares, edges, fill=True, alpha=0.25, color=_COLOURS[split])
         axes.stairs(shares, edges, color=_COLOURS[split], linewidth=1.4, label=split)
-    axes.set_xlim(edges[0], edges[-1])
+    # room for the outline of the first and last bin
+    rim = 0.015 * (edges[-1] - edges[0])
+    axes.set_xlim(edges[0] - rim, edges[-1] + rim)
     axes.margins(y=0.18)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(5))

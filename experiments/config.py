@@ -26,7 +26,7 @@ from experiments.groups import (
     StudyConfig,
     Trunk,
 )
-from instseg import data, transfer
+from instseg import data, seeds, transfer
 from instseg.data import InstanceDataset, transforms
 from instseg.detector.rois import MaskHead
 from instseg.errors import UserError
@@ -117,6 +117,15 @@ class Config:
     def transferred(self) -> dict[str, str]:
         """``init`` and ``core``, as far as they are given."""
         return {key: given for key in ("init", "core") if (given := getattr(self, key)) is not None}
+
+    def stream_seed(self) -> int:
+        """What a run's random streams are named by: its seed, drawn anew in every fold.
+
+        What a seed that began alike in all folds does to a head would not show between the folds, and no number of
+        them would average it out.
+        """
+        fold = self.dataset.fold
+        return seeds.derive(self.seed, "fold", fold) if fold else self.seed
 
     def core_run(self) -> "Config":
         """The run whose detector is frozen under the head, with ``protocol=frozen_core``: the plain FCN end to end and

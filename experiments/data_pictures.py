@@ -47,7 +47,7 @@ class Shown:
 
 def augmented(config: Config, data: InstanceDataset, index: int, turn: int) -> tuple[torch.Tensor, dict[str, Any]]:
     """Training picture ``index`` as a run of this configuration may see it, and its target: one draw a ``turn``."""
-    drawn = loader.TrainingSamples(data, data.learnable(), config.make_transform(), config.seed)
+    drawn = loader.TrainingSamples(data, data.learnable(), config.make_transform(), config.stream_seed())
     return drawn[index, turn]
 
 

@@ -151,7 +151,7 @@ def _pass(begun: list[Begun], core: Path | None, device: torch.device) -> Errors
         schedule,
         lambda start: training_batches(config, data, start, schedule.iterations, device),
         [one.config.folder() for one in begun],
-        seed=config.seed,
+        seed=config.stream_seed(),
         device=device,
         describe=lambda image_id: data.describe(by_id[image_id]),
         evaluate=evaluate,

@@ -83,9 +83,9 @@ def build_model(config: Config, num_classes: int) -> MaskRCNN:
     """The model of a run with its first weights, but for those of ``init``: all but the head's are the same for every
     head of a seed."""
     config.check_settled()
-    with seeds.stream(config.seed, "mask head"):
+    with seeds.stream(config.stream_seed(), "mask head"):
         head = config.make_head(num_classes)
-    with seeds.stream(config.seed, "core"):
+    with seeds.stream(config.stream_seed(), "core"):
         return detector.build(
             config.trunk.name,
             head=head,
@@ -114,7 +114,7 @@ def training_batches(
         config.make_transform(),
         batch_size=config.schedule.batch_size,
         iterations=iterations,
-        seed=config.seed,
+        seed=config.stream_seed(),
         start=start,
         workers=config.runtime.workers,
         pin=device.type == "cuda",
@@ -141,7 +141,7 @@ def _train(
         schedule,
         lambda start: training_batches(config, data, start, schedule.iterations, device),
         folder,
-        seed=config.seed,
+        seed=config.stream_seed(),
         device=device,
         describe=lambda image_id: data.describe(by_id[image_id]),
         evaluate=evaluate,

@@ -80,6 +80,28 @@ def test_the_rest_of_the_model_starts_the_same_for_every_head(tmp_path: Path) ->
     assert not torch.equal(fcn["backbone.body.stem.0.weight"], other["backbone.body.stem.0.weight"])
 
 
+def test_a_seed_begins_anew_in_every_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what it does to a head would be the same in all folds, and folds are taken for independent draws of it."""
+    from test_config import composed
+
+    from experiments import run
+
+    folds = [composed("dataset=pennfudan", f"dataset.fold={fold}") for fold in (0, 1, 2)]
+    models = [run.build_model(one, 2).state_dict() for one in folds]
+    for key in ("backbone.body.stem.0.weight", "roi_heads.mask_head.0.0.weight"):
+        first, *others = (model[key] for model in models)
+        assert not any(torch.equal(first, other) for other in others) and not torch.equal(*others)
+    # batches and the draws of a step, too
+    asked: list[int] = []
+    monkeypatch.setattr(run, "train", lambda *arguments, **options: asked.append(options["seed"]))
+    monkeypatch.setattr(run.loader, "training_batches", lambda *arguments, **options: asked.append(options["seed"]))
+    data = type("Data", (), {"image_ids": [], "learnable": lambda self: [0], "num_classes": 2})()
+    for one in folds:
+        run.training_batches(one, data, 0, 1, torch.device("cpu"))  # type: ignore[arg-type]
+        run._train(one, None, data, data, Path(), torch.device("cpu"))  # type: ignore[arg-type]
+    assert asked[:2] == [0, 0] and asked[::2] == asked[1::2] and len(set(asked)) == 3
+
+
 def test_a_killed_sweep_resumes_to_the_very_numbers(tmp_path: Path) -> None:
     arguments = ("sweep", *apps.TINY, "schedule.iterations=60", "runtime.evaluate_every=0", "evaluation.speed=false")
     whole = apps.run(*arguments, f"results_dir={tmp_path / 'whole'}")

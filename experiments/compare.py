@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from instseg.evaluation.resampling import RunKey, average_precision, own_interva
 
 ALPHA = 0.05
 """Chance of a false alarm among the differences of one kind."""
+NOTHING = Estimate(math.nan, math.nan, math.nan)
 # Recomputed AP may differ from result.json by rounding of scores and boxes, not by more.
 _AP_TOLERANCE = 0.1
 # By variant, then by (fold, seed): which ground truth, and the matches.
@@ -37,7 +39,7 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
     matches = _match_runs(study)
     labels = study.ordered(baseline)
     rivals = {label: rival_of(study, label, baseline) for label in labels}
-    spreads = {kind: _spreads(matches[kind], rivals, resamples) for kind in study.kinds}
+    spreads = {kind: _Spreads(matches[kind], rivals, resamples) for kind in study.kinds}
     differences: dict[Kind, list[Estimate]] = {kind: [] for kind in study.kinds}
     rows: list[dict[str, Any]] = []
     for label in labels:
@@ -54,10 +56,9 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
                 values = runs[column].dropna() if column in runs else pd.Series(dtype=float)
                 row |= {f"{column}_mean": values.mean(), f"{column}_std": values.std(ddof=1)}
                 row[f"{column}_n"] = len(values)
-            spread = spreads[kind].get(rival) if rival is not None else None
-            found, difference = _intervals(matches[kind], label, rival, f"{kind}_AP", resamples, spread)
+            found, judged = _intervals(matches[kind], label, rival, f"{kind}_AP", resamples, spreads[kind])
             row |= found
-            differences[kind].append(difference)
+            differences[kind].append(judged)
         if differing:
             study.notes.append(
                 f"{label} and {other} differ in {', '.join(differing)}: no difference is given, as it would not be the "
@@ -65,6 +66,10 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
             )
         elif other is not None and other != label and not row["mask_AP_diff_n"]:
             study.notes.append(f"{label}: no run has the fold, seed and ground truth of a run of {other}")
+        given = [kind for kind in study.kinds if not math.isnan(row[f"{kind}_AP_diff"])]
+        bare = [kind for kind in given if math.isnan(differences[kind][-1].value)]
+        if bare:
+            study.notes.append(unjudged_note(label, f"{', '.join(bare)} AP", rival, row[f"{bare[0]}_AP_diff_n"]))
         rows.append(row)
     for kind, of_rows in differences.items():
         for row, corrected in zip(rows, _corrected(of_rows, f"{kind}_AP"), strict=True):
@@ -89,34 +94,41 @@ def rival_of(study: Study, label: str, baseline: str) -> str | None:
     return other
 
 
-def _spreads(matched: _Matched, rivals: dict[str, str | None], resamples: int) -> dict[str, Spread | None]:
-    """For each variant that others are compared with: the spread between seeds or folds in their differences, from
-    all of them that have its runs."""
-    spreads = {}
-    for rival in {one for one in rivals.values() if one is not None}:
-        wanted = {key: truth for key, (truth, _) in matched[rival].items()}
-        alike = [
-            {key: matches for key, (_, matches) in matched[label].items() if key in wanted}
-            for label, other in rivals.items()
-            if other == rival and all(matched[label].get(key, ("",))[0] == truth for key, truth in wanted.items())
-        ]
-        spreads[rival] = pooled_spread(alike, resamples) if wanted else None
-    return spreads
+class _Spreads:
+    """The spread between seeds or folds in the differences to a variant, told by all variants that have the runs."""
+
+    def __init__(self, matched: _Matched, rivals: dict[str, str | None], resamples: int) -> None:
+        self._matched, self._rivals, self._resamples = matched, rivals, resamples
+        self._known: dict[tuple[str, tuple[RunKey, ...]], Spread | None] = {}
+
+    def over(self, rival: str, keys: list[RunKey]) -> Spread | None:
+        """Over the runs (fold, seed) that a difference to ``rival`` is of."""
+        known = rival, tuple(sorted(keys))
+        if known not in self._known:
+            truths = {key: self._matched[rival][key][0] for key in keys}
+            alike = [
+                {key: self._matched[label][key][1] for key in keys}
+                for label, other in self._rivals.items()
+                if other == rival and all(self._matched[label].get(k, ("",))[0] == truth for k, truth in truths.items())
+            ]
+            self._known[known] = pooled_spread(alike, self._resamples)
+        return self._known[known]
 
 
 def _intervals(
-    matched: _Matched, label: str, other: str | None, column: str, resamples: int, spread: Spread | None
+    matched: _Matched, label: str, other: str | None, column: str, resamples: int, spreads: _Spreads
 ) -> tuple[dict[str, float], Estimate]:
-    """Own interval of AP, and the paired difference where there is one."""
+    """Own interval of AP and the paired difference where there is one; and that difference again, to be corrected and
+    marked, where it is over enough runs for it."""
     mine = matched[label]
-    none = Estimate(math.nan, math.nan, math.nan)
-    own = own_interval({key: one for key, (_, one) in mine.items()}, resamples) if mine else none
+    own = own_interval({key: one for key, (_, one) in mine.items()}, resamples) if mine else NOTHING
     theirs = matched[other] if other is not None and other != label else {}
     shared = [key for key in mine if key in theirs and mine[key][0] == theirs[key][0]]
-    difference = none
+    difference = NOTHING
     if shared:
         a, b = ({key: runs[key][1] for key in shared} for runs in (mine, theirs))
-        difference = paired_difference(a, b, resamples, spread=spread).difference
+        assert other is not None
+        difference = paired_difference(a, b, resamples, spread=spreads.over(other, shared)).difference
     numbers = {
         # no AP lies outside
         f"{column}_low": max(own.low, 0.0),
@@ -127,7 +139,20 @@ def _intervals(
         f"{column}_diff_n": len(shared),
         f"{column}_diff_p": difference.p,
     }
-    return numbers, difference
+    return numbers, difference if covers(shared, list(theirs)) else NOTHING
+
+
+def covers(shared: Sequence[RunKey], theirs: Sequence[RunKey]) -> bool:
+    """Whether an interval over the shared runs is of more than one seed, and of more than one fold, where one over
+    all runs of the other variant would be. A mark of a narrower one would not mean what the others' do."""
+    folds, of_all = ({fold for fold, _ in keys} for keys in (shared, theirs))
+    return (len(shared) > 1 or len(theirs) < 2) and (len(folds) > 1 or len(of_all) < 2)
+
+
+def unjudged_note(label: str, what: str, rival: str | None, pairs: int) -> str:
+    """Why a difference has neither a corrected interval nor a mark."""
+    shared = f"{pairs} run{'s' if pairs > 1 else ''}"
+    return f"{label}: shares {shared} with {rival}, of one seed or fold where there are more: {what} get no mark"
 
 
 def _corrected(differences: list[Estimate], column: str) -> list[dict[str, float | bool | None]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from experiments import tables
 from experiments.aggregate import Study
-from experiments.compare import ALPHA
+from experiments.compare import ALPHA, NOTHING, covers, unjudged_note
 from instseg.evaluation import true_boxes
 from instseg.evaluation.hierarchy import Estimate, holm
 from instseg.evaluation.resampling import RunKey, image_weights, over_runs, spread_over_runs
@@ -30,7 +30,8 @@ _Runs = dict[str, _OfVariant]
 def compare(study: Study, ap: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """One row a variant of which a run has been scored on true boxes: means and deviations over runs of
     ``mask_IoU, boundary_IoU, mask_IoU_small|medium|large`` (percent), and ``diff, diff_low, diff_high, diff_p,
-    diff_p_holm, real, diff_n`` of mask IoU to the baseline.
+    diff_p_holm, diff_holm_low, diff_holm_high, real, diff_n`` of mask IoU to the baseline, as
+    :func:`experiments.compare.compare` has them.
 
     Args:
         study: the finished runs.
@@ -39,7 +40,7 @@ def compare(study: Study, ap: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """
     numbers, runs = _read(study)
     rows: list[dict[str, Any]] = []
-    differences: list[Estimate | None] = []
+    differences: list[Estimate] = []
     rivals = {about["variant"]: _rival(about) for _, about in ap.iterrows() if about["variant"] in runs}
     for _, about in ap.iterrows():
         label = about["variant"]
@@ -52,17 +53,18 @@ def compare(study: Study, ap: pd.DataFrame, resamples: int) -> pd.DataFrame:
         rival = rivals[label]
         alike = [one for one, its in rivals.items() if its == rival]
         row["compared_with"] = rival
-        difference, row["diff_n"] = (None, 0) if rival is None else _difference(runs, label, rival, alike, resamples)
+        difference, shared = (NOTHING, []) if rival is None else _difference(runs, label, rival, alike, resamples)
+        row |= {"diff": difference.value, "diff_n": len(shared), "diff_p": difference.p}
+        row |= {"diff_low": difference.low, "diff_high": difference.high}
+        if rival is not None and shared and not covers(shared, list(runs.get(rival, {}))):
+            study.notes.append(unjudged_note(label, "masks in true boxes", rival, len(shared)))
+            difference = NOTHING
         differences.append(difference)
         rows.append(row)
-    factors = holm([math.nan if one is None else one.p for one in differences])
-    for row, one, factor in zip(rows, differences, factors, strict=True):
-        known = one is not None and not math.isnan(factor)
-        low, high = one.interval(ALPHA / factor) if one is not None and known else (math.nan, math.nan)
-        corrected = min(1.0, one.p * factor) if one is not None and known else math.nan
-        row |= {"diff": math.nan if one is None else one.value, "diff_low": low, "diff_high": high}
-        row |= {"diff_p": math.nan if one is None else one.p, "diff_p_holm": corrected}
-        row["real"] = None if math.isnan(corrected) else corrected < ALPHA
+    for row, one, factor in zip(rows, differences, holm([one.p for one in differences]), strict=True):
+        row["diff_holm_low"], row["diff_holm_high"] = one.interval(ALPHA / factor)
+        row["diff_p_holm"] = min(1.0, one.p * factor) if factor == factor else math.nan
+        row["real"] = None if math.isnan(row["diff_p_holm"]) else row["diff_p_holm"] < ALPHA
     return pd.DataFrame(rows)
 
 
@@ -96,7 +98,9 @@ def text(found: pd.DataFrame) -> pd.DataFrame:
 def _cell(row: pd.Series) -> str:
     if math.isnan(row["diff"]):
         return tables.MISSING
-    value, low, high = (round(row[key], 1) + 0.0 for key in ("diff", "diff_low", "diff_high"))
+    value, low, high = (round(row[key], 1) + 0.0 for key in ("diff", "diff_holm_low", "diff_holm_high"))
+    if math.isnan(low):
+        return f"{value:+.1f}"
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]{'*' if row['real'] else ''}"
 
 
@@ -129,8 +133,8 @@ def _read(study: Study) -> tuple[dict[str, pd.DataFrame], _Runs]:
     return {label: pd.DataFrame(rows).apply(pd.to_numeric) for label, rows in numbers.items()}, runs
 
 
-def _difference(runs: _Runs, label: str, other: str, alike: list[str], resamples: int) -> tuple[Estimate | None, int]:
-    """Mask IoU minus the other variant's, over the pairs of runs with the same fold, seed and ground truth.
+def _difference(runs: _Runs, label: str, other: str, alike: list[str], resamples: int) -> tuple[Estimate, list[RunKey]]:
+    """Mask IoU minus the other variant's, over the pairs of runs with the same fold, seed and ground truth, and these.
 
     Args:
         alike: variants that are compared with the other one, too; how seeds differ is told by all of them.
@@ -138,12 +142,11 @@ def _difference(runs: _Runs, label: str, other: str, alike: list[str], resamples
     mine, theirs = runs[label], runs.get(other, {})
     keys = sorted(key for key in mine if key in theirs and mine[key][0] == theirs[key][0])
     if not keys:
-        return None, 0
+        return NOTHING, keys
     difference = _table(mine, keys, resamples) - _table(theirs, keys, resamples)
-    every = sorted(theirs)
-    fit = [runs[one] for one in alike if all(runs[one].get(key, ("",))[0] == theirs[key][0] for key in every)]
-    spread = spread_over_runs([_table(one, every, resamples) for one in [theirs, *fit]], every, _images(theirs, every))
-    return over_runs(difference, keys, _images(mine, keys), spread), len(keys)
+    fit = [runs[one] for one in alike if all(runs[one].get(key, ("",))[0] == theirs[key][0] for key in keys)]
+    spread = spread_over_runs([_table(one, keys, resamples) for one in [theirs, *fit]], keys, _images(theirs, keys))
+    return over_runs(difference, keys, _images(mine, keys), spread), keys
 
 
 def _table(runs: _OfVariant, keys: list[RunKey], resamples: int) -> NDArray[np.float64]:

@@ -23,6 +23,8 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 _ROUNDING = 1e-18
+_SAME = 1e-9
+"""Percent AP that rounding may make of nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,11 @@ class Estimate:
 
     def interval(self, alpha: float = 0.05) -> tuple[float, float]:
         """The interval that misses the truth with probability ``alpha``."""
-        if math.isnan(self.error) or self.error == 0:
-            return self.value + self.error, self.value + self.error
+        if self.error == 0:
+            exact = 0.0 if abs(self.value) < _SAME else self.value
+            return exact, exact
+        if math.isnan(self.error):
+            return math.nan, math.nan
         half = float(stats.t.isf(alpha / 2, self.freedom)) * self.error
         return self.value - half, self.value + half
 
@@ -62,7 +67,7 @@ class Estimate:
         if math.isnan(self.error):
             return math.nan
         if self.error == 0:
-            return 1.0 if self.value == 0 else 0.0
+            return 1.0 if abs(self.value) < _SAME else 0.0
         return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
 
 

@@ -100,14 +100,20 @@ def test_holm_keeps_the_chance_of_any_false_alarm() -> None:
     assert np.mean(corrected) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(studies))
 
 
-def many_heads(share: float, seeds: int, heads: int, better: float = 0.0) -> list[Estimate]:
+def many_heads(
+    share: float, seeds: int, heads: int, better: float = 0.0, restless: dict[int, float] | None = None
+) -> list[Estimate]:
     """Differences of heads to the first one, the spread between seeds pooled; ``share`` of the variance of one seed's
-    difference, 1, is the seed's, the rest the images'. The second head is better by so many of its deviations."""
+    difference, 1, is the seed's, the rest the images'. The second head is better by so many of its deviations. The
+    seeds of restless heads, by number, lie so many times as far apart."""
     random = _RANDOM
     weights = random.multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), size=RESAMPLES) / IMAGES
     image, seed = math.sqrt((1 - share) / 4 * IMAGES), math.sqrt(share / 2)
     runs = image * random.normal(size=(heads, 1, IMAGES)) + image * random.normal(size=(heads, seeds, IMAGES))
-    runs = runs + seed * random.normal(size=(heads, seeds, 1))
+    times = np.ones((heads, 1, 1))
+    for head, more in (restless or {}).items():
+        times[head] = more
+    runs = runs + seed * times * random.normal(size=(heads, seeds, 1))
     runs[1] += better
     units, values, drawn = list(range(seeds)), runs.mean(axis=2).T, np.einsum("hui,bi->buh", runs, weights)
     spread = between_units(values, drawn, units, IMAGES)

@@ -104,6 +104,9 @@ def test_what_can_not_be_told_is_nan_and_never_zero() -> None:
 def test_equal_heads_differ_by_nothing_with_certainty() -> None:
     found = estimate(np.zeros(2), np.zeros((50, 2)), [0, 1], images=20)
     assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+    # sums in another order may leave a last digit
+    rounded, one = Estimate(1e-14, 0.0, 10), Estimate(1.0, 0.0, 10)
+    assert (rounded.low, rounded.high, rounded.p) == (0, 0, 1) and (one.low, one.high, one.p) == (1, 1, 0)
 
 
 def test_holm_by_the_book() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,58 @@ def test_tables_mark_what_is_real_and_say_so(folder: Path) -> None:
         assert all(f" {dash} " in line for line in rows["fcn"][-len(KINDS) :])
         assert "Holm" in text and "*: " in text
     assert tables.terminal(frame, None).count("] *") == int(sum((frame[f"{k}_AP_real"] == True).sum() for k in KINDS))  # noqa: E712
+
+
+def _drop(folder: Path, variant: str, *runs: str) -> None:
+    for run in runs:
+        (path,) = folder.glob(f"runs/{variant}-*-{run}-*")
+        shutil.rmtree(path)
+
+
+def test_a_variant_of_fewer_runs_is_judged_by_those_it_shares(tmp_path: Path) -> None:
+    """The spread between seeds of one set of runs says nothing of another."""
+    lacking = make_study(tmp_path / "lacking", NOISE, seeds=4, images=15, speed=False)
+    _drop(lacking, "near", "f0-s2", "f0-s3")
+    fewer = make_study(tmp_path / "fewer", NOISE, seeds=2, images=15, speed=False)
+    rest = make_study(tmp_path / "rest", NOISE, seeds=4, images=15, speed=False)
+    frames = [compare(read(one), "fcn", 100).set_index("variant") for one in (lacking, fewer, rest)]
+    for kind in KINDS:
+        near, of_fewer, of_all = (
+            frame.loc["near", [f"{kind}_AP_diff", f"{kind}_AP_diff_low", f"{kind}_AP_diff_p"]].to_list()
+            for frame in frames
+        )
+        assert near == pytest.approx(of_fewer) and near != pytest.approx(of_all)
+        far = f"{kind}_AP_diff_low"
+        assert frames[0].loc["far", f"{kind}_AP_diff_n"] == 4 and frames[0].loc["far", far] != frames[1].loc["far", far]
+        assert frames[0].loc["near", f"{kind}_AP_real"] is not None
+
+
+@pytest.mark.parametrize(
+    ("seeds", "folds", "missing"), [(2, 1, ("f0-s1",)), (2, 2, ("f1-s0", "f1-s1")), (1, 2, ("f1-s0",))]
+)
+def test_a_variant_of_a_single_seed_or_fold_among_more_gets_no_mark(
+    seeds: int, folds: int, missing: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = make_study(tmp_path / "x", NOISE, seeds=seeds, folds=folds, images=15, speed=False)
+    _drop(folder, "far", *missing)
+    study = read(folder)
+    frame = compare(study, "fcn", 100)
+    by_variant = frame.set_index("variant")
+    far = by_variant.loc["far"]
+    for kind in KINDS:
+        assert far[f"{kind}_AP_diff"] > 5 and far[f"{kind}_AP_diff_low"] > 0
+        assert far[f"{kind}_AP_real"] is None and math.isnan(far[f"{kind}_AP_diff_holm_low"])
+        # nor does it make the others' test a stricter one
+        p = by_variant[f"{kind}_AP_diff_p"].drop(["fcn", "far"]).sort_values()
+        corrected = np.minimum(1, np.maximum.accumulate(p.to_numpy() * [2, 1]))
+        assert by_variant.loc[p.index, f"{kind}_AP_diff_p_holm"].to_numpy() == pytest.approx(corrected)
+    (note,) = [note for note in study.notes if note.startswith("far: ")]
+    assert "shares 1 run with fcn" in note or "shares 2 runs with fcn" in note
+    assert "box, mask, boundary AP get no mark" in note
+    shown = tables.ap_text(frame, "fcn").to_string()
+    assert f"{far['mask_AP_diff']:+.1f} [" not in shown and f"{far['mask_AP_diff']:+.1f}" in shown
+    # and the figure can be drawn
+    study_report.build(folder, "fcn", 50)
 
 
 def test_own_intervals_stay_within_0_and_100(tmp_path: Path) -> None:

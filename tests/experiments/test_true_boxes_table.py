@@ -1,6 +1,7 @@
 """The table of masks in true boxes, and the differences in it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,19 @@ def test_a_lift_of_every_object_is_the_difference(tmp_path: Path) -> None:
     assert pd.isna(found.loc["fcn", "diff"]) and pd.isna(found.loc["fcn", "real"])
     assert found.loc["unet", "mask_IoU_mean"] == pytest.approx(found.loc["fcn", "mask_IoU_mean"] + 10)
     np.testing.assert_allclose(found["boundary_IoU_mean"], found["mask_IoU_mean"] / 2)
+
+
+def test_a_variant_of_one_seed_among_two_gets_no_mark(tmp_path: Path) -> None:
+    folder = _study(tmp_path, {"fcn": 0.0, "unet": 0.1, "other": 0.1})
+    (gone,) = folder.glob("runs/unet-*-f0-s1-*")
+    shutil.rmtree(gone)
+    study = read(folder)
+    found = compare_boxes(study, compare(study, "fcn", 50), 50).set_index("variant")
+    assert found.loc["unet", "diff"] == pytest.approx(10.0) and found.loc["unet", "diff_n"] == 1
+    assert pd.isna(found.loc["unet", "real"]) and pd.isna(found.loc["unet", "diff_holm_low"])
+    # nor is the other's test a stricter one for it
+    assert found.loc["other", "real"] and found.loc["other", "diff_p_holm"] == found.loc["other", "diff_p"]
+    assert any("masks in true boxes get no mark" in note for note in study.notes)
 
 
 def test_the_mean_is_over_objects_and_not_over_pictures(tmp_path: Path) -> None:

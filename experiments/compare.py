@@ -29,12 +29,12 @@ _Matched = dict[str, dict[RunKey, tuple[str, Matches]]]
 def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
     """One row a variant, the baseline first; notes are added to ``study.notes``.
 
-    Columns: ``variant, is_baseline, compared_with, protocol, dataset, trunk, iterations, n`` (runs), for each
-    kind of ``study.kinds`` and each metric ``<kind>_<metric>_mean|_std|_n`` (percent; sample deviation over runs),
-    for each kind's AP ``_low|_high`` (95 % interval) and ``_diff|_diff_low|_diff_high|_diff_n`` (to the baseline,
-    over the pairs of runs with the same fold, seed and ground truth), ``_diff_p``, and with Holm's correction for
-    all the differences of the kind ``_diff_p_holm``, ``_diff_holm_low|_diff_holm_high`` and ``_real``: whether
-    that interval excludes 0, None where there is none.
+    Columns: ``variant, is_baseline, compared_with, protocol, dataset, trunk, iterations, n, folds`` (runs and folds),
+    for each kind of ``study.kinds`` and each metric ``<kind>_<metric>_mean|_std|_n`` (percent; sample deviation over
+    runs), for each kind's AP ``_low|_high`` (95 % interval) and ``_diff|_diff_low|_diff_high|_diff_n`` (to the
+    baseline, over the pairs of runs with the same fold, seed and ground truth), ``_diff_p``, and with Holm's correction
+    for all the differences of the kind ``_diff_p_holm``, ``_diff_holm_low|_diff_holm_high`` and ``_real``: whether that
+    interval excludes 0, None where there is none.
     """
     matches = _match_runs(study)
     labels = study.ordered(baseline)
@@ -49,7 +49,7 @@ def compare(study: Study, baseline: str, resamples: int = 1000) -> pd.DataFrame:
         rival = rivals[label]
         row: dict[str, Any] = {"variant": label, "is_baseline": label == other, "compared_with": other}
         row |= {key: runs[key].iloc[0] for key in ("protocol", "dataset", "trunk", "iterations")}
-        row["n"] = len(runs)
+        row |= {"n": len(runs), "folds": runs["fold"].nunique()}
         for kind in study.kinds:
             for metric in METRICS:
                 column = f"{kind}_{metric}"

@@ -10,8 +10,8 @@ What the intervals cover, and what they don't:
 - They cover the draw of the test images and, where there is more than one run, of the seeds or folds. With one run,
   variation between seeds is not covered at all.
 - Where seeds differ far more than images alone would have them, two or three seeds give too many false alarms.
-- Folds share training images, so runs of different folds are not independent; seeds are taken as drawn anew in every
-  fold.
+- Folds share training images, and what those do to a variant is not covered. Seeds are taken as drawn anew in every
+  fold, as the runs' random streams are.
 - Each interval is on its own; for several against one baseline see :func:`instseg.evaluation.hierarchy.holm`.
 """
 

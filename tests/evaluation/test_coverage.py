@@ -137,6 +137,12 @@ def test_many_heads_tell_together_how_seeds_differ(share: float) -> None:
     assert found > 0.8
 
 
+def test_the_price_of_a_restless_baseline() -> None:
+    """It is in every difference, and as one of many tells little of how seeds spread: twice the promised alarms."""
+    studies = [many_heads(0.55, seeds=2, heads=13, restless={0: 2.0}) for _ in range(250)]
+    assert 0.07 < np.mean([alarms(one) for one in studies]) < 0.15
+
+
 def _p(found: list[Estimate]) -> list[float]:
     return [one.p for one in found]
 

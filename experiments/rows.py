@@ -27,13 +27,15 @@ _LINE, _AROUND, _REST, _LOWEST = 0.16, 0.14, 1.15, 2.1
 
 def forest(ap: pd.DataFrame) -> Figure | None:
     """Differences of AP to the baseline with their intervals, a column for each of box, mask and boundary AP that there
-    is, the variants with the best masks on top; None without differences.
+    is and in which variants differ, the variants with the best masks on top; None without differences.
 
     Args:
         ap: the frame of :func:`experiments.compare.compare`; where it has intervals by Holm's correction, these are
             the thin lines, and decide which markers are filled.
     """
     found = [str(name) for name in ap if str(name).endswith("_AP_diff") and ap[name].notna().any()]
+    # on a frozen core all boxes are the same
+    found = [name for name in found if (ap[name].fillna(0) != 0).any()] or found
     kinds = [name.removesuffix("_AP_diff") for name in found]
     rows = _ranked(ap[ap[found].notna().any(axis=1)])
     if rows.empty:
@@ -41,13 +43,13 @@ def forest(ap: pd.DataFrame) -> Figure | None:
     style = looks(list(ap["variant"]))
     figure, columns = _figure(rows["variant"], len(kinds), 4.6)
     rivals = rows["compared_with"].unique()
+    corrected = f"{kinds[0]}_AP_diff_holm_low" in ap
     for axes, kind in zip(columns, kinds, strict=True):
         for y, (_, row) in enumerate(rows.iterrows()):
             value, low, high = (row[f"{kind}_AP_diff{end}"] for end in ("", "_low", "_high"))
             if math.isnan(value):
                 continue
-            wide = [row.get(f"{kind}_AP_diff_holm_{end}", math.nan) for end in ("low", "high")]
-            outer = [low, high] if any(map(math.isnan, wide)) else wide
+            outer = [row[f"{kind}_AP_diff_holm_{end}"] for end in ("low", "high")] if corrected else [low, high]
             look = style[row["variant"]]
             axes.plot(outer, [y, y], color=look.colour, linewidth=1, marker="|", markersize=6)
             axes.plot([low, high], [y, y], color=look.colour, linewidth=3, solid_capstyle="butt")
@@ -66,7 +68,6 @@ def forest(ap: pd.DataFrame) -> Figure | None:
         axes.set(xlabel=f"Δ {kind} AP to {rivals[0] if len(rivals) == 1 else 'the baseline'}")
         axes.margins(x=0.08)
         axes.xaxis.set_major_locator(MaxNLocator(6))
-    corrected = f"{kinds[0]}_AP_diff_holm_low" in ap
     _note(
         figure,
         "Thick: 95 % interval of the difference alone; thin and in figures: with Holm's correction for all of them; "

@@ -66,6 +66,18 @@ def test_forest_fills_what_is_real(corrected: bool) -> None:
     assert ("Holm" in figure.get_suptitle()) == corrected
 
 
+def test_forest_of_what_is_not_judged_and_of_boxes_that_are_the_same() -> None:
+    ap = frame(("box", "mask", "boundary"), True)
+    for column in [name for name in ap if name.startswith("box_AP_diff")]:
+        ap.loc[ap[column].notna(), column] = 0.0
+    ap.loc[ap["variant"] == "pointrend", [f"mask_AP_diff_holm_{end}" for end in ("low", "high")]] = math.nan
+    figure, _ = drawn(rows.forest(ap))
+    assert [axes.get_xlabel() for axes in figure.axes] == ["Δ mask AP to fcn", "Δ boundary AP to fcn"]
+    masks, boundaries = figure.axes
+    assert markers(masks)[2] == (6, False) and markers(boundaries)[2] == (6, True)
+    assert masks.texts[2].get_text() == "+6.0"
+
+
 def test_without_differences_there_is_no_forest() -> None:
     assert rows.forest(frame().head(1)) is None
 

@@ -32,7 +32,8 @@ class Journal:
     def get(self, name: str, picture: Path) -> dict[str, Any] | None:
         """What was found on a picture, as it was added; None where it is a new or another file."""
         one = self._pictures.get(name)
-        return one["found"] if one is not None and one["file"] == _file(picture) else None
+        # what has gone since is for the reader of pictures to tell
+        return one["found"] if one is not None and picture.exists() and one["file"] == _file(picture) else None
 
     def add(self, name: str, picture: Path, found: dict[str, Any]) -> None:
         """Keep what was found on a picture."""

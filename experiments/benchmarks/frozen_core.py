@@ -72,8 +72,9 @@ def measure(setup: Setup) -> Outcome:
         of_core = seconds[f"{rois} RoIs: {core}, end_to_end"]
         seconds[with_core] = [sum(times) for times in zip(seconds[at_once], of_core, strict=True)]
         rows += [Row(name, seconds[name], pictures, apart) for name in (apart, at_once, with_core)]
+    most = max(fractions)
     rows += [
-        Row(name, seconds[name], pictures) for name in (f"{max(fractions)} RoIs: {one}, end_to_end" for one in own)
+        Row(f"{most} RoIs: {one}, end_to_end", seconds[f"{most} RoIs: {one}, end_to_end"], pictures) for one in own
     ]
     measured = {
         "heads": " ".join(own),

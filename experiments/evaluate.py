@@ -12,7 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import app_config, cli, pairs
+from experiments import pairs
+from experiments.config import apps, cli
 from instseg.errors import DataError, UserError
 from instseg.evaluation import coco
 from instseg.files import write_atomically
@@ -113,7 +114,7 @@ def compare(
 
 
 def _job(cfg: DictConfig) -> None:
-    config = app_config.typed(cfg, app_config.Evaluate)
+    config = apps.typed(cfg, apps.Evaluate)
     names = config.names()
     annotations = Path(config.annotations)
     found: dict[str, Any]
@@ -131,5 +132,5 @@ def _job(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     sys.argv[1:] = [cli.as_list("predictions", argument) for argument in sys.argv[1:]]
-    app_config.register()
+    apps.register()
     cli.run(cli.app("pkg://experiments.conf_apps", "evaluate", _job))

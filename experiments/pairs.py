@@ -7,12 +7,12 @@ import pandas as pd
 from pycocotools.coco import COCO
 from tabulate import tabulate
 
-from experiments.compare import ALPHA
-from experiments.tables import MARK, MISSING
+from experiments.render.table import MARK, MISSING
+from experiments.report.compare import ALPHA
 from instseg.evaluation.coco import Kind, Results
-from instseg.evaluation.hierarchy import Estimate, holm
 from instseg.evaluation.matches import match
-from instseg.evaluation.resampling import own_interval, paired_difference
+from instseg.statistics.estimate import Estimate, holm
+from instseg.statistics.resampling import own_interval, paired_difference
 
 _RUN = (0, 0)
 

@@ -25,11 +25,15 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import checks, cli, config, control, first_weights, frozen, shared_boxes, speed, study_report
-from experiments.config import Config
-from experiments.provenance import now, provenance
-from experiments.record import ERROR, LOCK, check_same_data
-from experiments.run import run
+from experiments.benchmark import study as speed
+from experiments.config import checks, cli, control
+from experiments.config import run as config
+from experiments.config.run import Config
+from experiments.report import build
+from experiments.runs import first_weights, frozen_core, shared_boxes
+from experiments.runs.end_to_end import run
+from experiments.runs.folder import ERROR, LOCK, check_same_data
+from experiments.runs.provenance import now, provenance
 from instseg import progress
 from instseg.errors import UserError
 from instseg.files import write_atomically
@@ -80,11 +84,11 @@ def plan(sweep: DictConfig) -> list[Config]:
         begun = (one.folder() / "checkpoint.pt").exists()
         state = "done" if one not in todo else "to be resumed" if begun else "to do"
         print(f"  {one.folder().name}: {state}, {one.make_schedule().iterations} iterations")
-    for group in frozen.groups(todo):
-        core = frozen.core_of(group[0])
+    for group in frozen_core.groups(todo):
+        core = frozen_core.core_of(group[0])
         heads = ", ".join(one.head.variant for one in group)
         if group[0].core is None:
-            state = f"{core.hash()}, {'done' if frozen.is_done(core) else 'trained first'}"
+            state = f"{core.hash()}, {'done' if frozen_core.is_done(core) else 'trained first'}"
         else:
             state = f"loaded from {group[0].core}"
         print(f"  at once on core f{core.dataset.fold} s{core.seed}, {state}: {heads}")
@@ -137,7 +141,9 @@ def _job(cfg: DictConfig) -> None:
 
 def _groups() -> None:
     """The runs of ``frozen_core``, after all others: each group is one job."""
-    groups = frozen.groups(one for one in _planned if not frozen.is_done(one) and one.hash() not in _given_up())
+    groups = frozen_core.groups(
+        one for one in _planned if not frozen_core.is_done(one) and one.hash() not in _given_up()
+    )
     if groups:
         jobs = groups[0][0].runtime.jobs
         Parallel(n_jobs=jobs, batch_size=1)(delayed(_group)(number, group) for number, group in enumerate(groups))
@@ -148,7 +154,7 @@ def _group(number: int, group: list[Config]) -> None:
     if group[0].runtime.jobs > 1:
         _side_by_side(number, group[0])
     try:
-        errors = frozen.run_group(group)
+        errors = frozen_core.run_group(group)
         for one in group:
             if one.hash() in errors:
                 _note([one], errors[one.hash()])
@@ -172,7 +178,7 @@ def _note(runs: list[Config], error: Exception) -> None:
         traceback.print_exception(error)
     why = str(error) if expected else f"{type(error).__name__}: {error}"
     for one in runs:
-        if not frozen.is_done(one):
+        if not frozen_core.is_done(one):
             write_atomically(one.folder() / ERROR, why)
 
 
@@ -242,7 +248,7 @@ def main() -> int:
             except UserError as error:
                 # the tables of AP don't hang on it
                 untimed = str(error)
-        print(study_report.build(folder, study.study.baseline, study.evaluation.resamples))
+        print(build.build(folder, study.study.baseline, study.evaluation.resamples))
         _log(folder / "sweeps.jsonl", began)
     for one in failed:
         path = one.folder() / ERROR

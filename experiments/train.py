@@ -4,15 +4,17 @@ import json
 
 from omegaconf import DictConfig
 
-from experiments import checks, cli, config, control, frozen
-from experiments.run import run
+from experiments.config import checks, cli, control
+from experiments.config import run as config
+from experiments.runs import frozen_core
+from experiments.runs.end_to_end import run
 
 
 def _job(cfg: DictConfig) -> None:
     one = config.typed(cfg)
     checks.check(one)
     one = control.resolved(one)
-    folder = frozen.run_alone(one) if one.protocol == "frozen_core" else run(one)
+    folder = frozen_core.run_alone(one) if one.protocol == "frozen_core" else run(one)
     metrics = json.loads((folder / "result.json").read_text())["metrics"]
     for kind, numbers in metrics.items():
         print(kind, "  ".join(f"{k} {'–' if v is None else format(v, '.1f')}" for k, v in numbers.items()))

@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from instseg.data.balloon import Balloon
-from instseg.data.coco import coco2017
-from instseg.data.coco_json import FILES, coco_json
+from instseg.data.archives.download import DEFAULT_DIR
 from instseg.data.dataset import InstanceDataset
-from instseg.data.download import DEFAULT_DIR
-from instseg.data.generated import Generated
-from instseg.data.open_images import OpenImages
-from instseg.data.pennfudan import FOLDS, PennFudan
+from instseg.data.sets.balloon import Balloon
+from instseg.data.sets.coco import coco2017
+from instseg.data.sets.coco_json import FILES, coco_json
+from instseg.data.sets.generated import Generated
+from instseg.data.sets.open_images import OpenImages
+from instseg.data.sets.pennfudan import FOLDS, PennFudan
 from instseg.errors import UserError, unknown_name
 
 
@@ -89,7 +89,7 @@ def build(
         split: ``train`` or ``val``.
         fold: which fold is held out, where the data set has folds.
         root: the folder that holds the data set, or that holds the folder of it; None: generated, downloaded, or
-            fetched before to the option ``download_dir`` (see :mod:`instseg.data.fetch`).
+            fetched before to the option ``download_dir`` (see :mod:`instseg.data.archives.fetch`).
         images: how many pictures of the split to use; None: all.
         files: annotation files and folders, for data sets that take them (``coco_json``).
         options: the data set's own.

@@ -11,7 +11,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torchvision import tv_tensors
 
-from instseg.data.coco_shapes import clipped_box, to_rle
+from instseg.data.annotations.coco_shapes import clipped_box, to_rle
 from instseg.data.dataset import InstanceDataset, Sample, make_target
 from instseg.data.images import read_image
 from instseg.errors import DataError

@@ -10,7 +10,6 @@ from torch.profiler import record_function
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from instseg import masks as mask_ops
 from instseg.detector import matching
 from instseg.detector.box_branch import BoxBranch, Training, positives
 from instseg.detector.boxes import on_device
@@ -18,6 +17,7 @@ from instseg.detector.matching import Targets
 from instseg.detector.roi_align import Pyramid
 from instseg.detector.rois import MaskHead, MaskPrediction, MaskTargets, RoIs
 from instseg.detector.rpn import RPN
+from instseg.masks import paste as mask_ops
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from instseg.data.coco_shapes import shape_fault, sound_codes
+from instseg.data.annotations.coco_shapes import shape_fault, sound_codes
 from instseg.errors import DataError
 
 _ID = "it must be a whole number, as COCO's ids are"

@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from instseg.errors import unknown_name
-from instseg.evaluation import boundary
+from instseg.masks import boundary
 
 Kind = Literal["box", "mask", "boundary"]
 

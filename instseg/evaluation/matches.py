@@ -15,9 +15,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import Params
 
-from instseg.evaluation import boundary, coco
+from instseg.evaluation import coco
 from instseg.evaluation.coco import Kind
 from instseg.evaluation.engine import encode
+from instseg.masks import boundary
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from instseg import progress
+from instseg.data.batches.loader import pictures, to_unit
 from instseg.data.dataset import InstanceDataset
-from instseg.data.loader import pictures, to_unit
 from instseg.detector.mask_rcnn import Found, MaskRCNN, in_rle
 from instseg.evaluation.coco import Results, to_results
 from instseg.training.loop import autocast

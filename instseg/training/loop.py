@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from instseg import progress, seeds
-from instseg.data.loader import Batch, to_unit
+from instseg.data.batches.loader import Batch, to_unit
 from instseg.detector.mask_rcnn import MaskRCNN
 from instseg.detector.matching import Targets
 from instseg.errors import DivergedError, UserError

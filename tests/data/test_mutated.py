@@ -22,7 +22,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from instseg.data import InstanceDataset, build
-from instseg.data.coco import CocoDataset
+from instseg.data.sets.coco import CocoDataset
 from instseg.errors import UserError
 from instseg.evaluation import coco
 

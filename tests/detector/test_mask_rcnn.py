@@ -7,7 +7,7 @@ import small
 import torch
 from torchvision.ops import box_iou
 
-from instseg.data.loader import to_unit
+from instseg.data.batches.loader import to_unit
 from instseg.detector import box_branch, matching, nms
 from instseg.detector.rpn import Proposals
 

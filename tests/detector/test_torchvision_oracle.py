@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 import heads
 from instseg import detector
-from instseg.data.coco import coco2017
+from instseg.data.sets.coco import coco2017
 
 SIZES = {"min_size": 320, "max_size": 480}
 # every anchor and proposal is learnt from, so that no random choice comes between

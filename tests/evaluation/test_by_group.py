@@ -10,14 +10,14 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from instseg import masks
 from instseg.evaluation import by_group
+from instseg.masks import paste
 
 
 def block(x: int, y: int, side: int) -> dict[str, Any]:
     mask = np.zeros((1, 120, 400), dtype=np.uint8)
     mask[0, y : y + side, x : x + side] = 1
-    return {"bbox": [float(x), float(y), float(side), float(side)], "segmentation": masks.encode(mask)[0]}
+    return {"bbox": [float(x), float(y), float(side), float(side)], "segmentation": paste.encode(mask)[0]}
 
 
 def index(dataset: dict[str, Any]) -> COCO:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from scores import by_pycocotools, noisy_results
 
-from instseg import masks
-from instseg.data.coco import coco2017
+from instseg.data.sets.coco import coco2017
 from instseg.evaluation import coco
+from instseg.masks import paste
 
 
 @pytest.mark.parametrize("kind", ["box", "mask"])
@@ -36,7 +36,7 @@ def _tiny(area: float = 100.0) -> dict[str, Any]:
     annotation = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 10, 10, 10], "area": area, "iscrowd": 0}
     return {
         "images": [{"id": 7, "height": 40, "width": 40}, {"id": 8, "height": 40, "width": 40}],
-        "annotations": [{**annotation, "segmentation": masks.encode(mask)[0]}],
+        "annotations": [{**annotation, "segmentation": paste.encode(mask)[0]}],
         "categories": [{"id": 3, "name": "cat"}],
     }
 
@@ -70,7 +70,7 @@ def test_crowd_regions_are_ignored() -> None:
     crowd = {**truth["annotations"][0], "id": 2, "iscrowd": 1, "bbox": [25, 25, 10, 10]}
     mask = np.zeros((1, 40, 40), dtype=np.uint8)
     mask[0, 25:35, 25:35] = 1
-    crowd["segmentation"] = masks.encode(mask)[0]
+    crowd["segmentation"] = paste.encode(mask)[0]
     results = _perfect(truth)
     in_crowd = {**results[0], "bbox": [26, 26, 8, 8], "segmentation": crowd["segmentation"], "score": 0.99}
     assert coco.metrics(coco.evaluate(truth, [*results, in_crowd], "mask"))["AP"] == pytest.approx(50)
@@ -84,7 +84,7 @@ def _rated() -> tuple[dict[str, Any], coco.Results]:
     hit = _perfect(truth)[0]
     elsewhere = np.zeros((1, 40, 40), dtype=np.uint8)
     elsewhere[0, 25:35, 25:35] = 1
-    miss = {**hit, "bbox": [25, 25, 10, 10], "segmentation": masks.encode(elsewhere)[0]}
+    miss = {**hit, "bbox": [25, 25, 10, 10], "segmentation": paste.encode(elsewhere)[0]}
     return truth, [{**hit, "score": 0.4, "mask_score": 0.39}, {**miss, "score": 0.9, "mask_score": 0.1}]
 
 

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools.cocoeval import COCOeval
-from scores import noisy_results
+from scores import SIDE, noisy_results, random_boxes
 
 from instseg.errors import UserError
 from instseg.evaluation import coco
 from instseg.evaluation.engine import ENGINES, evaluator
-
-SIDE = 300
 
 
 def _same(truth: dict[str, Any], results: coco.Results, kind: coco.Kind) -> COCOeval:
@@ -39,48 +37,6 @@ def test_real_photographs(real_data: Path, kind: coco.Kind, decimals: int) -> No
         # then areas are those of the masks
         bare = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
         assert list(_same(truth, bare, kind).stats) != list(found.stats)
-
-
-def random_boxes(seed: int, clutter: int, decimals: int) -> tuple[dict[str, Any], coco.Results]:
-    """Boxes of all sizes; category 4 has no object, 5 neither that nor detections, and there are empty pictures."""
-    random = np.random.default_rng(seed)
-    annotations: list[dict[str, Any]] = []
-    results: coco.Results = []
-
-    def box() -> list[float]:
-        w, h = np.exp(random.uniform(np.log(6), np.log(280), 2))
-        return [float(v) for v in (*random.uniform(0, SIDE - np.array([w, h])), w, h)]
-
-    def add(image: int, category: int, shape: list[float]) -> None:
-        x, y, w, h = shape
-        polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
-        score = round(float(random.random()), decimals)
-        one = {"image_id": image, "category_id": category, "bbox": shape, "segmentation": [polygon]}
-        results.append({**one, "score": score})
-
-    for image in range(1, 9):
-        for _ in range(random.integers(0, 12)):
-            shape = box()
-            x, y, w, h = shape
-            polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
-            one = {"image_id": image, "category_id": int(random.integers(1, 4)), "bbox": shape}
-            # not the box's area, so that an object and its detection may lie in different ranges
-            area = w * h * random.uniform(0.5, 1)
-            crowd = int(random.random() < 0.2)
-            annotations.append(
-                {**one, "id": len(annotations), "area": area, "iscrowd": crowd, "segmentation": [polygon]}
-            )
-            for _ in range(random.integers(0, 3)):
-                noise = random.normal(0, 0.04, 4) * [w, h, w, h]
-                add(image, one["category_id"], [float(v) for v in np.maximum(np.array(shape) + noise, 0)])
-        for _ in range(clutter):
-            add(image, int(random.integers(1, 5)), box())
-    truth = {
-        "images": [{"id": i, "width": SIDE, "height": SIDE} for i in range(1, 12)],
-        "categories": [{"id": c, "name": f"c{c}"} for c in range(1, 6)],
-        "annotations": annotations,
-    }
-    return truth, results
 
 
 @pytest.mark.parametrize("kind", coco.KINDS)

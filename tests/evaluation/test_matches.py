@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
-from test_engines import random_boxes
-from test_resampling import coco_eval, make_predictions, make_truth, quiet_coco
+from scores import coco_eval, make_predictions, make_truth, quiet_coco, random_boxes
 
 from instseg.evaluation import coco
 from instseg.evaluation.coco import Kind
 from instseg.evaluation.engine import ENGINES
 from instseg.evaluation.matches import match
-from instseg.evaluation.resampling import average_precision
+from instseg.statistics.resampling import average_precision
 
 
 def polygons(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:

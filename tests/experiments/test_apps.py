@@ -10,7 +10,9 @@ from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import app_config, cli, report
+from experiments.config import apps as app_config
+from experiments.config import cli
+from experiments.report import __main__ as report
 from instseg.errors import UserError
 
 NEEDED = {

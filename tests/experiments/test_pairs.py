@@ -11,12 +11,13 @@ import synthetic
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from experiments import app_config, cli
+from experiments.config import apps as app_config
+from experiments.config import cli
 from experiments.evaluate import compare
 from instseg.errors import UserError
 from instseg.evaluation import coco
-from instseg.evaluation.hierarchy import holm
-from instseg.evaluation.resampling import match, paired_difference
+from instseg.statistics.estimate import holm
+from instseg.statistics.resampling import match, paired_difference
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import apps
 import pytest
 from hydra import compose, initialize_config_module
 
-from experiments import config, study_report
-from experiments.run import run
+from experiments.config import run as config
+from experiments.report import build
+from experiments.runs.end_to_end import run
 
 SMALL = (
     "trunk.weights=null",
@@ -82,7 +83,7 @@ def test_every_real_set_trains_and_evaluates(
     truth = json.loads((tmp_path / "mine" / result["ground_truth"]).read_text())
     assert (len(truth["images"]), len(truth["categories"])) == (min(pictures, 6), classes)
     if dataset == "coco_json":
-        assert "unet" in study_report.build(tmp_path / "mine", "fcn", 20)
+        assert "unet" in build.build(tmp_path / "mine", "fcn", 20)
         assert (tmp_path / "mine" / "panels.png").exists()
 
 

@@ -13,7 +13,7 @@ import apps
 import pytest
 import torch
 
-from experiments import speed
+from experiments.benchmark import study as speed
 from instseg.training import checkpoint
 
 
@@ -68,9 +68,9 @@ def test_a_sweep_writes_tables_and_plots_and_is_safe_to_repeat(tmp_path: Path) -
 
 
 def test_the_rest_of_the_model_starts_the_same_for_every_head(tmp_path: Path) -> None:
-    from test_config import composed
+    from composition import composed
 
-    from experiments.run import build_model
+    from experiments.runs.end_to_end import build_model
 
     fcn, unet = (build_model(composed(f"head={head}"), 2).state_dict() for head in ("fcn", "unet"))
     shared = fcn.keys() & unet.keys()
@@ -82,23 +82,25 @@ def test_the_rest_of_the_model_starts_the_same_for_every_head(tmp_path: Path) ->
 
 def test_a_seed_begins_anew_in_every_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else what it does to a head would be the same in all folds, and folds are taken for independent draws of it."""
-    from test_config import composed
+    from composition import composed
 
-    from experiments import run
+    from experiments.runs import end_to_end
 
     folds = [composed("dataset=pennfudan", f"dataset.fold={fold}") for fold in (0, 1, 2)]
-    models = [run.build_model(one, 2).state_dict() for one in folds]
+    models = [end_to_end.build_model(one, 2).state_dict() for one in folds]
     for key in ("backbone.body.stem.0.weight", "roi_heads.mask_head.0.0.weight"):
         first, *others = (model[key] for model in models)
         assert not any(torch.equal(first, other) for other in others) and not torch.equal(*others)
     # batches and the draws of a step, too
     asked: list[int] = []
-    monkeypatch.setattr(run, "train", lambda *arguments, **options: asked.append(options["seed"]))
-    monkeypatch.setattr(run.loader, "training_batches", lambda *arguments, **options: asked.append(options["seed"]))
+    monkeypatch.setattr(end_to_end, "train", lambda *arguments, **options: asked.append(options["seed"]))
+    monkeypatch.setattr(
+        end_to_end.loader, "training_batches", lambda *arguments, **options: asked.append(options["seed"])
+    )
     data = type("Data", (), {"image_ids": [], "learnable": lambda self: [0], "num_classes": 2})()
     for one in folds:
-        run.training_batches(one, data, 0, 1, torch.device("cpu"))  # type: ignore[arg-type]
-        run._train(one, None, data, data, Path(), torch.device("cpu"))  # type: ignore[arg-type]
+        end_to_end.training_batches(one, data, 0, 1, torch.device("cpu"))  # type: ignore[arg-type]
+        end_to_end._train(one, None, data, data, Path(), torch.device("cpu"))  # type: ignore[arg-type]
     assert asked[:2] == [0, 0] and asked[::2] == asked[1::2] and len(set(asked)) == 3
 
 
@@ -261,7 +263,7 @@ def test_wrong_sweeps_stop_before_anything_trains(tmp_path: Path, overrides: tup
 
 
 def test_a_run_is_not_done_twice_at_once(tmp_path: Path) -> None:
-    from test_config import composed
+    from composition import composed
 
     folder = composed(*apps.TINY, f"results_dir={tmp_path}").folder()
     folder.mkdir(parents=True)

@@ -8,10 +8,10 @@ import torch
 
 import heads
 from instseg import seeds
-from instseg.data.instances import PER_INSTANCE
-from instseg.data.loader import Batch
+from instseg.data.batches.instances import PER_INSTANCE
+from instseg.data.batches.loader import Batch
 from instseg.detector import MaskRCNN
-from instseg.training import frozen, loop
+from instseg.training import frozen_core, loop
 
 SCHEDULE = small.recipe()
 
@@ -48,9 +48,9 @@ def test_a_step_learns_from_what_there_is(empty: int, options: dict[str, Any]) -
 @pytest.mark.parametrize("empty", [1, 2])
 def test_a_step_on_a_frozen_core(empty: int) -> None:
     net = _model({})
-    frozen.freeze(net)
-    frozen.training_mode(net)
-    (losses,) = frozen.step(
+    frozen_core.freeze(net)
+    frozen_core.training_mode(net)
+    (losses,) = frozen_core.step(
         [net], [SCHEDULE.make_optimizer(net)], SCHEDULE, _batch(empty), small.CPU, seed=0, iteration=0
     )
     assert isinstance(losses, dict) and (losses["loss_mask"] > 0) == (empty < 2)

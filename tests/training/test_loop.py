@@ -10,7 +10,7 @@ import small
 import torch
 
 from instseg import seeds
-from instseg.data.loader import to_unit
+from instseg.data.batches.loader import to_unit
 from instseg.errors import DivergedError, UserError
 from instseg.training import checkpoint
 

@@ -1,0 +1,43 @@
+"""Time things on this machine: ``python -m experiments.benchmark what=WHAT study=NAME``; ``--help`` lists them.
+
+Without ``what`` the trained variants of a study are timed against each other.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from experiments.benchmark import outcome, setup, study
+from experiments.config import apps, cli
+from experiments.render import table
+from experiments.runs.study import read
+
+
+def _job(cfg: DictConfig) -> None:
+    options = apps.typed(cfg, apps.Benchmark)
+    if options.what == "study":
+        _study(options)
+        return
+    made = setup.make(options)
+    # what can't be written is said before minutes of measuring
+    Path(options.out).mkdir(parents=True, exist_ok=True)
+    found = importlib.import_module(f"experiments.benchmark.cases.{options.what}").measure(made)
+    print(outcome.write(found, options, made.config, made.device))
+
+
+def _study(options: apps.Benchmark) -> None:
+    folder = Path(options.results_dir) / options.study
+    measured = study.measure_study(
+        folder, data_root=options.data_root, device=options.device, rois=options.rois, rounds=options.rounds, again=True
+    )
+    frame = table.speed_frame(measured, read(folder).variants)
+    table.write_speed(folder, frame, measured)
+    print(table.speed_text(frame).to_markdown(index=False))
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = [cli.as_list("against|heads", argument) for argument in sys.argv[1:]]
+    apps.register()
+    cli.run(cli.app("pkg://experiments.conf_apps", "benchmark", _job))

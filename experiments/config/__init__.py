@@ -1,0 +1,1 @@
+"""What ``conf/`` means: the typed configuration, its checks, and errors of one line."""

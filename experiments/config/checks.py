@@ -1,0 +1,122 @@
+"""What can be said against a run before anything is loaded or trained."""
+
+import math
+
+import torch
+
+from experiments.config.run import COMPILE, PROTOCOLS, Config, torch_device
+from instseg import data, detector, transfer
+from instseg.errors import UserError, unknown_name
+from instseg.evaluation import engine
+
+
+def check(config: Config) -> None:
+    """Find what is wrong before anything is loaded or trained.
+
+    Raises:
+        UserError: one line that names the key and what would be right.
+    """
+    if config.protocol not in PROTOCOLS:
+        raise unknown_name("protocol", config.protocol, PROTOCOLS)
+    if config.dataset.name not in data.names():
+        raise unknown_name("dataset.name", config.dataset.name, data.names())
+    data.check_files(config.dataset.name, config.dataset.files())
+    if not config.dataset.train_min_size or min(*config.dataset.train_min_size, config.dataset.min_size) < 32:
+        raise UserError("dataset.train_min_size and dataset.min_size: at least one size each, 32 pixels or more")
+    if len(config.detector.anchor_sizes) != 5:
+        raise UserError(
+            f"detector.anchor_sizes: one list a level P2..P6, five in all, not {len(config.detector.anchor_sizes)}"
+        )
+    _check_ranges(config)
+    _check_transfer(config)
+    _check_augmentation(config)
+    if config.trunk.norm == "frozen" and config.trunk.weights is None and not config.transferred():
+        raise UserError(
+            "trunk.norm=frozen needs trunk.weights, or init: statistics of no data can't be frozen; "
+            "from scratch use trunk.norm=batch trunk.trainable_layers=null"
+        )
+    if config.trunk.name in detector.trunk.names() and config.trunk.weights is not None and not config.transferred():
+        detector.trunk.find_weights(config.trunk.name, config.trunk.weights)
+    config.make_schedule()
+    # YAML reads true and false as no words
+    if config.runtime.compile.lower() not in COMPILE:
+        raise unknown_name("runtime.compile", config.runtime.compile, COMPILE)
+    if config.evaluation.engine not in engine.ENGINES:
+        raise unknown_name("evaluation.engine", config.evaluation.engine, engine.ENGINES)
+    torch_device(config.runtime.device)
+    with torch.device("meta"):
+        detector.trunk.build(
+            config.trunk.name,
+            norm=config.trunk.norm,
+            trainable_layers=config.trunk.trainable_layers,
+            out_channels=8,
+            stride_in_1x1=config.trunk.stride_in_1x1,
+        )
+        config.make_head(num_classes=2)
+
+
+def _check_transfer(config: Config) -> None:
+    if config.core is not None and config.protocol != "frozen_core":
+        raise UserError(
+            f"core={config.core}: only protocol=frozen_core has a core; to go on training from these weights give "
+            f"init={config.core}"
+        )
+    for key, given in config.transferred().items():
+        try:
+            transfer.find(given)
+        except UserError as error:
+            raise UserError(f"{key}={error}") from error
+
+
+def _check_ranges(config: Config) -> None:
+    sizes = config.detector.anchor_sizes
+    if not all(sizes) or min(map(min, sizes)) < 1:
+        raise UserError("detector.anchor_sizes: each level needs one or more, 1 pixel or larger")
+    if not config.detector.anchor_ratios or min(config.detector.anchor_ratios) <= 0:
+        raise UserError(f"detector.anchor_ratios={config.detector.anchor_ratios}: one or more, each above 0")
+    d = config.dataset
+    if d.max_size < d.min_size or d.train_max_size < max(d.train_min_size):
+        raise UserError("dataset.max_size and dataset.train_max_size: at least the size of the short side")
+    least = {
+        "seed": (config.seed, 0),
+        "runtime.jobs": (config.runtime.jobs, 1),
+        "runtime.threads": (config.runtime.threads, 1),
+        "runtime.workers": (config.runtime.workers, 0),
+        "runtime.log_every": (config.runtime.log_every, 1),
+        "runtime.checkpoint_every": (config.runtime.checkpoint_every, 1),
+        "runtime.evaluate_every": (config.runtime.evaluate_every, 0),
+        "evaluation.batch_size": (config.evaluation.batch_size, 1),
+        "evaluation.resamples": (config.evaluation.resamples, 1),
+        "trunk.out_channels": (config.trunk.out_channels, 1),
+    }
+    for key, value in vars(config.detector).items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            least[f"detector.{key}"] = (value, 1)
+        elif isinstance(value, float) and not 0 <= value <= 1:
+            raise UserError(f"detector.{key}={value}: must be between 0 and 1")
+    for part in ("rpn", "box"):
+        high, low = (getattr(config.detector, f"{part}_{kind}_iou_thresh") for kind in ("fg", "bg"))
+        if high < low:
+            raise UserError(
+                f"detector.{part}_fg_iou_thresh={high}: must be at least detector.{part}_bg_iou_thresh={low}"
+            )
+    for name, (number, low) in least.items():
+        if number is not None and number < low:
+            raise UserError(f"{name}={number}: must be {low} or more")
+
+
+def _check_augmentation(config: Config) -> None:
+    a = config.augmentation
+    for key in ("flip", "vertical_flip", "photometric", "jpeg", "copy_paste", "min_visible"):
+        if not 0 <= (value := getattr(a, key)) <= 1:
+            raise UserError(f"augmentation.{key}={value}: must be between 0 and 1")
+    if a.scale is not None and not (len(a.scale) == 2 and 0 < a.scale[0] <= a.scale[1] < math.inf):
+        raise UserError(f"augmentation.scale={a.scale}: must be [low,high], both above 0, or null")
+    if a.scale is not None and a.crop is None and a.scale[1] > 1:
+        raise UserError(f"augmentation.scale={a.scale}: above 1 only with augmentation.crop, which bounds the pictures")
+    if a.crop is not None and a.crop < 32:
+        raise UserError(f"augmentation.crop={a.crop}: must be 32 pixels or more, or null")
+    if len(a.jpeg_quality) != 2 or not 1 <= a.jpeg_quality[0] <= a.jpeg_quality[1] <= 100:
+        raise UserError(f"augmentation.jpeg_quality={a.jpeg_quality}: must be [low,high], from 1 to 100")
+    if a.min_area < 1:
+        raise UserError(f"augmentation.min_area={a.min_area}: must be 1 or more")

@@ -1,0 +1,125 @@
+"""Controls: the FCN that costs what another head costs, so that "it is just bigger" explains no difference.
+
+``control=params`` or ``control=flops`` puts that FCN in the place of the chosen head. Its depth and width are found
+here and written into the run's configuration.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+import heads
+from experiments.config.groups import Head
+from experiments.config.run import CONTROLS, Config
+from instseg import timing
+from instseg.detector.rois import MaskHead, RoIs
+from instseg.errors import UserError, unknown_name
+
+TOLERANCE = 0.02
+MOST_CONVS, MOST_WIDTH = 16, 4096
+ROIS = 100
+"""RoIs that heads which also read whole maps share them among."""
+META = torch.device("meta")
+UNITS = {"params": "parameters", "flops": "FLOPs per RoI"}
+
+
+def resolved(config: Config, num_classes: Callable[[], int] | None = None) -> Config:
+    """The configuration with its control found, where it asks for one; else the same.
+
+    Args:
+        config: a checked configuration.
+        num_classes: gives the background and the classes; None: the data set is asked.
+
+    Raises:
+        UserError: no FCN matches, the head is that FCN itself, or the data set can't be read.
+    """
+    by = config.head.control or config.control
+    if by not in CONTROLS:
+        raise unknown_name("control", by, CONTROLS)
+    if by == "none":
+        return config
+    classes = config.make_dataset("val").num_classes if num_classes is None else num_classes()
+    return replace(config, control="none", head=_matching(config, by, classes))
+
+
+def _matching(config: Config, by: str, classes: int) -> Head:
+    head = config.head
+    rois = timing.random_rois(config.trunk.out_channels, picture_size(config), ROIS, META)
+    wanted = cost(config.make_head(classes), by, rois)
+    known: dict[str, Any] = {**heads.options(head.name), **head.options}
+    shared: dict[str, Any] = {key: known[key] for key in ("norm", "roi_size", "output_size") if key in known}
+    candidates = _candidates(config, by, classes, shared, rois, wanted)
+    found = next((one for one in candidates if abs(one[2] / wanted - 1) <= TOLERANCE), None)
+    if found is None:
+        raise UserError(
+            f"control={by}: no FCN of 1 to {MOST_CONVS} convolutions comes within {TOLERANCE:.0%} of "
+            f"{head.variant}'s {wanted:,.0f} {UNITS[by]}"
+        )
+    convs, width, costs = found
+    if head.name == "fcn" and convs == known["convs"] and width == (known["width"] or config.trunk.out_channels):
+        raise UserError(f"control={by}: {head.variant} is its own control; leave it out of a sweep with control={by}")
+    return replace(
+        head,
+        variant=f"fcn_{by}_of_{head.variant}",
+        name="fcn",
+        options={"convs": convs, "width": width, **shared},
+        paper="",
+        control="none",
+        control_of={
+            "variant": head.variant,
+            "name": head.name,
+            "options": head.options,
+            "by": by,
+            "wanted": wanted,
+            "found": costs,
+        },
+    )
+
+
+def _candidates(
+    config: Config, by: str, classes: int, options: dict[str, Any], rois: Callable[[], RoIs], wanted: float
+) -> Iterator[tuple[int, int, float]]:
+    """(convs, width, cost) of the best width for each depth, the depths nearest to the FCN's own first."""
+    usual = heads.options("fcn")["convs"]
+    # groups of one channel would be another normalisation
+    for step in (8, 1) if options.get("norm") == "group" else (1,):
+        for convs in sorted(range(1, MOST_CONVS + 1), key=lambda n: abs(n - usual)):
+
+            def of(steps: int, convs: int = convs, step: int = step) -> float:
+                with META:
+                    control = heads.build(
+                        "fcn",
+                        config.trunk.out_channels,
+                        classes,
+                        class_agnostic=config.head.class_agnostic,
+                        **options,
+                        convs=convs,
+                        width=steps * step,
+                    )
+                return cost(control, by, rois)
+
+            low, high = 1, MOST_WIDTH // step
+            # the cost rises with the width: the first width that is not too small, or the one before
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (middle + 1, high) if of(middle) < wanted else (low, middle)
+            best = min((n for n in (low - 1, low) if n), key=lambda n: abs(of(n) - wanted))
+            yield convs, best * step, of(best)
+
+
+def cost(head: MaskHead, by: str, rois: Callable[[], RoIs]) -> float:
+    """Parameters of a head (``params``), or FLOPs that it predicts a RoI's mask with (``flops``), RoIAlign left out.
+
+    Nothing is computed: the head goes to torch's ``meta`` device, where ``rois`` must be.
+    """
+    if by == "params":
+        return sum(p.numel() for p in head.parameters())
+    return timing.head_flops(head.eval().to(META), rois)
+
+
+def picture_size(config: Config) -> tuple[int, int]:
+    """(H, W) of a picture of the largest size that evaluation makes, of aspect 4:3 where it may be."""
+    d = config.dataset
+    return d.min_size, min(d.max_size, d.min_size * 4 // 3)

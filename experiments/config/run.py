@@ -1,0 +1,225 @@
+"""The typed form of a run: what it is made of, what it is called, and what it makes."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+import heads
+from experiments.config.groups import (
+    Augmentation,
+    DatasetConfig,
+    Detector,
+    Evaluation,
+    Head,
+    Runtime,
+    ScheduleConfig,
+    StudyConfig,
+    Trunk,
+)
+from instseg import data, seeds, transfer
+from instseg.data import InstanceDataset
+from instseg.data.batches import transforms
+from instseg.detector.rois import MaskHead
+from instseg.errors import UserError
+from instseg.training.schedule import Schedule
+
+COMPILE = ("auto", "true", "false")
+
+CONTROLS = ("none", "params", "flops")
+
+PROTOCOLS = ("end_to_end", "frozen_core")
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    head: Head = field(default_factory=Head)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    trunk: Trunk = field(default_factory=Trunk)
+    detector: Detector = field(default_factory=Detector)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    runtime: Runtime = field(default_factory=Runtime)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    protocol: str = "end_to_end"
+    control: str = "none"
+    head_norm: str = "none"
+    init: str | None = None
+    core: str | None = None
+    seed: int = 0
+    data_root: str | None = None
+    results_dir: str = "results"
+
+    def make_schedule(self) -> Schedule:
+        """The schedule for the batch size that was asked for."""
+        return Schedule(**asdict(self.schedule)).scaled()
+
+    def make_head(self, num_classes: int) -> MaskHead:
+        """The mask head with new weights."""
+        return heads.build(
+            self.head.name,
+            self.trunk.out_channels,
+            num_classes,
+            **self.head.common(),
+            **self.head.options,
+        )
+
+    def make_dataset(self, split: str) -> InstanceDataset:
+        """A split of the data set; the same object for every run of this process that asks for the same."""
+        d = self.dataset
+        images = d.train_pictures if split == "train" else d.val_pictures
+        root = None if self.data_root is None else str(Path(self.data_root).expanduser())
+        files = tuple(d.files().items())
+        return _dataset(d.name, split, d.fold, root, images, files, json.dumps(d.options, sort_keys=True))
+
+    def make_transform(self) -> transforms.Training:
+        """What happens to training pictures."""
+        d = self.dataset
+        return transforms.training(**vars(self.augmentation), min_size=d.train_min_size, max_size=d.train_max_size)
+
+    def check_settled(self) -> None:
+        """Raise a ValueError where a control is asked for and not yet found, as the head is another one then."""
+        if (self.head.control or self.control) != "none":
+            raise ValueError("the control must be found first: experiments.config.control.resolved")
+
+    def hash(self) -> str:
+        """Eight hex digits over everything that can change a run's numbers, and nothing else."""
+        self.check_settled()
+        parts = asdict(self)
+        for key in ("runtime", "study", "data_root", "results_dir", "head_norm", "control"):
+            del parts[key]
+        parts["evaluation"] = {"batch_size": self.evaluation.batch_size}
+        for key in ("variant", "control", "paper", "control_of"):
+            del parts["head"][key]
+        parts["dataset"] = self.dataset.settings()
+        for key in ("init", "core"):
+            del parts[key]
+        if self.protocol == "frozen_core":
+            parts["core"] = self.core_run().hash()
+        # where weights lie can't change the numbers, what is in them can
+        parts |= {f"{key} weights": transfer.identity(given) for key, given in self.transferred().items()}
+        if self.trunk.weights is not None and Path(self.trunk.weights).is_file():
+            # where the file lies can't change the numbers, what is in it can
+            parts["trunk"]["weights"] = hashlib.sha256(Path(self.trunk.weights).read_bytes()).hexdigest()
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+    def transferred(self) -> dict[str, str]:
+        """``init`` and ``core``, as far as they are given."""
+        return {key: given for key in ("init", "core") if (given := getattr(self, key)) is not None}
+
+    def stream_seed(self) -> int:
+        """What a run's random streams are named by: its seed, drawn anew in every fold.
+
+        What a seed that began alike in all folds does to a head would not show between the folds, and no number of
+        them would average it out.
+        """
+        fold = self.dataset.fold
+        return seeds.derive(self.seed, "fold", fold) if fold else self.seed
+
+    def core_run(self) -> "Config":
+        """The run whose detector is frozen under the head, with ``protocol=frozen_core``: the plain FCN end to end and
+        all else the same, in a study of its own inside this one's folder, ``results/<study>/cores``."""
+        options = {**heads.options("fcn"), "norm": self.head_norm}
+        return replace(
+            self,
+            protocol="end_to_end",
+            control="none",
+            head=Head(variant="fcn", name="fcn", options=options),
+            study=StudyConfig(name="cores", baseline="fcn"),
+            results_dir=str(self.study_folder()),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What runs of one study share if their difference is to be the head's alone, flat: ``schedule.lr`` and
+        so on. Names of trunk and data set, iterations, seed and fold are told elsewhere."""
+        flat: dict[str, Any] = {}
+        groups = {key: asdict(getattr(self, key)) for key in ("augmentation", "trunk", "detector", "schedule")}
+        for group, values in {"dataset": self.dataset.settings(), **groups}.items():
+            flat |= {f"{group}.{key}": value for key, value in values.items()}
+        flat |= {key: transfer.short_identity(given) for key, given in self.transferred().items()}
+        for key in ("dataset.name", "dataset.fold", "trunk.name", "schedule.iterations"):
+            del flat[key]
+        return flat
+
+    def study_folder(self) -> Path:
+        """``results/<study>``."""
+        return Path(self.results_dir) / self.study.name
+
+    def folder(self) -> Path:
+        """The run's folder."""
+        name = f"{self.head.variant}-{self.dataset.name}-f{self.dataset.fold}-s{self.seed}-{self.hash()}"
+        return self.study_folder() / "runs" / name
+
+
+@lru_cache(maxsize=4)
+def _dataset(
+    name: str,
+    split: str,
+    fold: int,
+    root: str | None,
+    images: int | None,
+    files: tuple[tuple[str, Path], ...],
+    options: str,
+) -> InstanceDataset:
+    path = None if root is None else Path(root)
+    return data.build(name, split, fold=fold, root=path, images=images, files=dict(files), **json.loads(options))
+
+
+def torch_device(name: str, key: str = "runtime.device") -> torch.device:
+    """``auto`` -> the GPU where there is one, else the CPU; ``key`` is what the user gave it by."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"{key}={name}: must be auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"{key}={name}: torch sees no GPU here; use {key}=cpu")
+    return device
+
+
+def typed(cfg: DictConfig) -> Config:
+    """A composed configuration as a :class:`Config`, interpolations resolved."""
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, Config)
+    return config
+
+
+def _channels(share: float, *, _root_: DictConfig) -> int:
+    """``${channels:0.5}``: half as many as the pyramid has."""
+    return max(1, round(float(share) * _root_.trunk.out_channels))
+
+
+# where processes begin, they import this before they read a configuration
+OmegaConf.register_new_resolver("channels", _channels, replace=True)
+
+
+def stored(path: Path) -> Config:
+    """The configuration that a run wrote into its folder.
+
+    Raises:
+        UserError: the file is missing or damaged, or of keys that are not known here.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        assert isinstance(merged, DictConfig)
+        return typed(merged)
+    except (OSError, OmegaConfBaseException, YAMLError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        raise UserError(f"{path} can't be used ({reason})") from error
+
+
+def register() -> None:
+    """Make the schema known to Hydra, so that a misspelt key or a value of the wrong type is an error."""
+    ConfigStore.instance().store("schema", node=Config)

@@ -1,0 +1,1 @@
+"""Looking a data set over before a run uses it."""

@@ -1,0 +1,209 @@
+"""What a data set holds, in numbers: pictures and instances by split, class and size, without decoding a picture."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pycocotools import mask as coco_mask
+
+from experiments.config.groups import DatasetConfig
+from experiments.render.table import MISSING, fitted
+from instseg.data import InstanceDataset
+from instseg.data.annotations.coco_shapes import to_rle
+from instseg.files import write_atomically
+from instseg.progress import bar
+
+SPLITS = ("train", "val")
+SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
+"""COCO's sizes: areas in pixels of the picture as it is stored."""
+CELL = 4 * 4
+"""Pixels in a cell of the finest feature map, P2: of a smaller mask a head sees next to nothing."""
+_NAMED = 12  # classes that the terminal names; the files name all
+
+
+@dataclass
+class Split:
+    """One split in numbers.
+
+    Attributes:
+        name: ``train`` or ``val``.
+        data: where it is from.
+        pictures: a row a picture, in the data set's order: ``id``, ``height``, ``width``, ``scale`` (by which a run
+            resizes it for evaluation), ``instances`` (crowd regions not among them).
+        instances: a row an annotation, crowd regions included: ``id`` as in the annotation file, ``picture`` (a row of
+            ``pictures``), ``label`` (from 1), ``iscrowd``, ``area`` as COCO counts it, ``pixels`` of the mask, ``box``
+            (x, y, width, height), ``misfit`` (pixels by which an edge of the box is off the mask's) and ``twin`` (id of
+            an earlier one with the same class and mask in the picture, or None).
+    """
+
+    name: str
+    data: InstanceDataset
+    pictures: pd.DataFrame
+    instances: pd.DataFrame
+
+    def alone(self) -> pd.DataFrame:
+        """The instances that are no crowd regions."""
+        return self.instances[self.instances["iscrowd"] == 0]
+
+    def resized(self) -> np.ndarray:
+        """Mask area of each instance of :meth:`alone` when its picture has the size of evaluation, in pixels."""
+        alone = self.alone()
+        scale = self.pictures["scale"].to_numpy()[alone["picture"]]
+        return alone["pixels"].to_numpy() * scale**2
+
+
+def read(name: str, data: InstanceDataset, config: DatasetConfig) -> Split:
+    """A split's numbers, from its ground truth."""
+    truth = data.ground_truth()
+    rows = {image_id: row for row, image_id in enumerate(data.image_ids)}
+    sizes = np.array(data.sizes(), dtype=np.int64).reshape(-1, 2)
+    labels = {category["id"]: label for label, category in enumerate(data.categories, start=1)}
+    found: list[tuple[Any, ...]] = []
+    shapes: dict[tuple[int, int, bytes], int] = {}
+    for annotation in bar(iterable=truth["annotations"], desc=f"{name}: masks", unit=" instances", delay=2):
+        picture, label = rows[annotation["image_id"]], labels[annotation["category_id"]]
+        rle = to_rle(annotation["segmentation"], *sizes[picture].tolist())
+        own_id = annotation["id"] - data.id_shift
+        twin = shapes.setdefault((picture, label, rle["counts"]), own_id)
+        box = [float(side) for side in annotation["bbox"]]
+        found.append(
+            (
+                *(own_id, picture, label, annotation["iscrowd"], annotation["area"], int(coco_mask.area(rle)), box),
+                *(_misfit(box, coco_mask.toBbox(rle), sizes[picture]), None if twin == own_id else twin),
+            )
+        )
+    columns = ["id", "picture", "label", "iscrowd", "area", "pixels", "box", "misfit", "twin"]
+    # said outright, as a split without instances would have columns of no type; ids may be any whole numbers
+    kinds = {"picture": "int64", "label": "int64", "iscrowd": "int64", "area": "float64", "pixels": "int64"}
+    instances = pd.DataFrame(found, columns=columns, dtype=object).astype({**kinds, "misfit": "float64"})
+    short, long = sizes.min(axis=1), sizes.max(axis=1)
+    pictures = pd.DataFrame(
+        {
+            "id": data.image_ids,
+            "height": sizes[:, 0],
+            "width": sizes[:, 1],
+            "scale": np.minimum(config.min_size / short, config.max_size / long),
+            "instances": np.bincount(instances["picture"][instances["iscrowd"] == 0], minlength=len(sizes)),
+        }
+    )
+    return Split(name, data, pictures, instances)
+
+
+def _misfit(box: list[float], tight: np.ndarray, size: np.ndarray) -> float:
+    """Pixels by which an edge of a box, cut at the picture's edge, is off that of the mask's box."""
+    height, width = size
+    limits = np.array([width, height, width, height])
+    given = np.array([box[0], box[1], box[0] + box[2], box[1] + box[3]]).clip(0, limits)
+    edges = np.array([tight[0], tight[1], tight[0] + tight[2], tight[1] + tight[3]])
+    return float(np.abs(given - edges).max())
+
+
+def by_class(splits: list[Split]) -> pd.DataFrame:
+    """A row a split and class, with a row of all classes first in each split: ``pictures`` that have one,
+    ``instances``, ``crowd`` regions, and the instances of each of COCO's sizes."""
+    rows = []
+    for split in splits:
+        for label in range(split.data.num_classes):
+            of_class = split.instances if label == 0 else split.instances[split.instances["label"] == label]
+            alone = of_class[of_class["iscrowd"] == 0]
+            rows.append(
+                {
+                    "split": split.name,
+                    "class": "all" if label == 0 else split.data.categories[label - 1]["name"],
+                    "label": label,
+                    "pictures": len(split.pictures) if label == 0 else of_class["picture"].nunique(),
+                    "instances": len(alone),
+                    "crowd": len(of_class) - len(alone),
+                    **{size: int(alone["area"].between(*limits, "left").sum()) for size, limits in SIZES.items()},
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def in_one_split(splits: list[Split]) -> dict[str, list[str]]:
+    """Names of the classes with instances in one split alone, by that split, and, under ``none``, in no split."""
+    names = [category["name"] for category in splits[0].data.categories]
+    has = {split.name: set(split.alone()["label"]) for split in splits}
+    found: dict[str, list[str]] = {"train": [], "val": [], "none": []}
+    for label, name in enumerate(names, start=1):
+        where = [split for split, labels in has.items() if label in labels]
+        if len(where) < 2:
+            found[where[0] if where else "none"].append(name)
+    return found
+
+
+def overview(splits: list[Split], classes: pd.DataFrame) -> pd.DataFrame:
+    """What people read first: a row a quantity, a column a split."""
+    columns: dict[str, list[str]] = {"": [], **{split.name: [] for split in splits}}
+    for split in splits:
+        counts = classes[(classes["split"] == split.name) & (classes["label"] == 0)].iloc[0]
+        pictures, resized = split.pictures, split.resized()
+        total = max(len(resized), 1)
+        cells = {
+            "pictures": f"{len(pictures):,}",
+            "without instances": f"{(pictures['instances'] == 0).sum():,}",
+            "instances": f"{counts['instances']:,}",
+            "crowd regions": f"{counts['crowd']:,}",
+            "classes with instances": f"{split.alone()['label'].nunique()} of {split.data.num_classes - 1}",
+            **{size: f"{counts[size]:,} ({counts[size] / total:.0%})" for size in SIZES},
+            "instances a picture": _three(pictures["instances"]),
+            "picture width": _three(pictures["width"]),
+            "picture height": _three(pictures["height"]),
+            "median mask area, resized": f"{np.median(resized):,.0f}" if len(resized) else MISSING,
+            "too small masks, resized": f"{(resized < CELL).sum():,}",
+        }
+        columns[split.name] = list(cells.values())
+        columns[""] = list(cells)
+    return pd.DataFrame(columns)
+
+
+def _three(values: pd.Series) -> str:
+    return f"{values.min():,} / {values.median():,.0f} / {values.max():,}"
+
+
+def notes(splits: list[Split], config: DatasetConfig, most: int | None = None) -> list[str]:
+    """What the numbers mean, and classes that are not in both splits, ``most`` of them by name."""
+    lines = [
+        "Small, medium and large are COCO's: areas below 32², below 96² and above, in pixels as stored. Three numbers "
+        f"are least / median / most. Resized: as for evaluation, the short side to {config.min_size} pixels, the "
+        f"long one to at most {config.max_size}; masks are too small that have fewer than {CELL} pixels, a cell of the "
+        "finest feature map."
+    ]
+    where = {"train": "in train alone", "val": "in val alone, so never learnt", "none": "in neither split"}
+    for key, names in in_one_split(splits).items():
+        if names:
+            more = f" and {len(names[most:])} more" if most is not None and names[most:] else ""
+            some = ", ".join(names[:most]) + more
+            lines.append(f"{len(names)} class{'es' if len(names) > 1 else ''} {where[key]}: {some}")
+    return lines
+
+
+def write(folder: Path, name: str, splits: list[Split], config: DatasetConfig) -> list[Path]:
+    """``summary.md`` and ``counts.csv``."""
+    classes = by_class(splits)
+    table = overview(splits, classes)
+    align = ["left", *["right"] * len(splits)]
+    parts = [classes[(classes["split"] == split.name) & (classes["label"] > 0)] for split in splits]
+    columns = {"class": [str(name).replace("|", r"\|") for name in parts[0]["class"]]}
+    for split, part in zip(splits, parts, strict=True):
+        for key in ("pictures", "instances", "crowd", *SIZES):
+            columns[f"{split.name} {key}"] = [f"{count:,}" for count in part[key]]
+    every = pd.DataFrame(columns)
+    text = [
+        f"# {name}",
+        table.to_markdown(index=False, disable_numparse=True, colalign=align),
+        *notes(splits, config),
+        every.to_markdown(index=False, disable_numparse=True, colalign=["left", *["right"] * (every.shape[1] - 1)]),
+    ]
+    return [
+        write_atomically(folder / "summary.md", "\n\n".join(text) + "\n"),
+        write_atomically(folder / "counts.csv", classes.drop(columns="label").to_csv(index=False, lineterminator="\n")),
+    ]
+
+
+def terminal(name: str, splits: list[Split], config: DatasetConfig) -> str:
+    """The short form."""
+    table = overview(splits, by_class(splits)).rename(columns={"": name})
+    return "\n".join([fitted(table), *notes(splits, config, most=_NAMED)[1:]])

@@ -1,0 +1,1 @@
+"""Masks of trained runs on any images."""

@@ -1,0 +1,176 @@
+"""Drawings of predictions at any size: translucent outlined masks with captions, and heads side by side."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, product
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import minimum_filter
+
+from experiments.render.table import wrap
+from experiments.report.panels import OPACITY, colour_of
+from instseg.evaluation import coco, pairing
+
+Rgb = tuple[int, int, int]
+
+_SMALL = 640
+"""About how long the longer side of a smaller picture is made, by a whole number of pixels for each of its own."""
+_PER_ROW = 4
+_TITLE_CHARACTERS = 24
+
+
+@dataclass
+class Drawn:
+    """An object of a drawing: its mask (h, w) bool and its box, xyxy, at the drawing's scale, its colour, and what is
+    said of it."""
+
+    mask: NDArray[np.bool_]
+    box: list[float]
+    colour: Rgb
+    caption: str
+
+
+def colours(runs: Sequence[coco.Results]) -> list[list[Rgb]]:
+    """A colour for each result on one picture: in a run no two the same and none black, and the same in several runs
+    for masks of the same object.
+
+    Args:
+        runs: the results of each run.
+    """
+    spare = _strong_colours()
+    known: coco.Results = []
+    theirs: list[Rgb] = []
+    found = []
+    for results in runs:
+        # heads may see different classes in one object; those on one core have the very same boxes
+        same = np.asarray([[one["bbox"] == other["bbox"] for other in known] for one in results], dtype=bool)
+        same = same.reshape(len(results), len(known))
+        apart = ~same.any(axis=1, keepdims=True) & ~same.any(axis=0, keepdims=True)
+        masks, objects = ([one["segmentation"] for one in ones] for ones in (results, known))
+        pairs = pairing.pair(masks, objects, same | apart)
+        mine = [theirs[pairs[n][0]] if n in pairs else next(spare) for n in range(len(results))]
+        fresh = [n for n in range(len(results)) if n not in pairs]
+        known += [results[n] for n in fresh]
+        theirs += [mine[n] for n in fresh]
+        found.append(mine)
+    return found
+
+
+def _strong_colours() -> Iterator[Rgb]:
+    """The panels' colours, and when they begin to repeat themselves any others."""
+    seen = {(0, 0, 0)}
+    panels = ((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in map(colour_of, range(500)))
+    others = ((r, g, b) for r, g, b in product(range(255, -1, -5), repeat=3))
+    for colour in chain(panels, others):
+        if colour not in seen:
+            seen.add(colour)
+            yield colour
+
+
+def size_of(height: int, width: int, max_side: int) -> tuple[int, int]:
+    """(H, W) of the drawing of a picture: a small one is enlarged by a whole number, a large one brought to
+    ``max_side``."""
+    longest = max(height, width)
+    if longest > max_side:
+        return max(1, round(height * max_side / longest)), max(1, round(width * max_side / longest))
+    times = max(1, min(round(_SMALL / longest), max_side // longest))
+    return height * times, width * times
+
+
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture or mask at the size (H, W) of a drawing: pixels averaged, or repeated as they are."""
+    how = Image.Resampling.BOX if size[0] < image.height else Image.Resampling.NEAREST
+    return image.resize(size[::-1], how)
+
+
+def overlay(picture: NDArray[np.uint8], objects: Sequence[Drawn], *, captions: bool) -> Image.Image:
+    """A picture with objects on it.
+
+    Args:
+        picture: (h, w, 3) at the drawing's scale.
+        objects: the last ones on top.
+        captions: whether what is said of them is written on their boxes.
+    """
+    blended = picture.copy()
+    width = max(1, round(max(picture.shape[:2]) / 300))
+    for one in objects:
+        rows, columns = (np.flatnonzero(one.mask.any(axis=axis)) for axis in (1, 0))
+        if len(rows):
+            crop = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            mask, part = one.mask[crop], blended[crop]
+            part[mask] = np.rint((1 - OPACITY) * part[mask] + OPACITY * np.asarray(one.colour))
+            # beyond the crop is outside, so that outlines close at the picture's edge
+            inner = minimum_filter(mask.astype(np.uint8), size=2 * width + 1, mode="constant").astype(bool)
+            part[mask & ~inner] = one.colour
+    image = Image.fromarray(blended)
+    draw = ImageDraw.Draw(image)
+    for one in objects:
+        draw.rectangle(one.box, outline=one.colour, width=max(1, width // 2))
+    if captions:
+        _write_captions(draw, image.size, objects)
+    return image
+
+
+def _write_captions(draw: ImageDraw.ImageDraw, size: tuple[int, int], objects: Sequence[Drawn]) -> None:
+    """Each on a plate of its object's colour: above the box, inside or below it, where it is in the picture and hides
+    no other."""
+    font = _font(max(11, round(max(size) / 55)))
+    taken: list[tuple[float, float, float, float]] = []
+    for one in reversed(objects):
+        left, top, right, bottom = draw.textbbox((0, 0), one.caption, font=font)
+        width, height = right - left + 4, bottom - top + 4
+        x = min(max(one.box[0], 0), max(size[0] - width, 0))
+        plates = [(x, y, x + width, y + height) for y in (one.box[1] - height, one.box[1], one.box[3])]
+        inside = [plate for plate in plates if plate[1] >= 0 and plate[3] <= size[1]] or [plates[1]]
+        plate = next((plate for plate in inside if not any(_overlap(plate, other) for other in taken)), inside[0])
+        taken.append(plate)
+        draw.rectangle(plate, fill=one.colour)
+        light = np.dot(one.colour, (0.299, 0.587, 0.114)) > 140
+        draw.text((plate[0] + 2 - left, plate[1] + 2 - top), one.caption, font=font, fill="black" if light else "white")
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def side_by_side(tiles: Sequence[Image.Image], titles: Sequence[str], max_side: int) -> Image.Image:
+    """Drawings of one size in a row, or in several where there are many, with titles above them.
+
+    Args:
+        tiles: the drawings; half of ``max_side`` is the most that is left of their longer side.
+        titles: one each.
+        max_side: in pixels.
+    """
+    shrink = min(1.0, max_side / 2 / max(tiles[0].size))
+    width, height = (max(1, round(side * shrink)) for side in tiles[0].size)
+    font = _font(max(12, round(max(width, height) / 24)))
+    lines = [wrap(title, _TITLE_CHARACTERS) for title in titles]
+    gap = max(4, round(max(width, height) / 80))
+    line_height = sum(font.getmetrics())
+    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    # a title may be wider than a narrow picture
+    cell = max(width, *(int(probe.multiline_textbbox((0, 0), line, font)[2]) + 1 for line in lines))
+    head = 2 * gap + line_height * max(line.count("\n") + 1 for line in lines)
+    rows = -(-len(tiles) // _PER_ROW)
+    columns = -(-len(tiles) // rows)
+    panel = Image.new("RGB", (gap + columns * (cell + gap), rows * (head + height) + gap), "white")
+    draw = ImageDraw.Draw(panel)
+    for number, (tile, line) in enumerate(zip(tiles, lines, strict=True)):
+        row, column = divmod(number, columns)
+        x, y = gap + column * (cell + gap), row * (head + height)
+        at = (x + cell / 2, y + head - gap // 2 - line_height * (line.count("\n") + 1))
+        draw.multiline_text(at, line, "black", font, anchor="ma", spacing=0, align="center")
+        small = tile if shrink == 1 else tile.resize((width, height), Image.Resampling.LANCZOS)
+        panel.paste(small, (x + (cell - width) // 2, y + head))
+    return panel
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Pillow's own has Latin letters alone
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)

@@ -1,0 +1,1 @@
+"""How any table, plot and mask looks."""

@@ -1,0 +1,1 @@
+"""A run carried out, stored in a folder, and found again."""

@@ -1,0 +1,123 @@
+"""``init`` and ``core``: weights that were trained before, put into a run's model, and what is to be said of them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.config.run import Config, stored
+from instseg import progress, transfer
+from instseg.data import InstanceDataset
+from instseg.detector import MaskRCNN
+from instseg.errors import UserError
+
+
+def check(configs: Sequence[Config]) -> None:
+    """Read all weights that some runs need once, fetching what must be fetched.
+
+    Raises:
+        UserError: they can't be had or read.
+    """
+    for key, given in dict.fromkeys(pair for one in configs for pair in one.transferred().items()):
+        _read(key, given)
+
+
+def start(model: MaskRCNN, config: Config, data: InstanceDataset) -> dict[str, Any]:
+    """Put the weights of ``init``, where it is given, into a model that has its first weights, and tell what fits.
+
+    Returns:
+        What the run's provenance says of it.
+
+    Raises:
+        UserError: they can't be used.
+    """
+    if config.init is None:
+        return {}
+    source = _read("init", config.init)
+    _say_what_differs("init", config, source)
+    report = _load("init", model, source, data)
+    progress.say(f"init={config.init}: {report.line()}")
+    return _provenance(config, report)
+
+
+def start_heads(models: Sequence[MaskRCNN], config: Config, data: InstanceDataset) -> list[dict[str, Any]]:
+    """:func:`start`, of the mask heads alone."""
+    if config.init is None:
+        return [_provenance(config, None)] * len(models)
+    source = _read("init", config.init)
+    reports = [_load("init", model, source, data, core=False) for model in models]
+    for model, report in zip(models, reports, strict=True):
+        progress.say(f"init={config.init}, {type(model.mask_head).__name__}: {report.line()}")
+    return [_provenance(config, report) for report in reports]
+
+
+def make_core(model: MaskRCNN, config: Config, data: InstanceDataset) -> None:
+    """Put the weights of ``core`` into a model whose mask head is not used.
+
+    Raises:
+        UserError: they can't be used, or not all of them fit.
+    """
+    assert config.core is not None
+    source = _read("core", config.core)
+    _say_what_differs("core", config, source)
+    report = _load("core", model, source, data, head=False)
+    if report.new:
+        raise UserError(
+            f"core={config.core} must fit as it is, for {data.name}'s {data.num_classes} classes, the background "
+            f"included: {report.line()}; init={config.core} would train on from it"
+        )
+    progress.say(f"core={config.core}: {report.line()}")
+
+
+def _provenance(config: Config, report: transfer.Report | None) -> dict[str, Any]:
+    names = {key: transfer.label(given) for key, given in config.transferred().items()}
+    if report is not None:
+        names["mask_head"] = "trained" if report.has_head else "new"
+    return {"first_weights": names} if names else {}
+
+
+def _read(key: str, given: str) -> transfer.Source:
+    try:
+        return transfer.read(given)
+    except UserError as error:
+        raise UserError(f"{key}={error}") from error
+
+
+def _load(key: str, model: MaskRCNN, source: transfer.Source, data: InstanceDataset, **parts: bool) -> transfer.Report:
+    try:
+        return transfer.load(model, source, [category["name"] for category in data.categories], **parts)
+    except UserError as error:
+        raise UserError(f"{key}={error}") from error
+
+
+def _say_what_differs(key: str, config: Config, source: transfer.Source) -> None:
+    """Tell of keys that the weights were trained with other values of, and of pictures that they may have seen."""
+    trained_as, origin = source.trained_as, _origin(source.name)
+    if origin is not None:
+        trained_as = _values(origin)
+        mine, theirs = config.dataset, origin.dataset
+        if mine.name == theirs.name and mine.fold != theirs.fold:
+            progress.say(
+                f"{key}={source.name} was trained on fold {theirs.fold} of {mine.name} and may have seen the pictures "
+                f"that fold {mine.fold} holds out: AP will be too good"
+            )
+    here = _values(config)
+    other = [f"{k}={json.dumps(v).replace(' ', '')}" for k, v in trained_as.items() if here[k] != v]
+    if other:
+        progress.say(f"{key}={source.name} fits worse than it could: it was trained with {' '.join(other)}")
+
+
+def _origin(given: str) -> Config | None:
+    """The configuration of the run that weights are from, where that is at hand."""
+    found = transfer.find(given)
+    path = found.parent / "config.yaml" if isinstance(found, Path) else None
+    try:
+        return stored(path) if path is not None and path.is_file() else None
+    except UserError as error:
+        progress.say(f"{error}: what the weights beside it were trained with is not looked at")
+        return None
+
+
+def _values(config: Config) -> dict[str, Any]:
+    """The keys that weights are right for."""
+    return {name: getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) for name in transfer.TRAINED_AS}

@@ -1,0 +1,64 @@
+"""Where a number comes from: code, libraries, machine."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LIBRARIES = ("torch", "torchvision", "pycocotools", "numpy", "hydra-core")
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Commit, whether the code differs from it, device, and versions, as they are when this is called."""
+    commit, dirty = _code()
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "device": device_name(device),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+    }
+
+
+def now() -> str:
+    """The time, as ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's with the number of threads torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+@lru_cache
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    return platform.processor() or platform.machine()
+
+
+@lru_cache
+def _code() -> tuple[str | None, bool | None]:
+    """Commit of the checkout that this code lies in, and whether its code was changed since; None, None where it
+    is no checkout. Asked once, so that one process gives one answer."""
+    folder = Path(__file__).resolve().parents[2]
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--", "experiments", "heads", "instseg")
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return commit, bool(changed)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

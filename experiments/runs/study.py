@@ -1,0 +1,252 @@
+"""Finished run folders -> one data frame, a row a run.
+
+Only files are read, so this works at any time, after any crash, on any subset of a study's runs.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from instseg.errors import UserError
+from instseg.evaluation import coco
+
+KINDS = coco.KINDS
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+# What can tell variants of one name apart, besides the head's options.
+_SETTINGS = ("trunk", "dataset", "protocol", "iterations")
+
+
+@dataclass
+class Study:
+    """The finished runs of one study.
+
+    Attributes:
+        folder: ``results/<study>``.
+        runs: one row a finished run, sorted by variant, fold and seed. ``variant`` is the label (the name
+            and, where needed, options), ``name`` the bare name, ``counted`` False where a newer run replaces
+            this one; ``<kind>_<metric>`` in percent, nan where there are no such objects.
+        unfinished: names of the run folders without a result.
+        notes: one line for each thing that a reader of the tables should know.
+        predictions: the file in a run's folder that holds what is compared.
+        scored: the kinds of AP that it is compared by.
+    """
+
+    folder: Path
+    runs: pd.DataFrame
+    unfinished: list[str]
+    notes: list[str] = field(default_factory=list)
+    predictions: str = "predictions.json"
+    scored: Sequence[coco.Kind] = KINDS
+
+    @property
+    def variants(self) -> list[str]:
+        """All labels, in natural order."""
+        return list(dict.fromkeys(self.runs["variant"]))
+
+    @property
+    def kinds(self) -> list[coco.Kind]:
+        """What the tables tell of: boxes, masks and, unless all runs are of before boundary AP, boundaries."""
+        scored = self.runs.loc[self.runs["counted"], "boundary_AP"].notna()
+        return [kind for kind in self.scored if kind != "boundary" or scored.any()]
+
+    def results(self, run: str) -> Any:
+        """What the run in a folder of that name predicted, as COCO results."""
+        content = json.loads((self.folder / "runs" / run / self.predictions).read_text("utf-8"))
+        return content["results"] if isinstance(content, dict) else content
+
+    def counted(self, variant: str) -> pd.DataFrame:
+        """The runs of one variant that count, one for each (fold, seed)."""
+        return self.runs[(self.runs["variant"] == variant) & self.runs["counted"]]
+
+    def ordered(self, baseline: str) -> list[str]:
+        """All labels, those of the baseline first."""
+        named = dict(zip(self.runs["variant"], self.runs["name"], strict=True))
+        return sorted(self.variants, key=lambda label: baseline not in (label, named[label]))
+
+    def baseline_of(self, variant: str, baseline: str) -> str | None:
+        """The label that ``variant`` is compared with, or None: ``baseline`` itself where it is a label;
+        where it is only a name that several labels share, the one whose trunk, data set, ... are nearest."""
+        if baseline in self.variants:
+            return baseline
+        first = self.runs.drop_duplicates("variant").set_index("variant")
+        wanted = first.loc[variant]
+        agreement = {
+            label: sum(row[key] == wanted[key] for key in (*_SETTINGS, "settings"))
+            for label, row in first[first["name"] == baseline].iterrows()
+        }
+        best = [str(label) for label, count in agreement.items() if count == max(agreement.values())]
+        return best[0] if len(best) == 1 else None
+
+
+def natural(text: str) -> list[tuple[bool, int, str]]:
+    """Sort key that puts ``depth=10`` after ``depth=2``."""
+    parts = re.findall(r"\d+|\D+", text)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def load_json(path: Path, remedy: str) -> Any:
+    """The content of a JSON file; a file that is no JSON is a ``UserError`` that names it and the remedy."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): {remedy}") from error
+
+
+def about(folder: Path) -> tuple[str, int]:
+    """A study's baseline and number of bootstrap replicates, from its ``study.json`` where there is one.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / "study.json"
+    if not path.exists():
+        return "fcn", 1000
+    remedy = "delete it, and give baseline= and resamples= where they aren't fcn and 1000"
+    found = load_json(path, remedy)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged (it holds no object): {remedy}")
+    baseline, resamples = found.get("baseline", "fcn"), found.get("resamples", 1000)
+    if not isinstance(baseline, str) or not baseline:
+        raise UserError(f"{path} is damaged (baseline is no name): {remedy}")
+    if not isinstance(resamples, int) or isinstance(resamples, bool) or resamples < 1:
+        raise UserError(f"{path} is damaged (resamples is no whole number above 0): {remedy}")
+    return baseline, resamples
+
+
+def read(folder: Path) -> Study:
+    """Scan ``folder/runs``.
+
+    Raises:
+        UserError: there is no finished run, or a ``result.json`` is damaged.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no study folder {folder}: run the sweep first, or check the study's name")
+    folders = sorted(path for path in folder.glob("runs/*") if path.is_dir() and path.name[0] != ".")
+    finished = [path for path in folders if (path / "result.json").is_file()]
+    unfinished = [path.name for path in folders if path not in finished]
+    if not finished:
+        raise UserError(f"{folder} holds no finished run ({len(unfinished)} unfinished): nothing to report yet")
+    rows = labelled(finished)
+    rows.sort(key=lambda row: (natural(row["variant"]), row["fold"], row["seed"], row["hash"]))
+    study = Study(folder, pd.DataFrame(rows), unfinished)
+    _mark_replaced(study)
+    counted = study.runs[study.runs["counted"]]
+    commits = counted["commit"].nunique(dropna=False)
+    if commits > 1:
+        study.notes.append(f"the runs come from {commits} commits of the code; runs.csv says which")
+    dirty = sum(value is True for value in counted["dirty"])
+    if dirty:
+        study.notes.append(f"{dirty} of {len(counted)} runs come from code with uncommitted changes")
+    study.notes += [
+        f"{count} of {len(counted)} runs have first weights that were trained before: {given}"
+        for given, count in counted["first_weights"].value_counts(sort=False).items()
+        if given
+    ]
+    if counted["first_weights"].str.endswith("mask_head=trained").nunique() > 1:
+        study.notes.append("some mask heads began trained and others new: their differences are not the heads' alone")
+    unscored = int(counted["boundary_AP"].isna().sum())
+    if 0 < unscored < len(counted):
+        study.notes.append(f"{unscored} of {len(counted)} runs have no boundary AP: it is that of the others")
+    return study
+
+
+def labelled(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """A row for each finished run's folder, ``variant`` telling apart those of one name that differ in more than fold
+    and seed.
+
+    Raises:
+        UserError: a ``result.json`` is damaged.
+    """
+    rows = [_row(folder) for folder in folders]
+    _label(rows)
+    return rows
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    """One run as a flat row; the head's options stay a dict."""
+    path = folder / "result.json"
+    remedy = "delete it to rerun"
+    result = load_json(path, remedy)
+    try:
+        provenance = result.get("provenance") or {}
+        row = {
+            "variant": str(result["variant"]),
+            "name": str(result["variant"]),
+            "head": result["head"]["name"],
+            "options": dict(result["head"].get("options") or {}),
+            "settings": dict(result.get("settings") or {}),
+            **{key: result.get(key) for key in _SETTINGS},
+            "fold": int(result["fold"]),
+            "seed": int(result["seed"]),
+            "hash": str(result.get("hash", "")),
+            "ground_truth": result.get("ground_truth"),
+            "folder": folder.name,
+            "counted": True,
+            "left_out": len(result.get("left_out") or []),
+            **{key: provenance.get(key) for key in ("commit", "dirty", "device")},
+            "first_weights": ", ".join(map("=".join, (provenance.get("first_weights") or {}).items())),
+            "torch": (provenance.get("versions") or {}).get("torch"),
+            **{key: provenance.get(key) for key in ("train_seconds", "wall_seconds", "finished")},
+        }
+        for kind in KINDS:
+            # results of before boundary AP don't have it
+            scored = result["metrics"].get(kind, {}) if kind == "boundary" else result["metrics"][kind]
+            for metric, value in scored.items():
+                row[f"{kind}_{metric}"] = number(value)
+            row.setdefault(f"{kind}_AP", math.nan)
+    except KeyError as error:
+        raise UserError(f"{path} is damaged (it has no {error}): {remedy}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from error
+    return row
+
+
+def number(value: Any) -> float:
+    """A metric as a float; None, nan and COCO's -1 ("no such objects") are nan."""
+    value = math.nan if value is None else float(value)
+    return math.nan if value < 0 else value
+
+
+def _label(rows: list[dict[str, Any]]) -> None:
+    """Where runs of one variant name differ in options or settings, append what differs to their label."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(row["name"], []).append(row)
+    for name, group in by_name.items():
+        told = [{k: r[k] for k in _SETTINGS} | _own(r, group) for r in group]
+        settings = [{"head": r["head"], **r["options"], **more} for r, more in zip(group, told, strict=True)]
+        keys = list(dict.fromkeys(key for one in settings for key in one))
+        shown = [{key: _short(one[key]) for key in keys if key in one} for one in settings]
+        differing = [key for key in keys if len({one.get(key) for one in shown}) > 1]
+        for row, one in zip(group, shown, strict=True):
+            extra = ", ".join(f"{key}={one[key]}" for key in differing if key in one)
+            row["variant"] = f"{name}({extra})" if extra else name
+
+
+def _own(row: dict[str, Any], group: list[dict[str, Any]]) -> dict[str, Any]:
+    """A run's settings, less those of trunk or data set where another name of these tells runs apart."""
+    named = tuple(f"{key}." for key in ("trunk", "dataset") if len({r[key] for r in group}) > 1)
+    return {key: value for key, value in row["settings"].items() if not key.startswith(named)}
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _mark_replaced(study: Study) -> None:
+    """Of runs with the same label, fold and seed only the newest counts: they differ in a setting that
+    ``result.json`` does not hold, and a mean over them would mean nothing."""
+    for (variant, fold, seed), group in study.runs.groupby(["variant", "fold", "seed"], sort=False):
+        if len(group) > 1:
+            newest = group.assign(finished=group["finished"].fillna("")).sort_values(["finished", "hash"]).index[-1]
+            study.runs.loc[group.index.difference([newest]), "counted"] = False
+            study.notes.append(
+                f"{variant}: {len(group)} runs share fold {fold} seed {seed}; "
+                f"only the newest, {study.runs.loc[newest, 'folder']}, is counted"
+            )

@@ -1,0 +1,197 @@
+"""Boxes, polygons and run-length codes as COCO writes them: what is wrong with one, and its mask.
+
+The format is that of https://cocodataset.org/#format-data and of pycocotools, which scores it.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from instseg.masks import rle
+
+MOST_PIXELS = 178_956_970  # of a picture; Pillow opens no larger one, and pycocotools counts in 32 bits
+MIN_SIDE = 0.01  # pixels; float32 cannot tell the two edges of a thinner box apart in a large picture
+_MOST_CROSSINGS = 1000  # of a picture by a polygon
+_MOST_BITS = 35  # of a number in a run-length code
+_CODES = 300  # looked at together; their numbers stay in the cache
+
+
+class Fault(NamedTuple):
+    """Why an annotation cannot be an instance; ``scorable`` where pycocotools can still score against it."""
+
+    reason: str
+    scorable: bool
+
+
+def shape_fault(annotation: dict[str, Any], height: int, width: int) -> Fault | None:
+    """Why an annotation cannot be an instance of a picture, or None.
+
+    Polygons are rasterised to see that they cover a pixel, about 15 microseconds for an instance of COCO's.
+
+    Args:
+        annotation: an entry of ``annotations``.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+
+    Raises:
+        ValueError: the run-length code is damaged or made for another picture.
+    """
+    bbox, segmentation = annotation.get("bbox"), annotation.get("segmentation")
+    if isinstance(segmentation, dict):
+        malformed, covers = None, _foreground(segmentation, height, width) > 0
+    else:
+        malformed = _malformed_polygons(segmentation, height, width)
+        covers = malformed is None and bool(coco_mask.area(to_rle(segmentation, height, width)))
+    if malformed := malformed or _malformed_box(bbox):
+        return Fault(malformed, scorable=False)
+    if degenerate := _degenerate_box(bbox, height, width):
+        return Fault(degenerate, scorable=True)
+    return None if covers else Fault("its mask covers no pixel of the picture", scorable=True)
+
+
+def missing_box(segmentation: Any, height: int, width: int) -> tuple[list[float] | None, Fault | None]:
+    """The box (x, y, width, height) around the mask of an annotation that has none, or why that cannot be made.
+
+    Raises:
+        ValueError: see :func:`shape_fault`.
+    """
+    if fault := shape_fault({"bbox": [0, 0, width, height], "segmentation": segmentation}, height, width):
+        return None, Fault(fault.reason, scorable=False)
+    return coco_mask.toBbox(to_rle(segmentation, height, width)).tolist(), None
+
+
+def sound_codes(results: Sequence[Any], sizes: Mapping[int, tuple[int, int]]) -> np.ndarray:
+    """Which results hold a compressed run-length code that fits its picture: in those :func:`shape_fault` finds none.
+
+    Many codes are looked at together, five times as fast or more.
+
+    Args:
+        results: N entries of a results file, whatever they are.
+        sizes: image id -> (height, width) in pixels.
+
+    Returns:
+        (N,) bool; False for whatever is no such code.
+    """
+    sound = np.zeros(len(results), dtype=bool)
+    for begin in range(0, len(results), _CODES):
+        found = []
+        for i, result in enumerate(results[begin : begin + _CODES], begin):
+            try:
+                size, counts = result["segmentation"]["size"], result["segmentation"]["counts"]
+                height, width = sizes[result["image_id"]]
+            except (TypeError, LookupError, ValueError):
+                continue
+            if type(counts) is str and type(size) is list and size == [height, width]:
+                found.append((i, counts, height * width))
+        sound[[i for i, _, _ in found]] = rle.fit([counts for _, counts, _ in found], np.array([n for *_, n in found]))
+    return sound
+
+
+def clipped_box(bbox: list[float], height: int, width: int) -> tuple[float, float, float, float]:
+    """COCO's (x, y, width, height) as (x1, y1, x2, y2) inside the picture, in pixels."""
+    x, y, box_width, box_height = bbox
+    return max(x, 0.0), max(y, 0.0), min(x + box_width, width), min(y + box_height, height)
+
+
+def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """The compressed RLE of a segmentation without fault, as pycocotools makes it (``counts`` are bytes)."""
+    if isinstance(segmentation, list):
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    if isinstance(segmentation["counts"], list):
+        return coco_mask.frPyObjects(segmentation, height, width)
+    return {"size": [height, width], "counts": segmentation["counts"].encode("ascii")}
+
+
+def _malformed_box(bbox: Any) -> str | None:
+    try:
+        x, y, box_width, box_height = bbox
+        if isfinite(x + y + box_width + box_height):
+            return None
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return f"bbox is {_short(bbox)}; 4 numbers [x, y, width, height] are needed"
+
+
+def _degenerate_box(bbox: Any, height: int, width: int) -> str | None:
+    if bbox[2] < MIN_SIDE or bbox[3] < MIN_SIDE:
+        return f"bbox {_short(bbox)} has no area"
+    x1, y1, x2, y2 = clipped_box(bbox, height, width)
+    if x2 - x1 < MIN_SIDE or y2 - y1 < MIN_SIDE:
+        return f"bbox {_short(bbox)} lies outside its picture of {width} x {height} pixels"
+    return None
+
+
+def _malformed_polygons(polygons: Any, height: int, width: int) -> str | None:
+    if not isinstance(polygons, list) or not polygons:
+        return "segmentation is missing; polygons or RLE are needed"
+    far = max(height, width)
+    for polygon in polygons:
+        if not isinstance(polygon, list):
+            return "segmentation is no list of polygons [[x1, y1, x2, y2, ...], ...]"
+        # pycocotools would take a polygon of 4 numbers for a box, silently.
+        if len(polygon) < 6:
+            return f"a polygon has {len(polygon)} numbers; 3 points, so 6 numbers, are the least"
+        if len(polygon) % 2:
+            return f"a polygon has {len(polygon)} numbers; x and y come in pairs"
+        try:
+            if not isfinite(sum(polygon)):
+                return "a polygon holds NaN or infinity"
+        except (TypeError, OverflowError):
+            return "a polygon holds something that is no number"
+        # pycocotools walks along every edge, so one far point would cost gigabytes, or the process.
+        if min(polygon) < -far or max(polygon) > 2 * far:
+            return f"a polygon goes far outside its picture of {width} x {height} pixels"
+        if len(polygon) > _MOST_CROSSINGS // 2:
+            steps = np.abs(np.diff(np.array(polygon, dtype=np.float64).reshape(-1, 2), axis=0))
+            if steps.max(axis=1).sum() > _MOST_CROSSINGS * far:
+                return f"a polygon of {len(polygon) // 2} points crosses its picture more than {_MOST_CROSSINGS} times"
+    return None
+
+
+def _foreground(rle: dict[str, Any], height: int, width: int) -> int:
+    """Number of pixels that a run-length code covers.
+
+    pycocotools trusts the runs: too few leave memory that was never written in the mask, and a string that
+    ends within a number is read past its end. So both are looked at here first.
+    """
+    if rle.get("size") != [height, width]:
+        raise ValueError(f"its RLE has size {_short(rle.get('size'))}, its picture [height, width] [{height}, {width}]")
+    counts = rle.get("counts")
+    runs = _runs(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
+        raise ValueError("its RLE counts are damaged; a list of run lengths or a compressed string is needed")
+    if sum(runs) != height * width:
+        raise ValueError(f"its RLE counts add up to {sum(runs)} pixels, its picture has {height * width}")
+    return sum(runs[1::2])
+
+
+def _runs(counts: str) -> list[int] | None:
+    """The run lengths in COCO's compressed string: base 32, differences to the run before the last.
+
+    Returns:
+        None where the string is damaged.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            return None
+        value |= (code & 31) << shift
+        shift += 5
+        if shift > _MOST_BITS:
+            return None
+        if not code & 32:
+            if code & 16:
+                value -= 1 << shift
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    return None if shift else runs
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."

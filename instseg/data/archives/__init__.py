@@ -1,0 +1,1 @@
+"""Archives of data sets: downloaded, verified and unpacked."""

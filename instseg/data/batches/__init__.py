@@ -1,0 +1,1 @@
+"""Samples -> augmented training batches."""

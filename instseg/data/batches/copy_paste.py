@@ -1,0 +1,49 @@
+"""Objects of one picture pasted into another: G. Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation
+Method for Instance Segmentation", CVPR 2021."""
+
+import torch
+from torchvision import tv_tensors
+
+from instseg.data.batches.instances import joined, settled, tight_box
+from instseg.data.dataset import Sample
+
+
+def paste(sample: Sample, partner: Sample, *, min_area: int, min_visible: float) -> Sample:
+    """A random number of a partner's objects, any of them, on top of a sample.
+
+    Pasted pixels leave the masks that lay there. Instances with too little left are dropped; the boxes of those that
+    lost pixels are put around the rest. Edges are not blended, which made no difference in the paper.
+
+    Args:
+        sample: the picture that is pasted into; ``area`` is that of its masks.
+        partner: the picture that is pasted from, of the same size.
+        min_area: least pixels of a mask that was covered in part.
+        min_visible: least share of its pixels that must still be seen.
+
+    Returns:
+        The sample with the partner's objects behind its own in the target.
+    """
+    (image, target), (other_image, other) = sample, partner
+    count = len(other["labels"])
+    if not count:
+        return sample
+    number = int(torch.randint(1, count + 1, ()))
+    chosen = torch.randperm(count)[:number].tolist()
+    own = len(target["labels"])
+    target = joined(target, other, chosen)
+    masks = target["masks"].as_subclass(torch.Tensor)
+    covered = masks[own:].amax(dim=0)
+    left, top, right, bottom = tight_box(covered)
+    window = (..., slice(top, bottom), slice(left, right))
+    free = 1 - covered[window]
+    # only where something is pasted: whole masks are large
+    lost = torch.zeros(len(masks), dtype=torch.bool)
+    for i, mask in enumerate(masks[:own]):
+        under = mask[window]
+        lost[i] = bool((under > free).any())
+        under &= free
+    least = (min_visible * target["area"]).clamp(min=min_area)
+    least[own:] = 1
+    pixels = image.as_subclass(torch.Tensor).clone()
+    pixels[window] = torch.where(free.bool(), pixels[window], other_image.as_subclass(torch.Tensor)[window])
+    return tv_tensors.Image(pixels), settled(target, lost, least)

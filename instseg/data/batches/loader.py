@@ -1,0 +1,233 @@
+"""Batches whose order and augmentation depend on the seed and the iteration alone, not on workers or restarts."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from instseg import seeds
+from instseg.data.batches import transforms
+from instseg.data.batches.packed_batch import Parcel
+from instseg.data.dataset import InstanceDataset, Sample
+from instseg.errors import UserError
+
+Batch = tuple[list[torch.Tensor], list[dict[str, Any]]]
+
+
+def training_batches(
+    dataset: InstanceDataset,
+    indices: list[int],
+    transform: transforms.Training,
+    *,
+    batch_size: int,
+    iterations: int,
+    seed: int,
+    start: int = 0,
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[Batch]:
+    """The batches of iterations ``start`` to ``iterations - 1``: (images, targets) lists of ``batch_size``,
+    the images (3, H, W) uint8, which is what is quickest to hand over.
+
+    Every epoch is a permutation of ``indices`` drawn from (seed, epoch); every sample's augmentation is drawn
+    from (seed, position). A resumed run therefore sees what an unbroken one sees. A batch holds tall pictures or
+    wide ones.
+
+    Raises:
+        UserError: what the data set raised while reading a picture, as it was, also out of a worker process.
+    """
+    sizes = dataset.sizes()
+    tall = [sizes[index][0] > sizes[index][1] for index in indices]
+    loader = DataLoader(
+        _Caught(TrainingSamples(dataset, indices, transform, seed)),
+        batch_sampler=_Order(indices, tall, batch_size, iterations, seed, start),
+        collate_fn=_collate,
+        num_workers=_processes(workers),
+        multiprocessing_context=_context(workers),
+        pin_memory=pin,
+        generator=torch.Generator(),
+        prefetch_factor=2 if workers else None,
+    )
+    return _batches(loader)
+
+
+def pictures(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) -> Iterator[tuple[list[int], Any]]:
+    """All pictures in order, for evaluation: their indices, and (3, H, W) uint8 images.
+
+    Raises:
+        UserError: see :func:`training_batches`.
+    """
+    loader = DataLoader(
+        _Caught(_Pictures(dataset)),
+        batch_size=batch_size,
+        collate_fn=_collate,
+        num_workers=_processes(workers),
+        multiprocessing_context=_context(workers),
+        generator=torch.Generator(),
+    )
+    return _batches(loader)
+
+
+def examined(
+    dataset: InstanceDataset, indices: Sequence[int], *, workers: int = 0
+) -> Iterator[tuple[int, str | None, bytes]]:
+    """Read pictures and their masks once, in order: (index, what is wrong or None, digest of the picture's pixels)."""
+    loader = DataLoader(
+        _Examined(dataset, indices),
+        batch_size=None,
+        num_workers=_processes(workers),
+        multiprocessing_context=_context(workers),
+        generator=torch.Generator(),
+    )
+    return iter(loader)
+
+
+def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch.open() if isinstance(batch, Parcel) else batch
+
+
+def to_unit(image: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """(3, H, W) uint8 -> float32 in [0, 1] on a device."""
+    return image.to(device, non_blocking=True).float() / 255
+
+
+def _processes(workers: int) -> int:
+    """No more than there are cores: more would wait for each other, and torch would say so at length."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(workers, cores)
+
+
+def _context(workers: int) -> str | None:
+    """How workers are started: said outright, since a sweep's own processes set a default that workers can't use."""
+    if not workers:
+        return None
+    return "fork" if sys.platform == "linux" else "spawn"
+
+
+class TrainingSamples(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
+    """The samples that training sees: ``samples[index, position]`` is picture ``index`` as it is augmented at a
+    position, counted from the start of training, a function of the seed and these two numbers alone.
+
+    A sample is (3, H, W) uint8 and the target, as plain tensors; see :func:`instseg.data.batches.transforms.apply`.
+
+    Args:
+        dataset: what pictures are read from.
+        indices: those that training uses; what is pasted comes from them.
+        transform: of :func:`instseg.data.batches.transforms.training`.
+        seed: the run's.
+    """
+
+    def __init__(self, dataset: InstanceDataset, indices: list[int], transform: transforms.Training, seed: int) -> None:
+        self.dataset, self.indices, self.transform, self.seed = dataset, indices, transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """A sample.
+
+        Raises:
+            UserError: it, or what is pasted into it, can't be read.
+        """
+        index, position = key
+        with seeds.stream(self.seed, "augmentation", position):
+            return transforms.apply(self.transform, self.dataset[index], self._partner)
+
+    def _partner(self) -> Sample:
+        return self.dataset[self.indices[int(torch.randint(len(self.indices), ()))]]
+
+
+class _Pictures(Dataset[Any]):
+    def __init__(self, dataset: InstanceDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return index, self.dataset[index][0].as_subclass(torch.Tensor)
+
+
+class _Caught(Dataset[Any]):
+    """Another data set's items, or the UserErrors that it raises in their place: out of a worker an exception would
+    reach the user wrapped in a traceback."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except UserError as error:
+            return error
+
+
+class _Examined(Dataset[Any]):
+    def __init__(self, dataset: InstanceDataset, indices: Sequence[int]) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> tuple[int, str | None, bytes]:
+        index = self.indices[place]
+        try:
+            pixels = self.dataset[index][0].permute(1, 2, 0).contiguous().numpy()
+        except UserError as error:
+            return index, str(error), b""
+        digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+        digest.update(pixels)
+        return index, None, digest.digest()
+
+
+class _Order(Sampler[list[tuple[int, int]]]):
+    """For each iteration its (index, position)s; position counts samples from the start of training.
+
+    Pictures are drawn epoch by epoch, and a batch is made as soon as there are enough of one kind (tall or wide), so
+    that little of it is padding. Whoever is left over at an epoch's end goes first in the next; of a kind
+    with fewer pictures than a batch, one batch may hold the same picture twice.
+    """
+
+    def __init__(
+        self, indices: list[int], tall: list[bool], batch_size: int, iterations: int, seed: int, start: int
+    ) -> None:
+        self.indices, self.tall, self.batch_size, self.iterations = indices, tall, batch_size, iterations
+        self.seed, self.start = seed, start
+
+    def __len__(self) -> int:
+        return max(0, self.iterations - self.start)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        # who waits for company depends on all that went before: a resumed run goes through it again
+        return islice(self._from_the_start(), self.start, self.iterations)
+
+    def _from_the_start(self) -> Iterator[list[tuple[int, int]]]:
+        waiting: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+        for position, which in enumerate(self._drawn()):
+            group = waiting[self.tall[which]]
+            group.append((self.indices[which], position))
+            if len(group) == self.batch_size:
+                yield group.copy()
+                group.clear()
+
+    def _drawn(self) -> Iterator[int]:
+        for epoch in count():
+            generator = torch.Generator().manual_seed(seeds.derive(self.seed, "order", epoch))
+            yield from torch.randperm(len(self.indices), generator=generator).tolist()
+
+
+def _collate(samples: list[Any]) -> Any:
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+    first, second = zip(*samples, strict=True)
+    batch = list(first), list(second)
+    return batch if get_worker_info() is None else Parcel(batch)

@@ -1,0 +1,200 @@
+"""What happens to a training picture on its way into a batch, by ``torchvision.transforms.v2``."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from instseg.data.batches.copy_paste import paste
+from instseg.data.batches.instances import outside, settled, without_crowds
+from instseg.data.dataset import Sample, Target
+
+PADDING = (124, 116, 104)
+"""The mean colour of ImageNet's pictures, which is what batches are padded with."""
+
+
+def training(
+    *,
+    flip: float = 0.5,
+    vertical_flip: float = 0.0,
+    scale: Sequence[float] | None = None,
+    crop: int | None = None,
+    photometric: float = 0.0,
+    jpeg: float = 0.0,
+    jpeg_quality: Sequence[int] = (30, 95),
+    copy_paste: float = 0.0,
+    min_area: int = 10,
+    min_visible: float = 0.1,
+    min_size: Sequence[int],
+    max_size: int,
+) -> "Training":
+    """Flips, scaling, cropping, copy-paste and changes of colour, of which by default only a flip happens.
+
+    With ``scale``, ``crop`` or ``copy_paste`` instances that keep fewer than ``min_area`` pixels are dropped, the boxes
+    of those that were cut or covered are put around what is left, and ``area`` is that of the masks as they are.
+
+    Args:
+        flip, vertical_flip: probabilities of the flips left to right and upside down.
+        scale: None: the short side becomes one of ``min_size`` at random, and the long side ``max_size`` at most. Else
+            the picture is fitted into a square, of ``crop`` or else of ``max_size``, and becomes this many times as
+            large, from the range [low, high]. [0.1, 2.0] with a crop is large-scale jitter (Ghiasi et al., CVPR 2021).
+        crop: side in pixels of a square that is cut from the picture at random; what is smaller is padded.
+        photometric: probability of each of five distortions: brightness, contrast, saturation, hue, channel order.
+        jpeg: probability of JPEG compression.
+        jpeg_quality: its quality, from the range [low, high] of 1 to 100.
+        copy_paste: probability that objects of a second picture, moved in the same way, are pasted on top.
+        min_area: in pixels of the picture as it becomes, 1 or more.
+        min_visible: least share of an object's pixels that pasted ones may leave, else it is dropped.
+        min_size: sizes of the short side, in pixels, to choose from.
+        max_size: of the long side, in pixels.
+    """
+    moves: list[v2.Transform] = [v2.RandomHorizontalFlip(flip)]
+    if vertical_flip:
+        moves.append(v2.RandomVerticalFlip(vertical_flip))
+    side = crop or max_size
+    if scale is None:
+        moves.append(v2.RandomShortestSize(list(min_size), max_size=max_size, antialias=True))
+    else:
+        moves.append(_ScaleJitter((side, side), (scale[0], scale[1]), antialias=True))
+    if crop is not None:
+        moves.append(_crop((crop, crop)))
+    colours: list[v2.Transform] = []
+    if photometric:
+        colours.append(v2.RandomPhotometricDistort(p=photometric))
+    if jpeg:
+        colours.append(v2.RandomApply([v2.JPEG(list(jpeg_quality))], p=jpeg))
+    drops = scale is not None or crop is not None or copy_paste > 0
+    return Training(
+        moves,
+        colours,
+        side**2,
+        copy_paste=copy_paste,
+        min_area=min_area if drops else None,
+        min_visible=min_visible,
+    )
+
+
+class Training:
+    """What :func:`training` gives: (image, target) -> (image, target), the random choices from torch's generator.
+
+    Args:
+        moves: what changes the size and place of image, boxes and masks alike.
+        colours: what changes the image alone.
+        pixels: colours come before the moves on pictures of so many, and behind them on larger ones, as they are what
+            takes time.
+        copy_paste: see :func:`training`.
+        min_area: see :func:`training`; None: instances stay as they were moved.
+        min_visible: see :func:`training`.
+    """
+
+    def __init__(
+        self,
+        moves: Sequence[v2.Transform],
+        colours: Sequence[v2.Transform],
+        pixels: int,
+        *,
+        copy_paste: float,
+        min_area: int | None,
+        min_visible: float,
+    ) -> None:
+        self.moves, self.colours, self.pixels = moves, colours, pixels
+        self.copy_paste, self.min_area, self.min_visible = copy_paste, min_area, min_visible
+
+    def __call__(self, image: tv_tensors.Image, target: Target, partner: Callable[[], Sample] | None = None) -> Sample:
+        """One sample.
+
+        Args:
+            image, target: as a data set gives them.
+            partner: called for a picture to paste from; None: from the same one.
+        """
+        sample = self._alone(image, target)
+        if self.copy_paste and torch.rand(()) < self.copy_paste:
+            assert self.min_area is not None
+            other_image, other = (image, target) if partner is None else partner()
+            height, width = sample[0].shape[-2:]
+            moved = self._alone(other_image, without_crowds(other), _crop((height, width)))
+            sample = paste(sample, moved, min_area=self.min_area, min_visible=self.min_visible)
+        return sample
+
+    def _alone(self, image: tv_tensors.Image, target: Target, *further: v2.Transform) -> Sample:
+        large = image.shape[-2:].numel() > self.pixels
+        image, target = PackedMasks(*self.moves, *further)(image if large else self._coloured(image), target)
+        if self.min_area is not None:
+            target = settled(target, outside(target["boxes"], image.shape), self.min_area)
+        return self._coloured(image) if large else image, target
+
+    def _coloured(self, image: tv_tensors.Image) -> tv_tensors.Image:
+        if not self.colours:
+            return image
+        for change in self.colours:
+            image = change(image)
+        # channels last, which v2 resizes in less time, to the same values
+        return tv_tensors.Image(image.permute(1, 2, 0).contiguous().permute(2, 0, 1))
+
+
+class PackedMasks(v2.Transform):
+    """Transforms applied in turn, to eight masks at a time: each mask is a bit of the planes that they see as masks.
+
+    That is exact where masks are moved by nearest neighbour and filled with 0, as v2's geometric transforms do,
+    and takes a quarter of the time. A transform that adds, drops or reorders instances belongs outside.
+
+    Args:
+        transforms: called with (image, target).
+    """
+
+    def __init__(self, *transforms: v2.Transform) -> None:
+        super().__init__()
+        self.transforms = nn.ModuleList(transforms)
+
+    def forward(self, image: tv_tensors.Image, target: Target) -> Sample:
+        masks = target["masks"].as_subclass(torch.Tensor)
+        n = len(masks)
+        # like masks also in strides, so that packing runs through memory in order
+        planes = torch.zeros_like(masks[: -(-n // 8)])
+        for k in range(n):
+            planes[k // 8] |= masks[k] << k % 8
+        target = {**target, "masks": tv_tensors.Mask(planes.contiguous())}
+        for transform in self.transforms:
+            image, target = transform(image, target)
+        planes = target["masks"].as_subclass(torch.Tensor)
+        masks = planes.new_empty((n, *planes.shape[1:]))
+        for k in range(n):
+            torch.bitwise_right_shift(planes[k // 8], k % 8, out=masks[k])
+        return image, {**target, "masks": tv_tensors.Mask(masks.bitwise_and_(1))}
+
+
+class _ScaleJitter(v2.ScaleJitter):
+    """v2's, but a side of a long and thin picture keeps a pixel."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = super().make_params(flat_inputs)["size"]
+        return {"size": (max(height, 1), max(width, 1))}
+
+
+def _crop(size: tuple[int, int]) -> v2.Transform:
+    """A random crop of (H, W), padded where that is more than there is; boxes may then reach beyond it."""
+    fill = {tv_tensors.Image: PADDING, "others": 0}
+    return v2.Compose([v2.SetClampingMode(None), v2.RandomCrop(size, pad_if_needed=True, fill=fill)])
+
+
+def apply(
+    transform: Training, sample: Sample, partner: Callable[[], Sample] | None = None
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """A training sample: without crowds, transformed, as plain tensors.
+
+    Args:
+        transform: of :func:`training`.
+        sample: as a data set gives it.
+        partner: called for a picture to paste from; None: from the same one.
+
+    Returns:
+        (3, H, W) uint8, and the target (see :class:`instseg.data.dataset.InstanceDataset`), which may have lost all of
+        its instances.
+    """
+    image, target = sample
+    image, target = transform(image, without_crowds(target), partner)
+    target = {k: v.as_subclass(torch.Tensor) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
+    return image.as_subclass(torch.Tensor), target

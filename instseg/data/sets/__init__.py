@@ -1,0 +1,1 @@
+"""The data sets: one a file, found by the file's name."""

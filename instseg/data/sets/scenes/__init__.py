@@ -1,0 +1,1 @@
+"""What the pictures of ``instseg.data.sets.generated`` are made of: a brush, people, and the street they are in."""

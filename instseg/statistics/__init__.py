@@ -1,0 +1,1 @@
+"""Intervals of AP and of differences over images, seeds and folds, and what they decide."""

@@ -1,0 +1,197 @@
+"""Several variants against one baseline: Holm's correction, and marks where a difference is real."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic import make_run, make_study
+
+from experiments.render import table
+from experiments.report import build, publish
+from experiments.report import compare as module
+from experiments.report.compare import compare
+from experiments.runs.study import KINDS, read
+from instseg.evaluation import coco
+from instseg.evaluation.engine import ENGINES
+
+NOISE = {"fcn": 2.0, "far": 0.7, "near": 1.9, "same": 2.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_study(tmp_path_factory.mktemp("results") / "many", NOISE, seeds=3, images=15, speed=False)
+
+
+def test_the_differences_of_a_kind_are_corrected_together(folder: Path) -> None:
+    frame = compare(read(folder), "fcn", 100).set_index("variant")
+    for kind in KINDS:
+        p = frame[f"{kind}_AP_diff_p"].drop("fcn").sort_values()
+        corrected = np.minimum(1, np.maximum.accumulate(p.to_numpy() * [3, 2, 1]))
+        assert frame.loc[p.index, f"{kind}_AP_diff_p_holm"].to_numpy() == pytest.approx(corrected)
+        assert frame.loc["far", f"{kind}_AP_real"] is True
+        # the predictions of two heads of equal noise are the same
+        assert frame.loc["same", f"{kind}_AP_diff"] == 0 and frame.loc["same", f"{kind}_AP_real"] is False
+        assert frame.loc["fcn", f"{kind}_AP_real"] is None and math.isnan(frame.loc["fcn", f"{kind}_AP_diff_p"])
+        for variant in p.index:
+            row = frame.loc[variant]
+            low, high = row[f"{kind}_AP_diff_holm_low"], row[f"{kind}_AP_diff_holm_high"]
+            assert row[f"{kind}_AP_real"] == (row[f"{kind}_AP_diff_p_holm"] < 0.05) == (low > 0 or high < 0)
+            assert low <= row[f"{kind}_AP_diff_low"] <= row[f"{kind}_AP_diff_high"] <= high
+        far = frame.loc["far"]
+        assert far[f"{kind}_AP_diff_holm_low"] < far[f"{kind}_AP_diff_low"]
+
+
+def test_tables_mark_what_is_real_and_say_so(folder: Path) -> None:
+    frame = compare(read(folder), "fcn", 100)
+    table.write_ap(folder, frame, "fcn", 100)
+    for name, dash in (("ap.md", "–"), ("ap.tex", "--")):
+        text = (folder / name).read_text()
+        rows = {variant: [line for line in text.splitlines() if f"{variant} " in line] for variant in NOISE}
+        assert all("] *" in line for line in rows["far"]) and len(rows["far"]) == len(KINDS)
+        assert all("] *" not in line and "+0.0 [" in line for line in rows["same"])
+        assert all(f" {dash} " in line for line in rows["fcn"][-len(KINDS) :])
+        assert "Holm" in text and "*: " in text
+    assert table.terminal(frame, None).count("] *") == int(sum((frame[f"{k}_AP_real"] == True).sum() for k in KINDS))  # noqa: E712
+
+
+def _drop(folder: Path, variant: str, *runs: str) -> None:
+    for run in runs:
+        (path,) = folder.glob(f"runs/{variant}-*-{run}-*")
+        shutil.rmtree(path)
+
+
+def test_a_variant_of_fewer_runs_is_judged_by_those_it_shares(tmp_path: Path) -> None:
+    """The spread between seeds of one set of runs says nothing of another."""
+    lacking = make_study(tmp_path / "lacking", NOISE, seeds=4, images=15, speed=False)
+    _drop(lacking, "near", "f0-s2", "f0-s3")
+    fewer = make_study(tmp_path / "fewer", NOISE, seeds=2, images=15, speed=False)
+    rest = make_study(tmp_path / "rest", NOISE, seeds=4, images=15, speed=False)
+    frames = [compare(read(one), "fcn", 100).set_index("variant") for one in (lacking, fewer, rest)]
+    for kind in KINDS:
+        near, of_fewer, of_all = (
+            frame.loc["near", [f"{kind}_AP_diff", f"{kind}_AP_diff_low", f"{kind}_AP_diff_p"]].to_list()
+            for frame in frames
+        )
+        assert near == pytest.approx(of_fewer) and near != pytest.approx(of_all)
+        far = f"{kind}_AP_diff_low"
+        assert frames[0].loc["far", f"{kind}_AP_diff_n"] == 4 and frames[0].loc["far", far] != frames[1].loc["far", far]
+        assert frames[0].loc["near", f"{kind}_AP_real"] is not None
+
+
+@pytest.mark.parametrize(
+    ("seeds", "folds", "missing"), [(2, 1, ("f0-s1",)), (2, 2, ("f1-s0", "f1-s1")), (1, 2, ("f1-s0",))]
+)
+def test_a_variant_of_a_single_seed_or_fold_among_more_gets_no_mark(
+    seeds: int, folds: int, missing: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = make_study(tmp_path / "x", NOISE, seeds=seeds, folds=folds, images=15, speed=False)
+    _drop(folder, "far", *missing)
+    study = read(folder)
+    frame = compare(study, "fcn", 100)
+    by_variant = frame.set_index("variant")
+    far = by_variant.loc["far"]
+    for kind in KINDS:
+        assert far[f"{kind}_AP_diff"] > 5 and far[f"{kind}_AP_diff_low"] > 0
+        assert far[f"{kind}_AP_real"] is None and math.isnan(far[f"{kind}_AP_diff_holm_low"])
+        # nor does it make the others' test a stricter one
+        p = by_variant[f"{kind}_AP_diff_p"].drop(["fcn", "far"]).sort_values()
+        corrected = np.minimum(1, np.maximum.accumulate(p.to_numpy() * [2, 1]))
+        assert by_variant.loc[p.index, f"{kind}_AP_diff_p_holm"].to_numpy() == pytest.approx(corrected)
+    (note,) = [note for note in study.notes if note.startswith("far: ")]
+    assert "shares 1 run with fcn" in note or "shares 2 runs with fcn" in note
+    assert "box, mask, boundary AP get no mark" in note
+    shown = table.ap_text(frame, "fcn").to_string()
+    assert f"{far['mask_AP_diff']:+.1f} [" not in shown and f"{far['mask_AP_diff']:+.1f}" in shown
+    # and the figure can be drawn
+    build.build(folder, "fcn", 50)
+
+
+def test_own_intervals_stay_within_0_and_100(tmp_path: Path) -> None:
+    frame = compare(read(make_study(tmp_path / "x", {"fcn": 0.05, "bad": 9.0}, seeds=2, images=4)), "fcn", 50)
+    low, high = frame["mask_AP_low"].min(), frame["mask_AP_high"].max()
+    assert low >= 0 and high <= 100
+
+
+def _change(path: Path, change: Any) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(change(content) or content))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_ap_that_differences_are_of_is_that_of_the_runs(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object of id 0, crowd regions, and a head that rates its masks."""
+    monkeypatch.setattr(module, "_AP_TOLERANCE", 1e-9)
+    runs = [make_run(tmp_path, variant, 2.0, images=8) for variant in ("fcn", "mask_scoring")]
+    (path,) = (tmp_path / "ground_truth").glob("*.json")
+
+    def crowds(truth: dict[str, Any]) -> None:
+        for number, annotation in enumerate(truth["annotations"]):
+            annotation.update(id=number, iscrowd=int(number % 5 == 4))
+
+    def rated(found: coco.Results) -> None:
+        for number, result in enumerate(found):
+            result["mask_score"] = result["score"] * (number % 3)
+
+    _change(path, crowds)
+    _change(runs[1] / "predictions.json", rated)
+    truth = json.loads(path.read_text())
+    scored = []
+    for run in runs:
+        found = json.loads((run / "predictions.json").read_text())
+        metrics = {kind: coco.metrics(coco.evaluate(truth, found, kind, engine)) for kind in KINDS}
+        _change(run / "result.json", lambda result, metrics=metrics: result.update(metrics=metrics))
+        scored.append({kind: metrics[kind]["AP"] for kind in KINDS})
+    assert scored[0]["box"] == scored[1]["box"] and scored[0]["mask"] != scored[1]["mask"]
+    study = read(tmp_path)
+    row = compare(study, "fcn", 20).set_index("variant").loc["mask_scoring"]
+    assert study.notes == []
+    for kind in KINDS:
+        assert row[f"{kind}_AP_diff"] == pytest.approx(scored[1][kind] - scored[0][kind], abs=1e-9)
+
+
+def test_predictions_that_fit_no_ground_truth_are_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "fcn", 1.0, images=4)
+    _change(run / "predictions.json", lambda found: found[1].update(category_id=8))
+    study = read(tmp_path)
+    frame = compare(study, "fcn", 20)
+    assert math.isnan(frame.loc[0, "mask_AP_low"])
+    (note,) = study.notes
+    assert note.startswith(f"{run.name}: no interval") and "result 1 (image 1): is of category 8" in note
+
+
+def _without_boundary(folder: Path, pattern: str) -> None:
+    for path in folder.glob(f"runs/{pattern}/result.json"):
+        _change(path, lambda result: result["metrics"].pop("boundary") and None)
+        path.with_name("true_boxes.json").unlink()
+
+
+def test_studies_of_before_boundary_ap_have_no_rows_of_it(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "old", {"fcn": 2.0, "unet": 1.0}, images=5)
+    _without_boundary(study, "*")
+    text = build.build(study, "fcn", 20)
+    assert not [line for line in text.splitlines() if line.startswith("note:") and "disagreement" not in line]
+    files = ("ap.csv", "ap.md", "ap.tex", "runs.md")
+    assert "boundary" not in text.split("written to")[0] + "".join((study / name).read_text() for name in files)
+    assert "boundary" not in publish.summary(read(study), study)
+
+
+def test_runs_of_before_boundary_ap_beside_others(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "mixed", {"fcn": 2.0, "unet": 1.0}, images=5)
+    _without_boundary(study, "fcn-*")
+    text = build.build(study, "fcn", 20)
+    assert "note: 2 of 4 runs have no boundary AP" in text
+    frame = compare(read(study), "fcn", 20).set_index("variant")
+    assert math.isnan(frame.loc["fcn", "boundary_AP_low"]) and frame.loc["unet", "boundary_AP_low"] > 0
+    assert frame["boundary_AP_diff"].isna().all() and frame.loc["unet", "mask_AP_diff"] > 0
+    head, _, *lines = publish.summary(read(study), study).splitlines()
+    columns = [cell.strip() for cell in head.split("|")]
+    assert columns[2:6] == ["box AP", "mask AP", "boundary AP", "Δ mask AP [95 %]"]
+    fcn, unet = ([cell.strip() for cell in line.split("|")] for line in lines)
+    row = frame.loc["unet"]
+    assert unet[4] == f"{row['boundary_AP_mean']:.1f} ± {row['boundary_AP_std']:.1f}" and fcn[4] == "–"

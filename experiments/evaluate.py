@@ -114,7 +114,7 @@ def compare(
 
 
 def _job(cfg: DictConfig) -> None:
-    config = apps.typed(cfg, apps.Evaluate)
+    config = apps.to_config(cfg, apps.Evaluate)
     names = config.names()
     annotations = Path(config.annotations)
     found: dict[str, Any]

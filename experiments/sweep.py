@@ -217,7 +217,7 @@ def _end_with(parent: int) -> None:
 def _typed(cfg: DictConfig) -> Config:
     with open_dict(cfg):
         cfg.pop("hydra", None)
-    return config.typed(cfg)
+    return config.to_config(cfg)
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from experiments.runs.end_to_end import run
 
 
 def _job(cfg: DictConfig) -> None:
-    one = config.typed(cfg)
+    one = config.to_config(cfg)
     checks.check(one)
     one = control.resolved(one)
     folder = frozen_core.run_alone(one) if one.protocol == "frozen_core" else run(one)

@@ -25,7 +25,7 @@ class RefineMask(MaskHead):
     and halves the channels, up to a mask of 112×112. From the third mask on, only cells near the contour of the mask
     before are replaced, and with ``boundary_loss`` only those near that contour or the true one are learnt.
 
-    Left out is the paper's semantic branch, which learns the foreground of whole pictures; the stages read P2 itself.
+    Left out is the paper's semantic branch, which learns the foreground of whole images; the stages read P2 itself.
 
     :meth:`forward` gives the first logits, (R, num_classes, 14, 14); :meth:`predict` masks of ``output_size``.
 

@@ -106,7 +106,7 @@ class SMP(MaskHead):
     """A decoder of segmentation_models_pytorch (Iakubovskii, 2019) on a small encoder of the RoI's features.
 
     The encoder has a 3×3 convolution a stage, and max-pooling halves the grid between them; every map and every layer
-    has ``width`` channels. The grid is the finest map that the decoder reads: the one at half the picture's size for
+    has ``width`` channels. The grid is the finest map that the decoder reads: the one at half the image's size for
     ``unet`` (Ronneberger et al., MICCAI 2015), ``unetplusplus`` (Zhou et al., DLMIA 2018), ``manet`` (Fan et al., IEEE
     Access 2020) and ``linknet`` (Chaurasia & Culurciello, VCIP 2017), which therefore give twice the grid; the one at
     a quarter for ``fpn`` (Kirillov et al., *Panoptic Feature Pyramid Networks*, CVPR 2019), ``pan`` (Li et al., BMVC

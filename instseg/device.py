@@ -26,7 +26,7 @@ def keep_freed_memory() -> bool:
     """Tell malloc, on Linux with glibc, not to give freed memory of tensors up to 32 MiB back to the system.
 
     Each step of training or inference asks for the same tensors again, and the system zeroes every page that it
-    hands out anew, which took a quarter of the inference of small pictures. Where the C library is another one,
+    hands out anew, which took a quarter of the inference of small images. Where the C library is another one,
     nothing is done.
 
     Returns:

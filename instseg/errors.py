@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    """A data set, annotation file or picture cannot be used as it is.
+    """A data set, annotation file or image cannot be used as it is.
 
     Attributes:
         lines: everything that was found wrong, a line each; of one fault, the message alone.

@@ -176,8 +176,8 @@ def random_rois(channels: int, size: tuple[int, int], count: int, device: torch.
 
     Args:
         channels: of each map.
-        size: (H, W) of the picture, in pixels.
-        count: number of RoIs; their sides are between an eighth of the picture's and all of it.
+        size: (H, W) of the image, in pixels.
+        count: number of RoIs; their sides are between an eighth of the image's and all of it.
         device: where the maps and boxes lie.
     """
     generator = torch.Generator().manual_seed(0)

@@ -91,7 +91,7 @@ def test_peak_memory_sees_what_backward_keeps() -> None:
     assert timing.peak_memory(train, CPU) >= depth * 2**20
 
 
-def test_random_rois_lie_in_the_picture() -> None:
+def test_random_rois_lie_in_the_image() -> None:
     rois = timing.random_rois(4, (100, 150), 40, CPU)()
     boxes = rois.boxes[0]
     assert len(rois) == 40

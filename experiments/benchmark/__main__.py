@@ -16,7 +16,7 @@ from experiments.runs.study import read
 
 
 def _job(cfg: DictConfig) -> None:
-    options = apps.typed(cfg, apps.Benchmark)
+    options = apps.to_config(cfg, apps.Benchmark)
     if options.what == "study":
         _study(options)
         return

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from experiments.benchmark import reference_models
-from experiments.benchmark.outcome import SHARE, Outcome, Row
+from experiments.benchmark.outcome import SHARE, BenchmarkResult, Row
 from experiments.benchmark.plot import rates_and_stages
 from experiments.benchmark.setup import Setup
 from instseg import progress, timing
@@ -25,11 +25,11 @@ class Entry:
     """What takes part.
 
     Attributes:
-        call: one step, or one batch of pictures.
+        call: one step, or one batch of images.
         keeps: gives what it holds between calls, whose bytes belong to its memory.
         drop: lets go of what the next call makes anew, such as gradients.
         stages: names the stages for the profiler while it is entered; None: it has none.
-        detections: of a picture, mean; None where it makes none.
+        detections: of an image, mean; None where it makes none.
     """
 
     call: Callable[[], Any]
@@ -46,7 +46,7 @@ def found_peers(setup: Setup, ours: MaskRCNN) -> tuple[dict[str, reference_model
     found, absent = {}, []
     for name in setup.options.against:
         try:
-            found[name] = reference_models.PEERS[name](ours, setup.config, setup.classes, setup.pictures)
+            found[name] = reference_models.PEERS[name](ours, setup.config, setup.classes, setup.images)
             found[name].model.to(setup.device)
         except reference_models.NotRun as reason:
             absent.append(Row(name, note=f"not run: {reason}"))
@@ -64,9 +64,9 @@ def trunk_input(setup: Setup) -> torch.Tensor:
     return batch.to(setup.device, memory_format=torch.channels_last)
 
 
-def hold(setup: Setup, entries: Mapping[str, Entry], absent: list[Row]) -> Outcome:
+def time_entries(setup: Setup, entries: Mapping[str, Entry], absent: list[Row]) -> BenchmarkResult:
     """Time all entries in turns, then look at each alone."""
-    device, pictures = setup.device, len(setup.batch[0])
+    device, images = setup.device, len(setup.batch[0])
     for entry in entries.values():
         # compilers and choosers of kernels are done before the clock runs
         for _ in range(3 if setup.compiles or device.type == "cuda" else 1):
@@ -81,10 +81,10 @@ def hold(setup: Setup, entries: Mapping[str, Entry], absent: list[Row]) -> Outco
         entry.drop()
     rows = []
     for name, entry in progress.bar(iterable=entries.items(), desc="memory, FLOPs, stages", unit="row"):
-        row = Row(name, seconds[name], pictures, OURS, dict(entry.numbers))
+        row = Row(name, seconds[name], images, OURS, dict(entry.numbers))
         peak = timing.peak_memory(entry.call, device, timing.bytes_of(entry.keeps()))
         row.numbers["peak_memory_mib"] = peak / 2**20
-        row.numbers["gflop_per_image"] = timing.flops(entry.call) / pictures / 1e9
+        row.numbers["gflop_per_image"] = timing.flops(entry.call) / images / 1e9
         if entry.detections is not None:
             row.numbers["detections_per_image"] = entry.detections
             if entry.detections != entries[OURS].detections:
@@ -97,7 +97,7 @@ def hold(setup: Setup, entries: Mapping[str, Entry], absent: list[Row]) -> Outco
         rows.append(row)
     config = setup.config
     measured = {
-        "pictures": pictures,
+        "images": images,
         "height": setup.size[0],
         "width": setup.size[1],
         "instances": setup.options.instances,
@@ -107,7 +107,7 @@ def hold(setup: Setup, entries: Mapping[str, Entry], absent: list[Row]) -> Outco
         "precision": config.schedule.precision,
         "compiled": "yes" if setup.compiles else "no",
     }
-    return Outcome(rows + absent, "images", measured, plot=rates_and_stages)
+    return BenchmarkResult(rows + absent, "images", measured, plot=rates_and_stages)
 
 
 def parameters_of(model: nn.Module) -> list[Any]:

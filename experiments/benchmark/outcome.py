@@ -51,7 +51,7 @@ class Row:
 
 
 @dataclass
-class Outcome:
+class BenchmarkResult:
     """A benchmark's rows.
 
     Attributes:
@@ -69,7 +69,7 @@ class Outcome:
     plot: Callable[[pd.DataFrame, str], Figure] | None = None
 
 
-def frame(outcome: Outcome) -> pd.DataFrame:
+def frame(outcome: BenchmarkResult) -> pd.DataFrame:
     """One line a row: ``name, seconds_median|low|high`` of a call, ``ratio`` to the base's median, units a second
     and the further columns; empty where there is nothing."""
     rate = f"{outcome.unit}_per_s"
@@ -91,7 +91,7 @@ def frame(outcome: Outcome) -> pd.DataFrame:
     return table[[*table.columns.drop("note"), "note"]]
 
 
-def text(table: pd.DataFrame, outcome: Outcome) -> str:
+def text(table: pd.DataFrame, outcome: BenchmarkResult) -> str:
     """The frame as Markdown: times, then shares of stages where there are any, then notes and ratios in words."""
     rate = f"{outcome.unit}_per_s"
     shown = []
@@ -131,7 +131,7 @@ def stages(table: pd.DataFrame) -> list[str]:
     return sorted(found, key=lambda stage: STAGES.index(stage) if stage in STAGES else len(STAGES))
 
 
-def write(outcome: Outcome, options: Benchmark, config: Config, device: Any) -> str:
+def write(outcome: BenchmarkResult, options: Benchmark, config: Config, device: Any) -> str:
     """Write ``<out>/<what>-<study>.csv|md|json`` and the plot, and return the text for the terminal."""
     table = frame(outcome)
     words = text(table, outcome)

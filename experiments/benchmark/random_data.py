@@ -1,4 +1,4 @@
-"""Random pictures with random objects, the same for every implementation."""
+"""Random images with random objects, the same for every implementation."""
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ def batch(size: tuple[int, int], count: int, instances: int, classes: int) -> Ba
     """A training batch as :func:`instseg.data.batches.loader.training_batches` gives it.
 
     Args:
-        size: (H, W) of every picture, in pixels.
-        count: pictures.
-        instances: objects in each: ellipses of one colour on noise, sides an eighth to a half of the picture's.
+        size: (H, W) of every image, in pixels.
+        count: images.
+        instances: objects in each: ellipses of one colour on noise, sides an eighth to a half of the image's.
         classes: the background included; labels are drawn from the others.
 
     Returns:
@@ -44,7 +44,7 @@ def batch(size: tuple[int, int], count: int, instances: int, classes: int) -> Ba
 
 
 def boxes(size: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
-    """(count, 4) random xyxy boxes inside a picture of ``size``, sides an eighth to a half of the picture's."""
+    """(count, 4) random xyxy boxes inside an image of ``size``, sides an eighth to a half of the image's."""
     extent = torch.tensor([size[1], size[0]])
     sides = extent * (1 / 8 + 3 / 8 * torch.rand(count, 2, generator=generator))
     corners = (extent - sides) * torch.rand(count, 2, generator=generator)
@@ -52,8 +52,8 @@ def boxes(size: tuple[int, int], count: int, generator: torch.Generator) -> Tens
 
 
 def detections(size: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
-    """(count, 4) random xyxy boxes inside a picture of ``size``, as many small ones as large ones: the logarithms of
-    the sides are uniform between a fiftieth and a half of the picture's."""
+    """(count, 4) random xyxy boxes inside an image of ``size``, as many small ones as large ones: the logarithms of
+    the sides are uniform between a fiftieth and a half of the image's."""
     extent = torch.tensor([size[1], size[0]])
     sides = extent / 2 * 25 ** -torch.rand(count, 2, generator=generator)
     corners = (extent - sides) * torch.rand(count, 2, generator=generator)

@@ -39,7 +39,7 @@ class Peer:
 
     Attributes:
         model: ``model(images, targets)`` gives a dict of losses in training mode.
-        detect: pictures -> one dict an image with ``boxes`` and what the suite gives as masks.
+        detect: images -> one dict an image with ``boxes`` and what the suite gives as masks.
         encode: its detections -> the masks as RLE; None where there is none.
         stages: names its parts for the profiler while it is entered.
     """
@@ -58,7 +58,7 @@ def faster_rcnn(ours: MaskRCNN, config: Config, classes: int) -> FasterRCNN:
     return model
 
 
-def torchvision(ours: MaskRCNN, config: Config, classes: int, pictures: list[Tensor]) -> Peer:
+def torchvision(ours: MaskRCNN, config: Config, classes: int, images: list[Tensor]) -> Peer:
     """torchvision's Mask R-CNN as it is, with a copy of our trunk and our weights.
 
     Raises:
@@ -110,13 +110,13 @@ def _arguments(ours: MaskRCNN, config: Config, classes: int) -> dict[str, Any]:
         "box_predictor": FastRCNNPredictor(features, classes),
         "min_size": config.dataset.min_size,
         "max_size": config.dataset.max_size,
-        # training pictures come at their size
+        # training images come at their size
         "_skip_resize": True,
         **options,
     }
 
 
-def detectron2(ours: MaskRCNN, config: Config, classes: int, pictures: list[Tensor]) -> Peer:
+def detectron2(ours: MaskRCNN, config: Config, classes: int, images: list[Tensor]) -> Peer:
     """detectron2's Mask R-CNN from its own configuration, with our sizes and numbers.
 
     Written after detectron2's documentation and never run: no machine at hand had it. Its weights are its own,
@@ -138,7 +138,7 @@ def detectron2(ours: MaskRCNN, config: Config, classes: int, pictures: list[Tens
         raise NotRun("set up here for the fcn head without norm alone, one mask a class, twice the RoI's size")
     cfg = zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
     model = cfg.MODEL
-    model.DEVICE = str(pictures[0].device)
+    model.DEVICE = str(images[0].device)
     model.RESNETS.DEPTH, model.RESNETS.STRIDE_IN_1X1 = depths[config.trunk.name], False
     stages = 5 if config.trunk.trainable_layers is None else config.trunk.trainable_layers
     model.BACKBONE.FREEZE_AT, model.FPN.OUT_CHANNELS = 5 - stages, config.trunk.out_channels
@@ -166,7 +166,7 @@ def detectron2(ours: MaskRCNN, config: Config, classes: int, pictures: list[Tens
         "suite.roi_heads.box_predictor.bbox_pred": weights.BOX_DELTAS,
         "suite.roi_heads.mask_head.predictor": weights.MASK_LOGITS,
     }
-    weights.fit(wrapped, layers, lambda: wrapped(pictures))
+    weights.fit(wrapped, layers, lambda: wrapped(images))
     named = {
         "preprocess_image": "transform",
         "backbone.forward": "trunk",

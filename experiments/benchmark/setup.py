@@ -33,11 +33,11 @@ class Setup:
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """(H, W) of the pictures, in pixels."""
+        """(H, W) of the images, in pixels."""
         if self.options.image is not None:
             height, width = self.options.image
             return height, width
-        return control.picture_size(self.config)
+        return control.image_size(self.config)
 
     @cached_property
     def classes(self) -> int:
@@ -56,8 +56,8 @@ class Setup:
         return random_data.batch(self.size, count, self.options.instances, self.classes)
 
     @cached_property
-    def pictures(self) -> list[torch.Tensor]:
-        """The batch's pictures as a detector takes them: (3, H, W) in [0, 1], on the device."""
+    def images(self) -> list[torch.Tensor]:
+        """The batch's images as a detector takes them: (3, H, W) in [0, 1], on the device."""
         return [to_unit(image, self.device) for image in self.batch[0]]
 
     @property
@@ -71,7 +71,7 @@ class Setup:
         untrained = replace(self.config, trunk=replace(self.config.trunk, weights=None))
         model = build_model(untrained, self.classes).to(self.device).to(memory_format=torch.channels_last)
         reference = reference_models.faster_rcnn(model, self.config, self.classes).to(self.device)
-        weights.scale(model, reference, self.pictures)
+        weights.scale(model, reference, self.images)
         return model
 
 
@@ -107,4 +107,4 @@ def load(study: str, *overrides: str) -> Config:
     # an app's own files are what Hydra is at work on
     GlobalHydra.instance().clear()
     with initialize_config_module("experiments.conf", version_base="1.3"):
-        return run.typed(compose("config", overrides=[f"study={study}", *overrides]))
+        return run.to_config(compose("config", overrides=[f"study={study}", *overrides]))

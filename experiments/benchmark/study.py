@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from experiments.config.control import picture_size
+from experiments.config.control import image_size
 from experiments.config.run import Config
 from experiments.runs import trained
 from experiments.runs.end_to_end import prepare, training_batches
@@ -23,8 +23,8 @@ from instseg.files import write_atomically
 from instseg.training import frozen_core as frozen
 from instseg.training.loop import autocast, step
 
-PICTURES = 8
-"""Held-out pictures that the whole model is timed on, where there are as many."""
+IMAGES = 8
+"""Held-out images that the whole model is timed on, where there are as many."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class _Variant:
     config: Config
     model: MaskRCNN
     optimizer: torch.optim.Optimizer
-    pictures: list[torch.Tensor]
+    images: list[torch.Tensor]
     batch: loader.Batch
 
 
@@ -70,7 +70,7 @@ def measure_study(
     }
     target = prepare(next(iter(configs.values())))
     about = provenance(target)
-    what = {"rois": rois, "rounds": rounds, "pictures": PICTURES, "runs": firsts}
+    what = {"rois": rois, "rounds": rounds, "images": IMAGES, "runs": firsts}
     path = folder / "speed.json"
     if path.exists() and not again:
         old = load_json(path, "delete it and run the benchmark again")
@@ -93,7 +93,7 @@ def measure_study(
     measured = {
         label: {
             "head_ms": timing.spread([1000 * s for s in seconds["head"][label]]),
-            "images_per_s": timing.spread([len(variant.pictures) / s for s in seconds["inference"][label]]),
+            "images_per_s": timing.spread([len(variant.images) / s for s in seconds["inference"][label]]),
             "train_images_per_s": timing.spread([len(variant.batch[0]) / s for s in seconds["train"][label]]),
             **_sizes(variant, makers, label, rois, target),
         }
@@ -110,13 +110,13 @@ def _load(config: Config, folder: Path, device: torch.device) -> _Variant:
     if config.protocol == "frozen_core":
         frozen.freeze(model)
     optimizer = config.make_schedule().make_optimizer(model)
-    pictures = [loader.to_unit(image, device) for image in islice(_one_by_one(held_out), PICTURES)]
+    images = [loader.to_unit(image, device) for image in islice(_one_by_one(held_out), IMAGES)]
     (batch,) = training_batches(config, data, 0, 1, device)
-    return _Variant(config, model, optimizer, pictures, batch)
+    return _Variant(config, model, optimizer, images, batch)
 
 
 def _one_by_one(held_out: InstanceDataset) -> Iterator[torch.Tensor]:
-    for _, (image,) in loader.pictures(held_out, batch_size=1):
+    for _, (image,) in loader.read_images(held_out, batch_size=1):
         yield image
 
 
@@ -133,15 +133,15 @@ def _head_work(variant: _Variant, rois: int, device: torch.device) -> Callable[[
 
 
 def _random_rois(variant: _Variant, rois: int, device: torch.device) -> Callable[[], Any]:
-    return timing.random_rois(variant.config.trunk.out_channels, picture_size(variant.config), rois, device)
+    return timing.random_rois(variant.config.trunk.out_channels, image_size(variant.config), rois, device)
 
 
 def _inference_work(variant: _Variant, device: torch.device) -> Callable[[], Any]:
     def work() -> None:
         variant.model.eval()
         with torch.inference_mode(), autocast(device, variant.config.schedule.precision):
-            for picture in variant.pictures:
-                variant.model.detect_rle([picture])
+            for image in variant.images:
+                variant.model.detect_rle([image])
 
     return work
 
@@ -176,5 +176,5 @@ def _sizes(
         "parameters": sum(p.numel() for p in model.parameters()),
         "head_parameters": sum(p.numel() for p in head.parameters()),
         "head_flops_per_roi": timing.head_flops(head, _random_rois(variant, rois, device)),
-        "flops_per_image": timing.flops(makers["inference"][label]) / len(variant.pictures),
+        "flops_per_image": timing.flops(makers["inference"][label]) / len(variant.images),
     }

@@ -24,14 +24,14 @@ MASK_LOGITS: Spread = (2.0, 1.0)
 """Masks that mostly fill their boxes: as objects do, and unlike noise, whose RLE would be long."""
 
 
-def scale(model: MaskRCNN, reference: nn.Module, pictures: list[Tensor]) -> None:
+def scale(model: MaskRCNN, reference: nn.Module, images: list[Tensor]) -> None:
     """Scale a model's weights in place.
 
     Args:
         model: ours.
         reference: torchvision's Faster R-CNN of the same weights. The core is measured there, since its layers can be
             watched whatever ours makes of them.
-        pictures: (3, H, W) in [0, 1], on the models' device.
+        images: (3, H, W) in [0, 1], on the models' device.
     """
     core = {
         "rpn.head.cls_logits": OBJECTNESS,
@@ -39,11 +39,11 @@ def scale(model: MaskRCNN, reference: nn.Module, pictures: list[Tensor]) -> None
         "roi_heads.box_predictor.cls_score": CLASS_LOGITS,
         "roi_heads.box_predictor.bbox_pred": BOX_DELTAS,
     }
-    fit(reference, core, lambda: reference(pictures))
+    fit(reference, core, lambda: reference(images))
     unknown = model.load_state_dict(reference.state_dict(), strict=False).unexpected_keys
     assert not unknown, unknown
     convolutions = [name for name, layer in model.mask_head.named_modules() if isinstance(layer, nn.Conv2d)]
-    fit(model, {f"mask_head.{convolutions[-1]}": MASK_LOGITS}, lambda: model.detect(pictures), within=model.mask_head)
+    fit(model, {f"mask_head.{convolutions[-1]}": MASK_LOGITS}, lambda: model.detect(images), within=model.mask_head)
 
 
 def fit(

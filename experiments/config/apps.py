@@ -12,7 +12,7 @@ from instseg.evaluation import engine
 from instseg.training.schedule import PRECISIONS
 
 SMALLEST = 32
-"""Least height and width of a benchmark's pictures: one cell of the coarsest map of a backbone."""
+"""Least height and width of a benchmark's images: one cell of the coarsest map of a backbone."""
 
 
 @dataclass
@@ -144,7 +144,7 @@ class Benchmark(App):
     classes: int | None = None
     precision: str | None = None
     compile: str | None = None
-    pictures: int = 100
+    images: int = 100
     workers: int | None = None
     iterations: int = 200
 
@@ -159,7 +159,7 @@ class Benchmark(App):
             raise UserError(f"heads=[{','.join(self.heads)}]: must be names in conf/head, one or more, each once")
         for key in ("head", "augmentation", "precision", "compile", "out"):
             _not_empty(key, getattr(self, key))
-        for key in ("threads", "rounds", "rois", "batch", "instances", "pictures", "workers", "iterations"):
+        for key in ("threads", "rounds", "rois", "batch", "instances", "images", "workers", "iterations"):
             if (value := getattr(self, key)) is not None:
                 _at_least_one(key, value)
         if self.precision is not None and self.precision not in PRECISIONS:
@@ -177,15 +177,15 @@ class Benchmark(App):
 class Data(App):
     """Keys of ``experiments.data`` beside those of a run; ``conf/data.yaml`` says what each means."""
 
-    pictures: int = 12
+    images: int = 12
     decode: Any = "all"  # or a number
     download: bool = False
     name: str | None = None
 
     def check(self) -> None:
-        _at_least_one("pictures", self.pictures)
+        _at_least_one("images", self.images)
         if self.decode != "all" and (type(self.decode) is not int or self.decode < 1):
-            raise UserError(f"decode={self.decode}: must be all, or how many pictures of each split, 1 or more")
+            raise UserError(f"decode={self.decode}: must be all, or how many images of each split, 1 or more")
         if self.name is not None:
             _is_folder("name", self.name, "a folder under results_dir/data")
 
@@ -208,7 +208,7 @@ def register() -> None:
     ConfigStore.instance().store("schema_data", node=asdict(Data()))
 
 
-def typed(cfg: DictConfig, schema: type[AnyApp]) -> AnyApp:
+def to_config(cfg: DictConfig, schema: type[AnyApp]) -> AnyApp:
     """A composed configuration as its dataclass, checked."""
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, schema)

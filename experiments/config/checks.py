@@ -113,7 +113,7 @@ def _check_augmentation(config: Config) -> None:
     if a.scale is not None and not (len(a.scale) == 2 and 0 < a.scale[0] <= a.scale[1] < math.inf):
         raise UserError(f"augmentation.scale={a.scale}: must be [low,high], both above 0, or null")
     if a.scale is not None and a.crop is None and a.scale[1] > 1:
-        raise UserError(f"augmentation.scale={a.scale}: above 1 only with augmentation.crop, which bounds the pictures")
+        raise UserError(f"augmentation.scale={a.scale}: above 1 only with augmentation.crop, which bounds the images")
     if a.crop is not None and a.crop < 32:
         raise UserError(f"augmentation.crop={a.crop}: must be 32 pixels or more, or null")
     if len(a.jpeg_quality) != 2 or not 1 <= a.jpeg_quality[0] <= a.jpeg_quality[1] <= 100:

@@ -46,7 +46,7 @@ def resolved(config: Config, num_classes: Callable[[], int] | None = None) -> Co
 
 def _matching(config: Config, by: str, classes: int) -> Head:
     head = config.head
-    rois = timing.random_rois(config.trunk.out_channels, picture_size(config), ROIS, META)
+    rois = timing.random_rois(config.trunk.out_channels, image_size(config), ROIS, META)
     wanted = cost(config.make_head(classes), by, rois)
     known: dict[str, Any] = {**heads.options(head.name), **head.options}
     shared: dict[str, Any] = {key: known[key] for key in ("norm", "roi_size", "output_size") if key in known}
@@ -119,7 +119,7 @@ def cost(head: MaskHead, by: str, rois: Callable[[], RoIs]) -> float:
     return timing.head_flops(head.eval().to(META), rois)
 
 
-def picture_size(config: Config) -> tuple[int, int]:
-    """(H, W) of a picture of the largest size that evaluation makes, of aspect 4:3 where it may be."""
+def image_size(config: Config) -> tuple[int, int]:
+    """(H, W) of an image of the largest size that evaluation makes, of aspect 4:3 where it may be."""
     d = config.dataset
     return d.min_size, min(d.max_size, d.min_size * 4 // 3)

@@ -15,6 +15,9 @@ from instseg.evaluation import engine
 FILE_KEYS = ("annotations", "images", "val_annotations", "val_images")
 """Those of a data set that name files and folders."""
 
+RENAMED = {"max_train_images": "train_pictures", "max_val_images": "val_pictures"}
+"""Keys of a data set that once had another name, which stored configurations and hashes go by."""
+
 
 @dataclass
 class Head:
@@ -48,7 +51,7 @@ class Head:
 
 @dataclass
 class DatasetConfig:
-    """A data set, its split and the sizes of its pictures (``conf/dataset``); see ``instseg.data.build``.
+    """A data set, its split and the sizes of its images (``conf/dataset``); see ``instseg.data.build``.
 
     ``annotations, images, val_annotations, val_images`` are for data sets that take files alone (``coco_json``).
     """
@@ -59,8 +62,8 @@ class DatasetConfig:
     val_annotations: str | None = None
     val_images: str | None = None
     fold: int = 0
-    train_pictures: int | None = None
-    val_pictures: int | None = None
+    max_train_images: int | None = None
+    max_val_images: int | None = None
     train_min_size: list[int] = MISSING
     train_max_size: int = MISSING
     min_size: int = MISSING
@@ -77,6 +80,9 @@ class DatasetConfig:
         lies."""
         parts = asdict(self)
         parts["options"].pop("download_dir", None)
+        for key, old in RENAMED.items():
+            # hashes and stored results were made with the old names
+            parts[old] = parts.pop(key)
         for key in FILE_KEYS:
             del parts[key]
         for key, path in self.files().items():
@@ -87,7 +93,7 @@ class DatasetConfig:
 
 @dataclass
 class Augmentation:
-    """What happens to training pictures (``conf/augmentation``); see ``instseg.data.batches.transforms.training``."""
+    """What happens to training images (``conf/augmentation``); see ``instseg.data.batches.transforms.training``."""
 
     flip: float = 0.5
     vertical_flip: float = 0.0
@@ -171,7 +177,7 @@ class Runtime:
 
     Attributes:
         device: ``auto`` (the GPU where there is one), ``cpu`` or ``cuda``.
-        workers: processes that read pictures; 0: the training process does.
+        workers: processes that read images; 0: the training process does.
         jobs: runs of a sweep that are carried out at a time.
         compile: ``true`` compiles the layers by ``torch.compile``, which takes minutes at first; ``auto`` does so on
             a GPU.
@@ -194,7 +200,7 @@ class Evaluation:
     """How runs are scored and compared.
 
     Attributes:
-        batch_size: pictures predicted at a time.
+        batch_size: images predicted at a time.
         engine: what computes COCO's metrics, ``faster_coco_eval`` or ``pycocotools``; the numbers are the same.
         resamples: of the images, for intervals.
         speed: whether a sweep ends with the heads' timings.

@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 import heads
 from experiments.config.groups import (
+    RENAMED,
     Augmentation,
     DatasetConfig,
     Detector,
@@ -79,24 +80,24 @@ class Config:
     def make_dataset(self, split: str) -> InstanceDataset:
         """A split of the data set; the same object for every run of this process that asks for the same."""
         d = self.dataset
-        images = d.train_pictures if split == "train" else d.val_pictures
+        images = d.max_train_images if split == "train" else d.max_val_images
         root = None if self.data_root is None else str(Path(self.data_root).expanduser())
         files = tuple(d.files().items())
         return _dataset(d.name, split, d.fold, root, images, files, json.dumps(d.options, sort_keys=True))
 
-    def make_transform(self) -> transforms.Training:
-        """What happens to training pictures."""
+    def make_transform(self) -> transforms.TrainTransform:
+        """What happens to training images."""
         d = self.dataset
         return transforms.training(**vars(self.augmentation), min_size=d.train_min_size, max_size=d.train_max_size)
 
-    def check_settled(self) -> None:
+    def check_resolved(self) -> None:
         """Raise a ValueError where a control is asked for and not yet found, as the head is another one then."""
         if (self.head.control or self.control) != "none":
             raise ValueError("the control must be found first: experiments.config.control.resolved")
 
     def hash(self) -> str:
         """Eight hex digits over everything that can change a run's numbers, and nothing else."""
-        self.check_settled()
+        self.check_resolved()
         parts = asdict(self)
         for key in ("runtime", "study", "data_root", "results_dir", "head_norm", "control"):
             del parts[key]
@@ -189,7 +190,7 @@ def torch_device(name: str, key: str = "runtime.device") -> torch.device:
     return device
 
 
-def typed(cfg: DictConfig) -> Config:
+def to_config(cfg: DictConfig) -> Config:
     """A composed configuration as a :class:`Config`, interpolations resolved."""
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, Config)
@@ -205,16 +206,21 @@ def _channels(share: float, *, _root_: DictConfig) -> int:
 OmegaConf.register_new_resolver("channels", _channels, replace=True)
 
 
-def stored(path: Path) -> Config:
+def load_config(path: Path) -> Config:
     """The configuration that a run wrote into its folder.
 
     Raises:
         UserError: the file is missing or damaged, or of keys that are not known here.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        stored = OmegaConf.load(path)
+        dataset = stored.get("dataset") if isinstance(stored, DictConfig) else None
+        for key, old in RENAMED.items():
+            if isinstance(dataset, DictConfig) and old in dataset:
+                dataset[key] = dataset.pop(old)
+        merged = OmegaConf.merge(OmegaConf.structured(Config), stored)
         assert isinstance(merged, DictConfig)
-        return typed(merged)
+        return to_config(merged)
     except (OSError, OmegaConfBaseException, YAMLError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
         raise UserError(f"{path} can't be used ({reason})") from error

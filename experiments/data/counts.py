@@ -1,4 +1,4 @@
-"""What a data set holds, in numbers: pictures and instances by split, class and size, without decoding a picture."""
+"""What a data set holds, in numbers: images and instances by split, class and size, without decoding an image."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from instseg.progress import bar
 
 SPLITS = ("train", "val")
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
-"""COCO's sizes: areas in pixels of the picture as it is stored."""
+"""COCO's sizes: areas in pixels of the image as it is stored."""
 CELL = 4 * 4
 """Pixels in a cell of the finest feature map, P2: of a smaller mask a head sees next to nothing."""
 _NAMED = 12  # classes that the terminal names; the files name all
@@ -30,17 +30,17 @@ class Split:
     Attributes:
         name: ``train`` or ``val``.
         data: where it is from.
-        pictures: a row a picture, in the data set's order: ``id``, ``height``, ``width``, ``scale`` (by which a run
+        images: a row an image, in the data set's order: ``id``, ``height``, ``width``, ``scale`` (by which a run
             resizes it for evaluation), ``instances`` (crowd regions not among them).
-        instances: a row an annotation, crowd regions included: ``id`` as in the annotation file, ``picture`` (a row of
-            ``pictures``), ``label`` (from 1), ``iscrowd``, ``area`` as COCO counts it, ``pixels`` of the mask, ``box``
+        instances: a row an annotation, crowd regions included: ``id`` as in the annotation file, ``image`` (a row of
+            ``images``), ``label`` (from 1), ``iscrowd``, ``area`` as COCO counts it, ``pixels`` of the mask, ``box``
             (x, y, width, height), ``misfit`` (pixels by which an edge of the box is off the mask's) and ``twin`` (id of
-            an earlier one with the same class and mask in the picture, or None).
+            an earlier one with the same class and mask in the image, or None).
     """
 
     name: str
     data: InstanceDataset
-    pictures: pd.DataFrame
+    images: pd.DataFrame
     instances: pd.DataFrame
 
     def alone(self) -> pd.DataFrame:
@@ -48,9 +48,9 @@ class Split:
         return self.instances[self.instances["iscrowd"] == 0]
 
     def resized(self) -> np.ndarray:
-        """Mask area of each instance of :meth:`alone` when its picture has the size of evaluation, in pixels."""
+        """Mask area of each instance of :meth:`alone` when its image has the size of evaluation, in pixels."""
         alone = self.alone()
-        scale = self.pictures["scale"].to_numpy()[alone["picture"]]
+        scale = self.images["scale"].to_numpy()[alone["image"]]
         return alone["pixels"].to_numpy() * scale**2
 
 
@@ -63,36 +63,36 @@ def read(name: str, data: InstanceDataset, config: DatasetConfig) -> Split:
     found: list[tuple[Any, ...]] = []
     shapes: dict[tuple[int, int, bytes], int] = {}
     for annotation in bar(iterable=truth["annotations"], desc=f"{name}: masks", unit=" instances", delay=2):
-        picture, label = rows[annotation["image_id"]], labels[annotation["category_id"]]
-        rle = to_rle(annotation["segmentation"], *sizes[picture].tolist())
+        image, label = rows[annotation["image_id"]], labels[annotation["category_id"]]
+        rle = to_rle(annotation["segmentation"], *sizes[image].tolist())
         own_id = annotation["id"] - data.id_shift
-        twin = shapes.setdefault((picture, label, rle["counts"]), own_id)
+        twin = shapes.setdefault((image, label, rle["counts"]), own_id)
         box = [float(side) for side in annotation["bbox"]]
         found.append(
             (
-                *(own_id, picture, label, annotation["iscrowd"], annotation["area"], int(coco_mask.area(rle)), box),
-                *(_misfit(box, coco_mask.toBbox(rle), sizes[picture]), None if twin == own_id else twin),
+                *(own_id, image, label, annotation["iscrowd"], annotation["area"], int(coco_mask.area(rle)), box),
+                *(_misfit(box, coco_mask.toBbox(rle), sizes[image]), None if twin == own_id else twin),
             )
         )
-    columns = ["id", "picture", "label", "iscrowd", "area", "pixels", "box", "misfit", "twin"]
+    columns = ["id", "image", "label", "iscrowd", "area", "pixels", "box", "misfit", "twin"]
     # said outright, as a split without instances would have columns of no type; ids may be any whole numbers
-    kinds = {"picture": "int64", "label": "int64", "iscrowd": "int64", "area": "float64", "pixels": "int64"}
+    kinds = {"image": "int64", "label": "int64", "iscrowd": "int64", "area": "float64", "pixels": "int64"}
     instances = pd.DataFrame(found, columns=columns, dtype=object).astype({**kinds, "misfit": "float64"})
     short, long = sizes.min(axis=1), sizes.max(axis=1)
-    pictures = pd.DataFrame(
+    images = pd.DataFrame(
         {
             "id": data.image_ids,
             "height": sizes[:, 0],
             "width": sizes[:, 1],
             "scale": np.minimum(config.min_size / short, config.max_size / long),
-            "instances": np.bincount(instances["picture"][instances["iscrowd"] == 0], minlength=len(sizes)),
+            "instances": np.bincount(instances["image"][instances["iscrowd"] == 0], minlength=len(sizes)),
         }
     )
-    return Split(name, data, pictures, instances)
+    return Split(name, data, images, instances)
 
 
 def _misfit(box: list[float], tight: np.ndarray, size: np.ndarray) -> float:
-    """Pixels by which an edge of a box, cut at the picture's edge, is off that of the mask's box."""
+    """Pixels by which an edge of a box, cut at the image's edge, is off that of the mask's box."""
     height, width = size
     limits = np.array([width, height, width, height])
     given = np.array([box[0], box[1], box[0] + box[2], box[1] + box[3]]).clip(0, limits)
@@ -101,7 +101,7 @@ def _misfit(box: list[float], tight: np.ndarray, size: np.ndarray) -> float:
 
 
 def by_class(splits: list[Split]) -> pd.DataFrame:
-    """A row a split and class, with a row of all classes first in each split: ``pictures`` that have one,
+    """A row a split and class, with a row of all classes first in each split: ``images`` that have one,
     ``instances``, ``crowd`` regions, and the instances of each of COCO's sizes."""
     rows = []
     for split in splits:
@@ -113,7 +113,7 @@ def by_class(splits: list[Split]) -> pd.DataFrame:
                     "split": split.name,
                     "class": "all" if label == 0 else split.data.categories[label - 1]["name"],
                     "label": label,
-                    "pictures": len(split.pictures) if label == 0 else of_class["picture"].nunique(),
+                    "images": len(split.images) if label == 0 else of_class["image"].nunique(),
                     "instances": len(alone),
                     "crowd": len(of_class) - len(alone),
                     **{size: int(alone["area"].between(*limits, "left").sum()) for size, limits in SIZES.items()},
@@ -139,18 +139,18 @@ def overview(splits: list[Split], classes: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, list[str]] = {"": [], **{split.name: [] for split in splits}}
     for split in splits:
         counts = classes[(classes["split"] == split.name) & (classes["label"] == 0)].iloc[0]
-        pictures, resized = split.pictures, split.resized()
+        images, resized = split.images, split.resized()
         total = max(len(resized), 1)
         cells = {
-            "pictures": f"{len(pictures):,}",
-            "without instances": f"{(pictures['instances'] == 0).sum():,}",
+            "images": f"{len(images):,}",
+            "without instances": f"{(images['instances'] == 0).sum():,}",
             "instances": f"{counts['instances']:,}",
             "crowd regions": f"{counts['crowd']:,}",
             "classes with instances": f"{split.alone()['label'].nunique()} of {split.data.num_classes - 1}",
             **{size: f"{counts[size]:,} ({counts[size] / total:.0%})" for size in SIZES},
-            "instances a picture": _three(pictures["instances"]),
-            "picture width": _three(pictures["width"]),
-            "picture height": _three(pictures["height"]),
+            "instances an image": _three(images["instances"]),
+            "image width": _three(images["width"]),
+            "image height": _three(images["height"]),
             "median mask area, resized": f"{np.median(resized):,.0f}" if len(resized) else MISSING,
             "too small masks, resized": f"{(resized < CELL).sum():,}",
         }
@@ -188,7 +188,7 @@ def write(folder: Path, name: str, splits: list[Split], config: DatasetConfig) -
     parts = [classes[(classes["split"] == split.name) & (classes["label"] > 0)] for split in splits]
     columns = {"class": [str(name).replace("|", r"\|") for name in parts[0]["class"]]}
     for split, part in zip(splits, parts, strict=True):
-        for key in ("pictures", "instances", "crowd", *SIZES):
+        for key in ("images", "instances", "crowd", *SIZES):
             columns[f"{split.name} {key}"] = [f"{count:,}" for count in part[key]]
     every = pd.DataFrame(columns)
     text = [

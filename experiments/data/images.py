@@ -1,4 +1,4 @@
-"""A data set's pictures with their masks, boxes and classes, as they are stored and as a run sees them."""
+"""A data set's images with their masks, boxes and classes, as they are stored and as a run sees them."""
 
 import io
 import math
@@ -22,18 +22,18 @@ from instseg.errors import UserError
 from instseg.files import write_atomically
 
 AUGMENTED = (4, 4)
-"""Pictures on ``augmented.png``, and augmentations of each."""
-_NAMED = 12  # instances of a picture that are named; more names would hide it
-_LONGEST = 700  # pixels of a picture's long side that can be seen on a figure
+"""Images on ``augmented.png``, and augmentations of each."""
+_NAMED = 12  # instances of an image that are named; more names would hide it
+_LONGEST = 700  # pixels of an image's long side that can be seen on a figure
 # in inches
 _WIDTH, _GAP, _TITLE, _TALLEST = 15.8, 0.06, 0.2, 3.4
 _LETTER = 0.064  # of a title, on average
-_NARROWEST = 0.5  # width by height of a picture's place, for its title's sake
+_NARROWEST = 0.5  # width by height of an image's place, for its title's sake
 
 
 @dataclass
 class Shown:
-    """A picture to draw: (H, W, 3) uint8, its instances with a name each, the largest first, and its title."""
+    """An image to draw: (H, W, 3) uint8, its instances with a name each, the largest first, and its title."""
 
     image: np.ndarray
     instances: Instances
@@ -42,22 +42,22 @@ class Shown:
 
     @property
     def aspect(self) -> float:
-        """Width by height of the picture's place."""
+        """Width by height of the image's place."""
         return max(self.image.shape[1] / self.image.shape[0], _NARROWEST)
 
 
 def augmented(config: Config, data: InstanceDataset, index: int, turn: int) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Training picture ``index`` as a run of this configuration may see it, and its target: one draw a ``turn``."""
-    drawn = loader.TrainingSamples(data, data.learnable(), config.make_transform(), config.stream_seed())
+    """Training image ``index`` as a run of this configuration may see it, and its target: one draw a ``turn``."""
+    drawn = loader.TrainingSamples(data, data.trainable_indices(), config.make_transform(), config.stream_seed())
     return drawn[index, turn]
 
 
-def samples(splits: list[Split], pictures: int) -> Figure | None:
-    """Pictures of both splits, evenly spaced over those with instances; None where none can be read."""
-    of_train = min(math.ceil(pictures / 2), len(splits[0].data.learnable()))
+def samples(splits: list[Split], images: int) -> Figure | None:
+    """Images of both splits, evenly spaced over those with instances; None where none can be read."""
+    of_train = min(math.ceil(images / 2), len(splits[0].data.trainable_indices()))
     shown = []
-    for split, count in zip(splits, (of_train, pictures - of_train), strict=True):
-        for index in evenly(split.data.learnable(), count):
+    for split, count in zip(splits, (of_train, images - of_train), strict=True):
+        for index in evenly(split.data.trainable_indices(), count):
             shown += _readable(lambda split=split, index=index: _stored(split.data, index, split.name))
     rows: list[list[Shown]] = []
     for one in shown:
@@ -68,10 +68,10 @@ def samples(splits: list[Split], pictures: int) -> Figure | None:
 
 
 def augmentations(config: Config, train: Split) -> Figure | None:
-    """A row a training picture: as it is stored, then as a run may see it."""
-    pictures, times = AUGMENTED
+    """A row a training image: as it is stored, then as a run may see it."""
+    images, times = AUGMENTED
     rows = []
-    for row, index in enumerate(evenly(train.data.learnable(), pictures)):
+    for row, index in enumerate(evenly(train.data.trainable_indices(), images)):
         shown = _readable(lambda index=index: _stored(train.data, index, "stored"))
         for turn in range(row * times, (row + 1) * times) if shown else ():
             image, target = augmented(config, train.data, index, turn)
@@ -90,7 +90,7 @@ def save(path: Path, figure: Figure | None) -> None:
 
 
 def _readable(make: Any) -> list[Shown]:
-    """One picture, or none where it can't be read, which ``problems.txt`` tells."""
+    """One image, or none where it can't be read, which ``problems.txt`` tells."""
     try:
         return [make()]
     except UserError:
@@ -108,7 +108,7 @@ def _instances(count: int) -> str:
 
 
 def _shown(image: torch.Tensor, target: dict[str, Any], data: InstanceDataset, title: str) -> Shown:
-    """A picture with its target, no larger than can be seen."""
+    """An image with its target, no larger than can be seen."""
     boxes, masks = (target[key].as_subclass(torch.Tensor) for key in ("boxes", "masks"))
     order = torch.argsort(-target["area"], stable=True)
     boxes, masks, labels, crowds = boxes[order], masks[order], target["labels"][order], target["iscrowd"][order]
@@ -134,7 +134,7 @@ def _height(row: list[Shown]) -> float:
 
 
 def _mosaic(rows: list[list[Shown]]) -> Figure | None:
-    """Rows of pictures that fill the width, those of a row equally tall; None where there are none."""
+    """Rows of images that fill the width, those of a row equally tall; None where there are none."""
     if not any(rows):
         return None
     heights = [min(_TALLEST, _height(row)) for row in rows]

@@ -18,7 +18,7 @@ from instseg.errors import DataError
 from instseg.progress import say
 
 FILES = ("summary.md", "counts.csv", "samples.png", "augmented.png", "distributions.png", "problems.txt")
-_MANY = 1000  # pictures from which reading them in several processes is worth starting those
+_MANY = 1000  # images from which reading them in several processes is worth starting those
 
 
 def look(one: Config, own: apps.Data) -> str:
@@ -36,16 +36,16 @@ def look(one: Config, own: apps.Data) -> str:
     counts.write(folder, folder.name, splits, one.dataset)
     print("\n".join(filter(None, [fetched, counts.terminal(folder.name, splits, one.dataset)])), flush=True)
     images.save(folder / "distributions.png", plots.distributions(splits))
-    images.save(folder / "samples.png", images.samples(splits, own.pictures))
+    images.save(folder / "samples.png", images.samples(splits, own.images))
     images.save(folder / "augmented.png", images.augmentations(one, splits[0]))
-    pictures = sum(len(split.data) for split in splits)
-    if own.decode == "all" and pictures > 10 * _MANY:
-        say(f"{pictures:,} pictures are read to see that they can be; decode=1000 reads so many of each split")
-    workers = one.runtime.workers or (os.cpu_count() or 1 if pictures > _MANY else 0)
-    problems = data_problems.of_numbers(splits) + data_problems.of_pictures(splits, own.decode, workers)
-    which = "all pictures read" if own.decode == "all" else f"up to {own.decode:,} pictures of each split read"
+    total = sum(len(split.data) for split in splits)
+    if own.decode == "all" and total > 10 * _MANY:
+        say(f"{total:,} images are read to see that they can be; decode=1000 reads so many of each split")
+    workers = one.runtime.workers or (os.cpu_count() or 1 if total > _MANY else 0)
+    problems = data_problems.of_numbers(splits) + data_problems.of_images(splits, own.decode, workers)
+    which = "all images read" if own.decode == "all" else f"up to {own.decode:,} images of each split read"
     instances = sum(len(split.instances) for split in splits)
-    checked = f"{folder.name}: {pictures:,} pictures, {instances:,} instances and crowd regions; {which}"
+    checked = f"{folder.name}: {total:,} images, {instances:,} instances and crowd regions; {which}"
     written = data_problems.write(folder / "problems.txt", problems, checked)
     errors = [problem for problem in problems if problem.kind == "error"]
     if errors:
@@ -103,7 +103,7 @@ def job(cfg: DictConfig) -> None:
         mine = {field.name: cfg.pop(field.name) for field in fields(apps.Data)}
     merged = OmegaConf.merge(OmegaConf.structured(apps.Data), mine)
     assert isinstance(merged, DictConfig)
-    own = apps.typed(merged, apps.Data)
-    one = run.typed(cfg)
+    own = apps.to_config(merged, apps.Data)
+    one = run.to_config(cfg)
     checks.check(one)
     print(look(one, own))

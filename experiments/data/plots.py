@@ -1,4 +1,4 @@
-"""How a data set's instances are distributed: over classes, sizes and pictures."""
+"""How a data set's instances are distributed: over classes, sizes and images."""
 
 import matplotlib as mpl
 import numpy as np
@@ -16,7 +16,7 @@ _BINS = 30
 
 
 def distributions(splits: list[Split]) -> Figure:
-    """Instances by class, mask sizes and instances a picture, of each split."""
+    """Instances by class, mask sizes and instances an image, of each split."""
     with mpl.rc_context(STYLE):
         classes = min(splits[0].data.num_classes - 1, _MOST_CLASSES)
         figure = Figure(figsize=(13, max(4.6, 0.165 * classes + 1.2)), layout="constrained")
@@ -60,25 +60,25 @@ def _classes(axes: Axes, splits: list[Split], most: int) -> None:
 
 
 def _sizes(axes: Axes, splits: list[Split]) -> None:
-    """Side of a square of the mask's area, relative to that of the picture."""
+    """Side of a square of the mask's area, relative to that of the image."""
     sides = {}
     for split in splits:
         alone = split.alone()
-        whole = (split.pictures["height"] * split.pictures["width"]).to_numpy()[alone["picture"]]
+        whole = (split.images["height"] * split.images["width"]).to_numpy()[alone["image"]]
         sides[split.name] = 100 * np.sqrt(alone["pixels"].to_numpy() / whole)
     most = max((side.max() for side in sides.values() if len(side)), default=100)
     _histograms(axes, sides, np.linspace(0, min(5 * np.ceil(most / 5), 100), _BINS + 1))
-    axes.set(title="mask size: √(mask area / picture area)", ylabel="instances (%)")
+    axes.set(title="mask size: √(mask area / image area)", ylabel="instances (%)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
 
 
 def _crowding(axes: Axes, splits: list[Split]) -> None:
-    numbers = {split.name: split.pictures["instances"].to_numpy() for split in splits}
+    numbers = {split.name: split.images["instances"].to_numpy() for split in splits}
     most = max(int(values.max()) for values in numbers.values())
     # whole numbers of instances a bin, so that no bin is empty by rounding
     step = most // _BINS + 1
     _histograms(axes, numbers, np.arange(0, most + step + 1, step) - 0.5)
-    axes.set(title="instances a picture", ylabel="pictures (%)")
+    axes.set(title="instances an image", ylabel="images (%)")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
 
 

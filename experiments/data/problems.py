@@ -31,13 +31,13 @@ class Problem(NamedTuple):
 
 
 def of_numbers(splits: list[Split]) -> list[Problem]:
-    """What can be said without decoding a picture."""
+    """What can be said without decoding an image."""
     found = []
     for split in splits:
-        found += [Problem("left out", split.name, line) for line in split.data.left_out]
-        if not split.data.learnable():
+        found += [Problem("left out", split.name, line) for line in split.data.skipped]
+        if not split.data.trainable_indices():
             learnt = split.name == "train"
-            what = f"no picture has an instance to {'learn from' if learnt else 'score against'}"
+            what = f"no image has an instance to {'learn from' if learnt else 'score against'}"
             found.append(Problem("error" if learnt else "look", split.name, what))
         found += _suspicious(split)
     where = {"train": "in train alone", "val": "in val alone, so it is never learnt", "none": "in neither split"}
@@ -63,22 +63,22 @@ def _suspicious(split: Split) -> list[Problem]:
         if row["twin"] is not None:
             what.append(f"same class and mask as annotation {row['twin']}")
         name = split.data.categories[row["label"] - 1]["name"]
-        image_id, file = split.pictures["id"].iloc[row["picture"]], split.data.describe(row["picture"])
+        image_id, file = split.images["id"].iloc[row["image"]], split.data.describe(row["image"])
         line = f"annotation {row['id']} of image {image_id} ({name}), {file}: {'; '.join(what)}"
         found.append(Problem("look", split.name, line))
     return found
 
 
-def of_pictures(splits: list[Split], decode: str | int, workers: int) -> list[Problem]:
-    """Read pictures and masks once, all or so many of each split: those that can't be, and those that are there
+def of_images(splits: list[Split], decode: str | int, workers: int) -> list[Problem]:
+    """Read images and masks once, all or so many of each split: those that can't be, and those that are there
     twice, pixel by pixel."""
     found = []
     seen: dict[bytes, tuple[Split, int]] = {}
     for split in splits:
         some = evenly(range(len(split.data)), len(split.data) if decode == "all" else int(decode))
-        examined = loader.examined(split.data, some, workers=workers)
+        verify_images = loader.verify_images(split.data, some, workers=workers)
         for index, fault, digest in bar(
-            iterable=examined, total=len(some), desc=f"{split.name}: read", unit=" pictures"
+            iterable=verify_images, total=len(some), desc=f"{split.name}: read", unit=" images"
         ):
             if fault is not None:
                 found.append(Problem("error", split.name, fault))

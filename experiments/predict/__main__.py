@@ -9,7 +9,7 @@ from experiments.predict.images import predict
 
 
 def _job(cfg: DictConfig) -> int:
-    return predict(apps.typed(cfg, apps.Predict))
+    return predict(apps.to_config(cfg, apps.Predict))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Masks on pictures of your own: ``python -m experiments.predict input=PATH_OR_FOLDER run=RUN``.
+"""Masks on images of your own: ``python -m experiments.predict input=PATH_OR_FOLDER run=RUN``.
 
-With several runs, ``run=A,B``, each picture also gets a comparison of them.
+With several runs, ``run=A,B``, each image also gets a comparison of them.
 """
 
 import errno
@@ -32,7 +32,7 @@ from instseg.data.images import read_upright
 from instseg.detector import MaskRCNN
 from instseg.errors import DataError, UserError
 from instseg.evaluation import coco
-from instseg.evaluation.predict import predict_picture
+from instseg.evaluation.predict import predict_image
 from instseg.files import write_atomically
 
 _COMPARISON = "comparison"
@@ -49,11 +49,11 @@ class _Predictor:
     results: coco.Results = field(default_factory=list)
     drawn: int = 0
 
-    def find(self, picture: NDArray[np.uint8]) -> coco.Results:
-        """COCO results of a picture, which is not named yet, the best first."""
+    def find(self, image: NDArray[np.uint8]) -> coco.Results:
+        """COCO results of an image, which is not named yet, the best first."""
         # precision is a setting of the process
         prepare(self.run.config)
-        found = predict_picture(self.model, picture, device=self.device, precision=self.run.config.schedule.precision)
+        found = predict_image(self.model, image, device=self.device, precision=self.run.config.schedule.precision)
         results = coco.to_results([found], [0], [category["id"] for category in self.run.categories])
         return sorted(results, key=lambda result: -result["score"])
 
@@ -68,14 +68,14 @@ class _Predictor:
 
 
 def predict(config: apps.Predict) -> int:
-    """Predict, draw and write; 1 where a picture failed.
+    """Predict, draw and write; 1 where an image failed.
 
     Raises:
         UserError: input, runs or output can't be used.
     """
     source = Path(config.input).expanduser()
     output = Path(config.output or Path(config.results_dir) / "predictions" / source.resolve().name).expanduser()
-    paths, found = _pictures(source, output, config.recursive)
+    paths, found = _images(source, output, config.recursive)
     predictors = _predictors(config, output)
     journal = _journal(config, predictors, output)
     images: list[dict[str, Any]] = []
@@ -100,7 +100,7 @@ def predict(config: apps.Predict) -> int:
                     progress.say(f"failed: {failed[-1]}")
                 bar.update()
     except KeyboardInterrupt:
-        done = f"{len(images)} of {len(paths)} pictures are in {output}"
+        done = f"{len(images)} of {len(paths)} images are in {output}"
         cli.fail(f"interrupted; {done}, and the same command goes on with the rest", 130)
     finally:
         for predictor in predictors:
@@ -110,15 +110,15 @@ def predict(config: apps.Predict) -> int:
     return 1 if failed else 0
 
 
-def _pictures(source: Path, output: Path, recursive: bool) -> tuple[list[Path], folders.Found]:
+def _images(source: Path, output: Path, recursive: bool) -> tuple[list[Path], folders.Listing]:
     if not source.is_dir():
         if not source.exists():
             raise UserError(f"input={source}: no such file or folder")
-        return [source], folders.Found([source])
-    found = folders.pictures(source, recursive=recursive, leave_out=output)
+        return [source], folders.Listing([source])
+    found = folders.list_images(source, recursive=recursive, leave_out=output)
     if not found.paths:
         hint = f", subfolders: {found.subfolders} (recursive=true looks into them)" if found.subfolders else ""
-        raise UserError(f"input={source}: no picture in this folder, other files: {found.others}{hint}")
+        raise UserError(f"input={source}: no image in this folder, other files: {found.others}{hint}")
     return found.paths, found
 
 
@@ -150,15 +150,15 @@ def _journal(config: apps.Predict, predictors: Sequence[_Predictor], output: Pat
 
 
 def _one(path: Path, name: str, predictors: Sequence[_Predictor], output: Path, config: apps.Predict) -> dict[str, Any]:
-    """Predict and draw one picture; returns its entry for COCO's ``images``, without its id, and what each run found
+    """Predict and draw one image; returns its entry for COCO's ``images``, without its id, and what each run found
     and shows."""
-    picture = read_upright(path, config.max_pixels)
-    height, width = picture.shape[:2]
-    found = [one.find(picture) for one in predictors]
+    pixels = read_upright(path, config.max_pixels)
+    height, width = pixels.shape[:2]
+    found = [one.find(pixels) for one in predictors]
     shown = [[result for result in results if result["score"] > config.score] for results in found]
     colours = overlays.colours(shown)
-    base = np.asarray(overlays.resized(Image.fromarray(picture), overlays.size_of(height, width, config.max_side)))
-    del picture
+    base = np.asarray(overlays.resized(Image.fromarray(pixels), overlays.size_of(height, width, config.max_side)))
+    del pixels
     tiles = [Image.fromarray(base)]
     several = len(predictors) > 1
     try:
@@ -179,7 +179,7 @@ def _one(path: Path, name: str, predictors: Sequence[_Predictor], output: Path, 
 
 
 def _take(found: dict[str, Any], image_id: int, predictors: Sequence[_Predictor]) -> dict[str, Any]:
-    """Give the runs what was found on a picture; returns its entry for COCO's ``images``."""
+    """Give the runs what was found on an image; returns its entry for COCO's ``images``."""
     for one, results, drawn in zip(predictors, found["results"], found["drawn"], strict=True):
         one.results += [{**result, "image_id": image_id} for result in results]
         one.drawn += drawn
@@ -194,7 +194,7 @@ def _write_masks(
     size: tuple[int, int],
     small: tuple[int, ...],
 ) -> list[overlays.Drawn]:
-    """Write a picture's masks, each and all in one; returns what an overlay shows, the best last.
+    """Write an image's masks, each and all in one; returns what an overlay shows, the best last.
 
     One mask at a time is held in full.
     """
@@ -209,7 +209,7 @@ def _write_masks(
         result, colour = results[number], colours[number]
         rle = result["segmentation"]
         x, y, w, h = map(int, rle_tools.toBbox(rle))
-        # work in the mask's own rectangle: it is mostly a small part of a large picture
+        # work in the mask's own rectangle: it is mostly a small part of a large image
         inside = np.ascontiguousarray(rle_tools.decode(rle)[y : y + h, x : x + w])
         together[y : y + h, x : x + w][inside.view(bool)] = colour
         mask = Image.new("L", size[::-1])
@@ -235,17 +235,17 @@ def _summary(
     done: int,
     before: int,
     predictors: Sequence[_Predictor],
-    found: folders.Found,
+    found: folders.Listing,
     failed: Sequence[str],
     score: float,
     output: Path,
 ) -> str:
     objects = ", ".join(f"{one.run.label} {one.drawn}" for one in predictors)
-    lines = [f"{done} of {len(found.paths)} pictures in {output}; objects with a score above {score}: {objects}"]
+    lines = [f"{done} of {len(found.paths)} images in {output}; objects with a score above {score}: {objects}"]
     if before:
         lines.append(f"{before} of them had been done before this was broken off")
     if found.others:
-        lines.append(f"files that are no pictures, passed over: {found.others}")
+        lines.append(f"files that are no images, passed over: {found.others}")
     if found.subfolders:
         lines.append(f"subfolders not looked into, as recursive=true does: {found.subfolders}")
     return "\n".join([*lines, *(f"failed: {line}" for line in failed)])

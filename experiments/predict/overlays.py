@@ -19,7 +19,7 @@ from instseg.evaluation import coco, pairing
 Rgb = tuple[int, int, int]
 
 _SMALL = 640
-"""About how long the longer side of a smaller picture is made, by a whole number of pixels for each of its own."""
+"""About how long the longer side of a smaller image is made, by a whole number of pixels for each of its own."""
 _PER_ROW = 4
 _TITLE_CHARACTERS = 24
 
@@ -36,7 +36,7 @@ class Drawn:
 
 
 def colours(runs: Sequence[coco.Results]) -> list[list[Rgb]]:
-    """A colour for each result on one picture: in a run no two the same and none black, and the same in several runs
+    """A colour for each result on one image: in a run no two the same and none black, and the same in several runs
     for masks of the same object.
 
     Args:
@@ -73,7 +73,7 @@ def _strong_colours() -> Iterator[Rgb]:
 
 
 def size_of(height: int, width: int, max_side: int) -> tuple[int, int]:
-    """(H, W) of the drawing of a picture: a small one is enlarged by a whole number, a large one brought to
+    """(H, W) of the drawing of an image: a small one is enlarged by a whole number, a large one brought to
     ``max_side``."""
     longest = max(height, width)
     if longest > max_side:
@@ -83,28 +83,28 @@ def size_of(height: int, width: int, max_side: int) -> tuple[int, int]:
 
 
 def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A picture or mask at the size (H, W) of a drawing: pixels averaged, or repeated as they are."""
+    """An image or mask at the size (H, W) of a drawing: pixels averaged, or repeated as they are."""
     how = Image.Resampling.BOX if size[0] < image.height else Image.Resampling.NEAREST
     return image.resize(size[::-1], how)
 
 
-def overlay(picture: NDArray[np.uint8], objects: Sequence[Drawn], *, captions: bool) -> Image.Image:
-    """A picture with objects on it.
+def overlay(pixels: NDArray[np.uint8], objects: Sequence[Drawn], *, captions: bool) -> Image.Image:
+    """An image with objects on it.
 
     Args:
-        picture: (h, w, 3) at the drawing's scale.
+        pixels: (h, w, 3) at the drawing's scale.
         objects: the last ones on top.
         captions: whether what is said of them is written on their boxes.
     """
-    blended = picture.copy()
-    width = max(1, round(max(picture.shape[:2]) / 300))
+    blended = pixels.copy()
+    width = max(1, round(max(pixels.shape[:2]) / 300))
     for one in objects:
         rows, columns = (np.flatnonzero(one.mask.any(axis=axis)) for axis in (1, 0))
         if len(rows):
             crop = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             mask, part = one.mask[crop], blended[crop]
             part[mask] = np.rint((1 - OPACITY) * part[mask] + OPACITY * np.asarray(one.colour))
-            # beyond the crop is outside, so that outlines close at the picture's edge
+            # beyond the crop is outside, so that outlines close at the image's edge
             inner = minimum_filter(mask.astype(np.uint8), size=2 * width + 1, mode="constant").astype(bool)
             part[mask & ~inner] = one.colour
     image = Image.fromarray(blended)
@@ -117,7 +117,7 @@ def overlay(picture: NDArray[np.uint8], objects: Sequence[Drawn], *, captions: b
 
 
 def _write_captions(draw: ImageDraw.ImageDraw, size: tuple[int, int], objects: Sequence[Drawn]) -> None:
-    """Each on a plate of its object's colour: above the box, inside or below it, where it is in the picture and hides
+    """Each on a plate of its object's colour: above the box, inside or below it, where it is in the image and hides
     no other."""
     font = _font(max(11, round(max(size) / 55)))
     taken: list[tuple[float, float, float, float]] = []
@@ -153,7 +153,7 @@ def side_by_side(tiles: Sequence[Image.Image], titles: Sequence[str], max_side: 
     gap = max(4, round(max(width, height) / 80))
     line_height = sum(font.getmetrics())
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    # a title may be wider than a narrow picture
+    # a title may be wider than a narrow image
     cell = max(width, *(int(probe.multiline_textbbox((0, 0), line, font)[2]) + 1 for line in lines))
     head = 2 * gap + line_height * max(line.count("\n") + 1 for line in lines)
     rows = -(-len(tiles) // _PER_ROW)

@@ -47,7 +47,7 @@ def write_ap(folder: Path, ap: pd.DataFrame, baseline: str, resamples: int) -> l
         f"{MARK}: the interval excludes 0, the difference is real. {MISSING}: nothing to measure or to compare with."
     )
     if (ap["folds"] > 1).any():
-        note += " Folds share training pictures: what others than these would give is not covered."
+        note += " Folds share training images: what others than these would give is not covered."
     return write_all(folder / "ap", ap, ap_text(ap, baseline), note, rule_every=len(ap))
 
 

@@ -12,7 +12,7 @@ from instseg.errors import UserError
 
 
 def _job(cfg: DictConfig) -> None:
-    config = apps.typed(cfg, apps.Report)
+    config = apps.to_config(cfg, apps.Report)
     folder = Path(config.results_dir) / config.study
     if not folder.is_dir():
         known = sorted(p.parent.name for p in Path(config.results_dir).glob("*/runs"))

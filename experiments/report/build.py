@@ -28,7 +28,7 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000, data_root: str 
         study_dir: ``results/<study>``.
         baseline: the variant that the others are compared with; may be absent.
         resamples: bootstrap replicates for the intervals.
-        data_root: where the data sets lie, for pictures on which heads differ; None: where the runs found them.
+        data_root: where the data sets lie, for images on which heads differ; None: where the runs found them.
 
     Returns:
         The text for the terminal: tables, files, what was skipped and why, unfinished runs.
@@ -60,7 +60,7 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000, data_root: str 
     written += _panels(study, order, skipped)
     written += _plot(study_dir, "forest", partial(rows.forest, ap), "no variant has a difference", skipped)
     found = predictions.read(study)
-    outcomes = predictions.win_tie_loss(found.pictures, ap)
+    outcomes = predictions.win_tie_loss(found.images, ap)
     written += _win_tie_loss(study_dir, outcomes, ap, skipped)
     written += _ap_by_object(study, found, ap, skipped)
     written += _disagreement(study, found, ap, data_root, skipped)
@@ -141,14 +141,14 @@ def _learning_curves(study: Study, order: list[str], skipped: list[str]) -> list
 
 
 def _panels(study: Study, order: list[str], skipped: list[str]) -> list[Path]:
-    why = "no stored pictures (ground_truth/*-pictures.npz) with predictions"
-    pictures: list[panels.Picture] = []
+    why = "no stored images (ground_truth/*-images.npz) with predictions"
+    images: list[panels.Column] = []
     try:
-        pictures = panels.collect(study, order)
+        images = panels.collect(study, order)
     except _UNUSABLE as error:
         why = f"a file can't be used ({type(error).__name__}: {error})"
-    makers = {label: partial(panels.grid, pictures, [label]) for label in order}
-    return _with_folder(study.folder, "panels", partial(panels.grid, pictures, order), makers, why, skipped)
+    makers = {label: partial(panels.grid, images, [label]) for label in order}
+    return _with_folder(study.folder, "panels", partial(panels.grid, images, order), makers, why, skipped)
 
 
 def _win_tie_loss(folder: Path, outcomes: pd.DataFrame, ap: pd.DataFrame, skipped: list[str]) -> list[Path]:
@@ -165,7 +165,7 @@ def _outcomes_text(outcomes: pd.DataFrame) -> list[str]:
     if outcomes.empty:
         return []
     text = details_tables.win_tie_loss_text(outcomes).drop(columns="compared with")
-    about = "held-out pictures by the mean mask IoU of their objects, better or worse than the baseline's by more than"
+    about = "held-out images by the mean mask IoU of their objects, better or worse than the baseline's by more than"
     return [table.fitted(text), f"{about} {predictions.TIE}"]
 
 
@@ -181,8 +181,8 @@ def _disagreement(
     study: Study, found: Details, ap: pd.DataFrame, data_root: str | None, skipped: list[str]
 ) -> list[Path]:
     order, rivals = list(ap["variant"]), dict(predictions.rivals(ap))
-    why = "no picture at hand on which two variants differ"
-    chosen: dict[str, list[panels.Picture]] = {}
+    why = "no image at hand on which two variants differ"
+    chosen: dict[str, list[panels.Column]] = {}
     try:
         chosen = disagreement.choose(study, found, ap, data_root)
     except (*_UNUSABLE, DataError) as error:

@@ -139,10 +139,10 @@ def _intervals(
         f"{column}_diff_n": len(shared),
         f"{column}_diff_p": difference.p,
     }
-    return numbers, difference if covers(shared, list(theirs)) else NOTHING
+    return numbers, difference if comparable_runs(shared, list(theirs)) else NOTHING
 
 
-def covers(shared: Sequence[RunKey], theirs: Sequence[RunKey]) -> bool:
+def comparable_runs(shared: Sequence[RunKey], theirs: Sequence[RunKey]) -> bool:
     """Whether an interval over the shared runs is of more than one seed, and of more than one fold, where one over
     all runs of the other variant would be. A mark of a narrower one would not mean what the others' do."""
     folds, of_all = ({fold for fold, _ in keys} for keys in (shared, theirs))

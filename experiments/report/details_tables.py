@@ -1,4 +1,4 @@
-"""Tables of what goes by picture and by kind of object: as CSV for machines and as Markdown and LaTeX for people."""
+"""Tables of what goes by image and by kind of object: as CSV for machines and as Markdown and LaTeX for people."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
 def write_win_tie_loss(folder: Path, found: pd.DataFrame) -> list[Path]:
     """``win_tie_loss.csv|md|tex`` from the frame of :func:`experiments.report.predictions.win_tie_loss`."""
     note = (
-        "Held-out pictures with objects, by the mean over their objects of the mask IoU with the prediction above "
+        "Held-out images with objects, by the mean over their objects of the mask IoU with the prediction above "
         f"score {SCORE} of the same category, 0 for a missed object; mean over pairs of runs. Equal: within {TIE}."
     )
     return tables.write_all(folder / "win_tie_loss", found, win_tie_loss_text(found), note)
@@ -22,7 +22,7 @@ def write_win_tie_loss(folder: Path, found: pd.DataFrame) -> list[Path]:
 
 def win_tie_loss_text(found: pd.DataFrame) -> pd.DataFrame:
     """The table as people read it."""
-    numbers = {key: found[key].astype(str) for key in ("pictures", "better", "equal", "worse")}
+    numbers = {key: found[key].astype(str) for key in ("images", "better", "equal", "worse")}
     differences = [f"{difference:+.3f}" for difference in found["iou_diff"]]
     text = {"variant": found["variant"], "compared with": found["compared_with"], **numbers, "mean Δ IoU": differences}
     return pd.DataFrame(text | {"runs": found["pairs"].astype(str)})

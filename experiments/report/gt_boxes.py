@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from experiments.render import table
-from experiments.report.compare import ALPHA, NOTHING, covers, unjudged_note
+from experiments.report.compare import ALPHA, NOTHING, comparable_runs, unjudged_note
 from experiments.runs.study import Study
 from instseg.evaluation import gt_boxes
 from instseg.statistics.estimate import Estimate, holm
@@ -22,7 +22,7 @@ _NUMBERS = ("mask_IoU", "boundary_IoU", *(f"mask_IoU_{size}" for size in gt_boxe
 _HEADINGS = {"mask_IoU": "mask IoU", "boundary_IoU": "boundary IoU"} | {
     f"mask_IoU_{size}": f"mask IoU, {size}" for size in gt_boxes.SIZES
 }
-# by (fold, seed): ground truth, sum of the IoUs and number of objects of each picture
+# by (fold, seed): ground truth, sum of the IoUs and number of objects of each image
 _OfVariant = dict[RunKey, tuple[str, NDArray[np.float64], NDArray[np.float64]]]
 _Runs = dict[str, _OfVariant]
 
@@ -37,7 +37,7 @@ def compare(study: Study, ap: pd.DataFrame, resamples: int) -> pd.DataFrame:
         study: the finished runs.
         ap: what :func:`experiments.report.compare.compare` gives: the order of variants, and what each is compared
             with.
-        resamples: of the pictures.
+        resamples: of the images.
     """
     numbers, runs = _read(study)
     rows: list[dict[str, Any]] = []
@@ -57,7 +57,7 @@ def compare(study: Study, ap: pd.DataFrame, resamples: int) -> pd.DataFrame:
         difference, shared = (NOTHING, []) if rival is None else _difference(runs, label, rival, alike, resamples)
         row |= {"diff": difference.value, "diff_n": len(shared), "diff_p": difference.p}
         row |= {"diff_low": difference.low, "diff_high": difference.high}
-        if rival is not None and shared and not covers(shared, list(runs.get(rival, {}))):
+        if rival is not None and shared and not comparable_runs(shared, list(runs.get(rival, {}))):
             study.notes.append(unjudged_note(label, "masks in true boxes", rival, len(shared)))
             difference = NOTHING
         differences.append(difference)
@@ -80,7 +80,7 @@ def write(folder: Path, found: pd.DataFrame, resamples: int) -> list[Path]:
     note = (
         "IoU in percent of the mask that a head gives each object in the object's own box, mean over objects, then "
         "mean ± sample standard deviation over runs; boundaries as in boundary AP; sizes are COCO's. Δ: to the "
-        "baseline, with an interval paired over pictures and runs by Holm's correction, * where it excludes 0 "
+        "baseline, with an interval paired over images and runs by Holm's correction, * where it excludes 0 "
         f"({resamples} resamples). {table.MISSING}: nothing to measure or to compare with."
     )
     return table.write_all(folder / "true_boxes", found, text(found), note)
@@ -106,7 +106,7 @@ def _cell(row: pd.Series) -> str:
 
 
 def _read(study: Study) -> tuple[dict[str, pd.DataFrame], _Runs]:
-    """Each variant's summaries, a row a run, and its runs' IoUs by picture."""
+    """Each variant's summaries, a row a run, and its runs' IoUs by image."""
     truths: dict[str, dict[str, Any]] = {}
     numbers: dict[str, list[dict[str, Any]]] = {}
     runs: _Runs = {}

@@ -1,4 +1,4 @@
-"""What a study's predictions say picture by picture and by the objects' complexity, beyond one AP a run."""
+"""What a study's predictions say image by image and by the objects' complexity, beyond one AP a run."""
 
 import json
 import math
@@ -19,10 +19,10 @@ from instseg.evaluation import by_group, pairing
 SCORE = 0.5
 """From which score on a prediction is taken for one, here and in the panels."""
 TIE = 0.01
-"""Up to which difference of mean IoU two heads are equal on a picture."""
+"""Up to which difference of mean IoU two heads are equal on an image."""
 THIRDS = ("simple", "middling", "complex")
 """Objects by the complexity of their outline, in thirds of equal number."""
-PICTURE = ["ground_truth", "image_id"]
+IMAGE = ["ground_truth", "image_id"]
 _RUN = ["variant", "fold", "seed", "ground_truth"]
 
 
@@ -31,15 +31,15 @@ class Details:
     """One reading of all predictions.
 
     Attributes:
-        pictures: a row a counted run and held-out picture with objects: ``variant, fold, seed, ground_truth,
-            image_id, iou``. The last is the mean over the picture's objects, crowd regions apart, of the mask IoU with
+        images: a row a counted run and held-out image with objects: ``variant, fold, seed, ground_truth,
+            image_id, iou``. The last is the mean over the image's objects, crowd regions apart, of the mask IoU with
             the prediction above :data:`SCORE` of the same category that covers them; 0 for a missed one.
         complexity: a row a counted run: ``variant, fold, seed, ground_truth`` and mask AP in percent of each of
             :data:`THIRDS`, nan where there are no such objects.
         edges: by data set, the two complexities that part its thirds.
     """
 
-    pictures: pd.DataFrame
+    images: pd.DataFrame
     complexity: pd.DataFrame
     edges: dict[str, tuple[float, float]]
 
@@ -52,30 +52,30 @@ def read(study: Study) -> Details:
         try:
             truths[name] = load_truth(study.folder / name)
         except (OSError, ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
-            study.notes.append(f"{name}: nothing by picture or complexity, it can't be used ({_reason(error)})")
+            study.notes.append(f"{name}: nothing by image or complexity, it can't be used ({_reason(error)})")
     edges, groups = _thirds({name: (truth, _dataset(runs, name)) for name, truth in truths.items()})
-    pictures: list[pd.DataFrame] = []
+    images: list[pd.DataFrame] = []
     complexity: list[dict[str, Any]] = []
     for row in runs[runs["ground_truth"].isin(list(truths))].to_dict("records"):
         truth, run = truths[row["ground_truth"]], {key: row[key] for key in _RUN}
         try:
             found = json.loads((study.folder / "runs" / row["folder"] / "predictions.json").read_text("utf-8"))
-            ious = picture_ious(truth, found)
+            ious = image_ious(truth, found)
             ap = by_group.mask_ap(truth, found, groups[row["ground_truth"]], len(THIRDS))
         except (OSError, ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
-            study.notes.append(f"{row['folder']}: not in what goes by picture or complexity ({_reason(error)})")
+            study.notes.append(f"{row['folder']}: not in what goes by image or complexity ({_reason(error)})")
             continue
-        pictures.append(pd.DataFrame({"image_id": list(ious), "iou": list(ious.values())}).assign(**run))
+        images.append(pd.DataFrame({"image_id": list(ious), "iou": list(ious.values())}).assign(**run))
         complexity.append(run | dict(zip(THIRDS, ap, strict=True)))
     return Details(
-        pd.concat(pictures) if pictures else pd.DataFrame(columns=[*_RUN, "image_id", "iou"]),
+        pd.concat(images) if images else pd.DataFrame(columns=[*_RUN, "image_id", "iou"]),
         pd.DataFrame(complexity, columns=[*_RUN, *THIRDS]),
         edges,
     )
 
 
-def picture_ious(truth: COCO, predictions: list[dict[str, Any]]) -> dict[int, float]:
-    """The mean IoU (see :class:`Details`) of each picture with objects, by its id.
+def image_ious(truth: COCO, predictions: list[dict[str, Any]]) -> dict[int, float]:
+    """The mean IoU (see :class:`Details`) of each image with objects, by its id.
 
     Args:
         truth: the index of the annotations, segmentations as RLE.
@@ -94,40 +94,40 @@ def picture_ious(truth: COCO, predictions: list[dict[str, Any]]) -> dict[int, fl
 
 
 def objects_of(truth: COCO, image_id: int) -> list[dict[str, Any]]:
-    """The annotations of a picture that are no crowd regions."""
+    """The annotations of an image that are no crowd regions."""
     return [annotation for annotation in truth.imgToAnns[image_id] if not annotation.get("iscrowd")]
 
 
 def pair(predictions: list[dict[str, Any]], objects: list[dict[str, Any]]) -> dict[int, tuple[int, float]]:
-    """:func:`instseg.evaluation.pairing.pair` of one picture's predictions and annotations of the same category."""
+    """:func:`instseg.evaluation.pairing.pair` of one image's predictions and annotations of the same category."""
     found, wanted = (np.asarray([one["category_id"] for one in ones]) for ones in (predictions, objects))
     masks, targets = ([one["segmentation"] for one in ones] for ones in (predictions, objects))
     return pairing.pair(masks, targets, found[:, None] == wanted)
 
 
-def paired(pictures: pd.DataFrame, variant: str, other: str) -> pd.DataFrame:
-    """Differences picture by picture, over the runs with the same fold, seed and ground truth.
+def paired(images: pd.DataFrame, variant: str, other: str) -> pd.DataFrame:
+    """Differences image by image, over the runs with the same fold, seed and ground truth.
 
     Returns:
-        A row a picture: ``ground_truth, image_id, difference`` (mean IoU of ``variant`` minus that of ``other``, the
+        A row an image: ``ground_truth, image_id, difference`` (mean IoU of ``variant`` minus that of ``other``, the
         mean over pairs of runs) and ``pairs``.
     """
     key = [*_RUN[1:], "image_id"]
-    mine, theirs = (pictures.loc[pictures["variant"] == label].set_index(key)["iou"] for label in (variant, other))
-    difference = (mine - theirs).dropna().astype(float).groupby(PICTURE)
+    mine, theirs = (images.loc[images["variant"] == label].set_index(key)["iou"] for label in (variant, other))
+    difference = (mine - theirs).dropna().astype(float).groupby(IMAGE)
     return difference.agg(difference="mean", pairs="size").reset_index()
 
 
-def win_tie_loss(pictures: pd.DataFrame, ap: pd.DataFrame) -> pd.DataFrame:
-    """On how many pictures each variant is better than the baseline, equal or worse; rows for the variants that
+def win_tie_loss(images: pd.DataFrame, ap: pd.DataFrame) -> pd.DataFrame:
+    """On how many images each variant is better than the baseline, equal or worse; rows for the variants that
     ``ap``, the frame of :func:`experiments.report.compare.compare`, has a difference for.
 
-    Columns: ``variant, compared_with, pairs`` (of runs), ``pictures, better, equal, worse`` (numbers of pictures; equal
+    Columns: ``variant, compared_with, pairs`` (of runs), ``images, better, equal, worse`` (numbers of images; equal
     is up to :data:`TIE`) and ``iou_diff`` (the mean difference).
     """
     rows = []
     for label, other in rivals(ap):
-        found = paired(pictures, label, other)
+        found = paired(images, label, other)
         if len(found):
             mean = found["difference"]
             better, worse = int((mean > TIE).sum()), int((mean < -TIE).sum())
@@ -135,8 +135,8 @@ def win_tie_loss(pictures: pd.DataFrame, ap: pd.DataFrame) -> pd.DataFrame:
                 {
                     "variant": label,
                     "compared_with": other,
-                    "pairs": _pairs(pictures, label, other),
-                    "pictures": len(found),
+                    "pairs": _pairs(images, label, other),
+                    "images": len(found),
                     "better": better,
                     "equal": len(found) - better - worse,
                     "worse": worse,
@@ -170,8 +170,8 @@ def rivals(ap: pd.DataFrame) -> list[tuple[str, str]]:
     return list(zip(compared["variant"], compared["compared_with"], strict=True))
 
 
-def _pairs(pictures: pd.DataFrame, label: str, other: str) -> int:
-    runs = pictures[_RUN].drop_duplicates()
+def _pairs(images: pd.DataFrame, label: str, other: str) -> int:
+    runs = images[_RUN].drop_duplicates()
     mine, theirs = (runs[runs["variant"] == name].drop(columns="variant") for name in (label, other))
     return len(mine.merge(theirs))
 

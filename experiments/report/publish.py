@@ -16,15 +16,15 @@ from instseg.files import write_atomically
 _WRITTEN = ("ap", "win_tie_loss", "ap_by_object", "speed", "true_boxes", "shared_boxes")
 TABLES = (*(f"{table}.{ending}" for table in _WRITTEN for ending in ("csv", "md", "tex")), "runs.csv", "runs.md")
 PLOTS = ("learning_curves", "ap_latency", "forest", "win_tie_loss", "ap_by_object")
-PICTURES = ("panels.png", "disagreement.png")
-"""Of generated pictures alone."""
+IMAGES = ("panels.png", "disagreement.png")
+"""Of generated images alone."""
 SOURCES = ("study.json", "speed.json", "sweeps.jsonl")
 
 
 def publish(study_dir: Path, to: Path) -> list[Path]:
     """Copy a study's tables, plots, ``speed.json`` and the configuration of each run into an empty or old ``to``.
 
-    Pictures go along only where all of them are generated ones: photographs of data sets may not be passed on.
+    Images go along only where all of them are generated ones: photographs of data sets may not be passed on.
 
     Args:
         study_dir: ``results/<study>``, with a report built.
@@ -48,7 +48,7 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
         )
     names = [*TABLES, *SOURCES, *(f"{plot}.{ending}" for plot in PLOTS for ending in ("png", "pdf"))]
     if set(study.runs["dataset"]) == {"generated"}:
-        names += PICTURES
+        names += IMAGES
     if to.exists():
         if not _is_publication(to):
             raise UserError(f"publish={to}: holds something else than published tables; give a new or empty folder")
@@ -83,7 +83,7 @@ def _without_places(path: Path) -> str:
 
 def _is_publication(folder: Path) -> bool:
     """Whether a folder holds only what :func:`publish` writes, so that nothing of a user's is lost with it."""
-    known = {*TABLES, *SOURCES, *PICTURES, "summary.md", "configs"}
+    known = {*TABLES, *SOURCES, *IMAGES, "summary.md", "configs"}
     known |= {f"{plot}.{ending}" for plot in PLOTS for ending in ("png", "pdf")}
     if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= known:
         return False

@@ -1,4 +1,4 @@
-"""Plots with a row a variant: differences with intervals, better and worse pictures, AP by kind of object."""
+"""Plots with a row a variant: differences with intervals, better and worse images, AP by kind of object."""
 
 import math
 import textwrap
@@ -79,7 +79,7 @@ def forest(ap: pd.DataFrame) -> Figure | None:
 
 
 def win_tie_loss(found: pd.DataFrame, ap: pd.DataFrame) -> Figure | None:
-    """Shares of pictures on which each variant is better than the baseline, equal or worse, from
+    """Shares of images on which each variant is better than the baseline, equal or worse, from
     :func:`experiments.report.predictions.win_tie_loss`; None without rows."""
     if found.empty:
         return None
@@ -88,7 +88,7 @@ def win_tie_loss(found: pd.DataFrame, ap: pd.DataFrame) -> Figure | None:
     for y, (_, row) in enumerate(rows.iterrows()):
         left = 0.0
         for key, (colour, ink) in _OUTCOMES.items():
-            share = 100 * row[key] / row["pictures"]
+            share = 100 * row[key] / row["images"]
             axes.barh(y, share, left=left, color=colour, height=0.72)
             if share > 4:
                 axes.text(left + share / 2, y, f"{row[key]}", ha="center", va="center", fontsize=8.5, color=ink)
@@ -98,7 +98,7 @@ def win_tie_loss(found: pd.DataFrame, ap: pd.DataFrame) -> Figure | None:
     axes.axvline(50, color="black", linewidth=0.8, linestyle=":", zorder=0)
     axes.grid(False)
     rivals = found["compared_with"].unique()
-    axes.set(xlabel="held-out pictures (%)", xlim=(0, 100))
+    axes.set(xlabel="held-out images (%)", xlim=(0, 100))
     handles = [Line2D([], [], color=colour, linewidth=8) for colour, _ in _OUTCOMES.values()]
     than = rivals[0] if len(rivals) == 1 else "the baseline"
     names = [f"better than {than}", f"equal (within {TIE} IoU)", "worse"]

@@ -8,7 +8,7 @@ import torch
 
 from experiments.config.run import Config, torch_device
 from experiments.runs import first_weights
-from experiments.runs.folder import Begun, begin, finish, logged_scores, only_process, say_left_out
+from experiments.runs.folder import ActiveRun, begin, finish, log_skipped, logged_scores, only_process
 from instseg import detector, seeds
 from instseg import device as memory
 from instseg.data import InstanceDataset
@@ -36,7 +36,7 @@ def run(config: Config) -> Path:
         if (folder / "result.json").exists():
             return folder
         begun = begin(config, device)
-        say_left_out(begun)
+        log_skipped(begun)
         try:
             _carry_out(config, begun, device)
         except Exception as error:
@@ -47,7 +47,7 @@ def run(config: Config) -> Path:
     return folder
 
 
-def _carry_out(config: Config, begun: Begun, device: torch.device) -> None:
+def _carry_out(config: Config, begun: ActiveRun, device: torch.device) -> None:
     model = build_model(config, begun.data.num_classes)
     # what a run resumes from is put over these
     origin = first_weights.start(model, config, begun.data)
@@ -84,7 +84,7 @@ def wants_compiling(config: Config, device: torch.device) -> bool:
 def build_model(config: Config, num_classes: int) -> MaskRCNN:
     """The model of a run with its first weights, but for those of ``init``: all but the head's are the same for every
     head of a seed."""
-    config.check_settled()
+    config.check_resolved()
     with seeds.stream(config.stream_seed(), "mask head"):
         head = config.make_head(num_classes)
     with seeds.stream(config.stream_seed(), "core"):
@@ -100,7 +100,7 @@ def build_model(config: Config, num_classes: int) -> MaskRCNN:
             stride_in_1x1=config.trunk.stride_in_1x1,
             min_size=config.dataset.min_size,
             max_size=config.dataset.max_size,
-            # the data pipeline brings training pictures to their size
+            # the data pipeline brings training images to their size
             resize_in_training=False,
             **vars(config.detector),
         )
@@ -183,7 +183,7 @@ def _predict_in_true_boxes(
 
 
 def _to_learn_from(data: InstanceDataset) -> list[int]:
-    indices = data.learnable()
+    indices = data.trainable_indices()
     if not indices:
-        raise UserError(f"{data.name}: none of its {len(data)} training pictures has an instance to learn from")
+        raise UserError(f"{data.name}: none of its {len(data)} training images has an instance to learn from")
     return indices

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.config.run import Config, stored
+from experiments.config.run import Config, load_config
 from instseg import progress, transfer
 from instseg.data import InstanceDataset
 from instseg.detector import MaskRCNN
@@ -91,14 +91,14 @@ def _load(key: str, model: MaskRCNN, source: transfer.Source, data: InstanceData
 
 
 def _say_what_differs(key: str, config: Config, source: transfer.Source) -> None:
-    """Tell of keys that the weights were trained with other values of, and of pictures that they may have seen."""
+    """Tell of keys that the weights were trained with other values of, and of images that they may have seen."""
     trained_as, origin = source.trained_as, _origin(source.name)
     if origin is not None:
         trained_as = _values(origin)
         mine, theirs = config.dataset, origin.dataset
         if mine.name == theirs.name and mine.fold != theirs.fold:
             progress.say(
-                f"{key}={source.name} was trained on fold {theirs.fold} of {mine.name} and may have seen the pictures "
+                f"{key}={source.name} was trained on fold {theirs.fold} of {mine.name} and may have seen the images "
                 f"that fold {mine.fold} holds out: AP will be too good"
             )
     here = _values(config)
@@ -112,7 +112,7 @@ def _origin(given: str) -> Config | None:
     found = transfer.find(given)
     path = found.parent / "config.yaml" if isinstance(found, Path) else None
     try:
-        return stored(path) if path is not None and path.is_file() else None
+        return load_config(path) if path is not None and path.is_file() else None
     except UserError as error:
         progress.say(f"{error}: what the weights beside it were trained with is not looked at")
         return None

@@ -27,7 +27,7 @@ from instseg.evaluation import coco, gt_boxes
 from instseg.files import write_atomically
 from instseg.masks.rle import RLE
 
-PANEL_PICTURES = 4
+PANEL_IMAGES = 4
 KINDS_LOGGED: tuple[coco.Kind, ...] = ("box", "mask")
 """Whose AP is measured in training, where ``runtime.evaluate_every`` asks for it."""
 LOCK = ".lock"
@@ -36,7 +36,7 @@ ERROR = "error.txt"
 
 
 @dataclass
-class Begun:
+class ActiveRun:
     """A run that is being carried out, its folder held."""
 
     config: Config
@@ -46,7 +46,7 @@ class Begun:
     began: float
 
 
-def begin(config: Config, device: torch.device) -> Begun:
+def begin(config: Config, device: torch.device) -> ActiveRun:
     """Write down what the run is. What stopped it before is forgotten.
 
     Raises:
@@ -58,18 +58,18 @@ def begin(config: Config, device: torch.device) -> Begun:
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
     data, held_out = config.make_dataset("train"), config.make_dataset("val")
     check_same_data(config, write=True)
-    return Begun(config, data, held_out, origin, began)
+    return ActiveRun(config, data, held_out, origin, began)
 
 
-def say_left_out(begun: Begun) -> None:
-    """Tell of pictures and objects that are not used."""
+def log_skipped(begun: ActiveRun) -> None:
+    """Tell of images and objects that are not used."""
     for one, split in ((begun.data, "train"), (begun.held_out, "val")):
-        if one.left_out:
-            progress.say(f"{one.name} {split}: {len(one.left_out)} left out, the first: {one.left_out[0]}")
+        if one.skipped:
+            progress.say(f"{one.name} {split}: {len(one.skipped)} left out, the first: {one.skipped[0]}")
 
 
 def finish(
-    begun: Begun, results: coco.Results, in_true_boxes: list[RLE], trained: dict[str, float], **more: Any
+    begun: ActiveRun, results: coco.Results, in_true_boxes: list[RLE], trained: dict[str, float], **more: Any
 ) -> None:
     """Score a run's predictions, and its masks in true boxes, and write all and ``result.json``, which ends it.
 
@@ -107,7 +107,7 @@ def finish(
         "ground_truth": _store_ground_truth(config, held_out, truth),
         "metrics": metrics,
         "true_boxes": gt_boxes.summary(truth, of_masks, of_boundaries),
-        "left_out": [f"train: {line}" for line in data.left_out] + [f"val: {line}" for line in held_out.left_out],
+        "left_out": [f"train: {line}" for line in data.skipped] + [f"val: {line}" for line in held_out.skipped],
         "provenance": {
             **begun.origin,
             "finished": now(),
@@ -143,7 +143,7 @@ def check_same_data(config: Config, write: bool = False) -> None:
         write: note the data in the run's folder, if nothing is noted there yet.
 
     Raises:
-        UserError: the run's folder is of other pictures or annotations, or the splits are of different classes.
+        UserError: the run's folder is of other images or annotations, or the splits are of different classes.
     """
     splits = {split: config.make_dataset(split) for split in ("train", "val")}
     check_same_classes(splits["train"], splits["val"])
@@ -160,25 +160,25 @@ def check_same_data(config: Config, write: bool = False) -> None:
 
 
 def _store_ground_truth(config: Config, held_out: InstanceDataset, truth: dict[str, Any]) -> str:
-    """Store the ground truth and some pictures once for all runs that share them; returns where, from the study."""
+    """Store the ground truth and some images once for all runs that share them; returns where, from the study."""
     content = json.dumps(truth, sort_keys=True).encode()
     digest = hashlib.sha256(content).hexdigest()[:8]
     name = f"ground_truth/{config.dataset.name}-f{config.dataset.fold}-{digest}"
     path = config.study_folder() / f"{name}.json"
     if not path.exists():
         write_atomically(path, content)
-    pictures = path.with_name(path.stem + "-pictures.npz")
-    if not pictures.exists():
+    images = path.with_name(path.stem + "-images.npz")
+    if not images.exists():
         buffer = io.BytesIO()
-        # the most crowded pictures tell heads apart best
+        # the most crowded images tell heads apart best
         counts = {image["id"]: 0 for image in truth["images"]}
         for annotation in truth["annotations"]:
             counts[annotation["image_id"]] += 1
         index = {image_id: i for i, image_id in enumerate(held_out.image_ids)}
-        chosen = sorted(sorted(counts, key=lambda image_id: -counts[image_id])[:PANEL_PICTURES])
+        chosen = sorted(sorted(counts, key=lambda image_id: -counts[image_id])[:PANEL_IMAGES])
         arrays = {f"image_{i}": held_out[index[i]][0].permute(1, 2, 0).contiguous().numpy() for i in chosen}
         np.savez_compressed(buffer, **arrays)
-        write_atomically(pictures, buffer.getvalue())
+        write_atomically(images, buffer.getvalue())
     return f"{name}.json"
 
 

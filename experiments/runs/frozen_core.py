@@ -11,7 +11,7 @@ import torch
 from experiments.config.run import Config
 from experiments.runs import first_weights
 from experiments.runs.end_to_end import build_model, prepare, run, training_batches, wants_compiling
-from experiments.runs.folder import Begun, begin, finish, logged_scores, only_process, say_left_out
+from experiments.runs.folder import ActiveRun, begin, finish, log_skipped, logged_scores, only_process
 from instseg import device as memory
 from instseg import progress
 from instseg.data import InstanceDataset
@@ -49,7 +49,7 @@ def run_group(configs: Sequence[Config]) -> Errors:
         return {}
     device = prepare(todo[0])
     errors: Errors = {}
-    begun: list[Begun] = []
+    begun: list[ActiveRun] = []
     with ExitStack() as held:
         for one in todo:
             try:
@@ -59,7 +59,7 @@ def run_group(configs: Sequence[Config]) -> Errors:
             except UserError as error:
                 errors[one.hash()] = error
         if begun:
-            say_left_out(begun[0])
+            log_skipped(begun[0])
             errors |= _passes(begun, _trained_core(todo[0]) if todo[0].core is None else None, device)
     return errors
 
@@ -99,7 +99,7 @@ def _trained_core(config: Config) -> Path:
     return folder
 
 
-def _passes(begun: list[Begun], core: Path | None, device: torch.device) -> Errors:
+def _passes(begun: list[ActiveRun], core: Path | None, device: torch.device) -> Errors:
     """One pass, or where that needs too much memory two of half the heads, which go on from their checkpoints."""
     try:
         return _pass(begun, core, device)
@@ -121,7 +121,7 @@ def _passes(begun: list[Begun], core: Path | None, device: torch.device) -> Erro
     return _passes(first, core, device) | _passes(second, core, device)
 
 
-def _pass(begun: list[Begun], core: Path | None, device: torch.device) -> Errors:
+def _pass(begun: list[ActiveRun], core: Path | None, device: torch.device) -> Errors:
     first = begun[0]
     config, data, held_out = first.config, first.data, first.held_out
     models, origins = load(config, [one.config for one in begun], core, data, device)

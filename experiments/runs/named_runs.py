@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from experiments.config.run import Config, stored
+from experiments.config.run import Config, load_config
 from experiments.runs.study import Study, about, labelled, load_json, read
 from experiments.runs.trained import load_model
 from instseg.detector import MaskRCNN
@@ -59,19 +59,19 @@ def find(names: Sequence[str], results_dir: Path) -> list[Trained]:
     for folder, count in Counter(folder.resolve() for folder in folders).items():
         if count > 1:
             raise UserError(f"run={','.join(names)}: {folder} is there twice")
-    rows = _told_apart(folders)
+    rows = disambiguated(folders)
     return [
         Trained(
             rows[folder]["variant"],
             folder,
-            stored(folder / "config.yaml"),
+            load_config(folder / "config.yaml"),
             _categories(folder, rows[folder]["ground_truth"]),
         )
         for folder in folders
     ]
 
 
-def _told_apart(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+def disambiguated(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     """Each run's row; to a variant that several have is added what tells them apart: study, fold and seed, or hash."""
     rows: dict[Path, dict[str, Any]] = {}
     studies = {folder: folder.resolve().parents[1] for folder in folders}

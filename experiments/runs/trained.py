@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.config.run import Config, stored
+from experiments.config.run import Config, load_config
 from experiments.runs.end_to_end import build_model
 from instseg.data import InstanceDataset
 from instseg.detector import MaskRCNN
@@ -21,7 +21,7 @@ def config_of(folder: Path, data_root: str | None, device: str) -> Config:
         UserError: it is missing or damaged.
     """
     try:
-        config = stored(folder / "config.yaml")
+        config = load_config(folder / "config.yaml")
     except UserError as error:
         raise UserError(f"{error}; delete {folder} to run it again") from error
     config.data_root, config.runtime.device, config.runtime.workers = data_root, device, 0
@@ -52,7 +52,7 @@ def load_model(config: Config, num_classes: int, path: Path, device: torch.devic
 
 
 def held_out(study_dir: Path, run: str, ground_truth: str, data_root: str | None) -> InstanceDataset:
-    """The pictures that a run was scored on, which must still be annotated as they were then.
+    """The images that a run was scored on, which must still be annotated as they were then.
 
     Args:
         study_dir: ``results/<study>``.
@@ -63,7 +63,7 @@ def held_out(study_dir: Path, run: str, ground_truth: str, data_root: str | None
     Raises:
         UserError: the data set can't be opened, or holds other annotations now.
     """
-    config = stored(study_dir / "runs" / run / "config.yaml")
+    config = load_config(study_dir / "runs" / run / "config.yaml")
     # with a root that is given, nothing is downloaded
     config.data_root = data_root or config.data_root or config.dataset.options.get("download_dir")
     data = config.make_dataset("val")

@@ -17,7 +17,7 @@ from instseg.errors import UserError, unknown_name
 
 def _generated(split: str, fold: int, root: Path | None, images: int | None, **options: Any) -> InstanceDataset:
     if images is None:
-        raise UserError(f"dataset.{split}_pictures=null: say how many pictures to generate")
+        raise UserError(f"dataset.{split}_images=null: say how many images to generate")
     return Generated(split, images=images, **options)
 
 
@@ -90,7 +90,7 @@ def build(
         fold: which fold is held out, where the data set has folds.
         root: the folder that holds the data set, or that holds the folder of it; None: generated, downloaded, or
             fetched before to the option ``download_dir`` (see :mod:`instseg.data.archives.fetch`).
-        images: how many pictures of the split to use; None: all.
+        images: how many images of the split to use; None: all.
         files: annotation files and folders, for data sets that take them (``coco_json``).
         options: the data set's own.
 
@@ -108,7 +108,7 @@ def build(
         if option not in _OPTIONS[name]:
             raise unknown_name(f"option of data set {name}:", option, _OPTIONS[name])
     if images is not None and images < 1:
-        raise UserError(f"dataset.{split}_pictures={images}: must be 1 or more, or null for all")
+        raise UserError(f"dataset.{split}_images={images}: must be 1 or more, or null for all")
     if name in _FILES:
         options["files"] = files or {}
     return _BUILDERS[name](split, fold, root, images, **options)

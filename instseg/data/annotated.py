@@ -1,4 +1,4 @@
-"""Pictures in files with instances in COCO's form, however they were annotated."""
+"""Images in files with instances in COCO's form, however they were annotated."""
 
 import hashlib
 import io
@@ -17,11 +17,11 @@ from instseg.data.images import read_image
 from instseg.errors import DataError
 
 ORIENTATION = "exif_orientation"
-"""In a picture's record, where its pixels are turned by EXIF when they are read."""
+"""In an image's record, where its pixels are turned by EXIF when they are read."""
 
 
-class Picture(NamedTuple):
-    """One picture and what is on it.
+class ImageRecord(NamedTuple):
+    """One image and what is on it.
 
     Attributes:
         record: its entry in COCO's ``images``: ``id, file_name, height, width``, and whatever else is known.
@@ -37,22 +37,22 @@ class Picture(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """Checked annotations: categories and pictures sorted by id, and a line for whatever was left out."""
+    """Checked annotations: categories and images sorted by id, and a line for whatever was left out."""
 
     categories: list[dict[str, Any]]
-    pictures: list[Picture]
-    left_out: list[str]
+    images: list[ImageRecord]
+    skipped: list[str]
 
 
-class AnnotatedPictures(InstanceDataset):
-    """Pictures in a folder with checked annotations.
+class AnnotatedImages(InstanceDataset):
+    """Images in a folder with checked annotations.
 
-    Pictures are in the order of their ids; those without annotations are kept. Crowd regions are instances
+    Images are in the order of their ids; those without annotations are kept. Crowd regions are instances
     with ``iscrowd`` 1.
 
     Args:
         contents: what a reader of annotations gave.
-        folder: that the pictures' files are relative to.
+        folder: that the images' files are relative to.
         name: short name for messages and result files.
         source: the file or folder that the annotations are from, for messages.
     """
@@ -62,27 +62,27 @@ class AnnotatedPictures(InstanceDataset):
         self._folder, self._source = folder, source
         self._categories = contents.categories
         self.categories = [{"id": c["id"], "name": c["name"]} for c in contents.categories]
-        self.left_out = contents.left_out
-        self.image_ids = [picture.record["id"] for picture in contents.pictures]
-        self._files = [picture.file for picture in contents.pictures]
-        self._sizes = [(picture.record["height"], picture.record["width"]) for picture in contents.pictures]
+        self.skipped = contents.skipped
+        self.image_ids = [image.record["id"] for image in contents.images]
+        self._files = [image.file for image in contents.images]
+        self._sizes = [(image.record["height"], image.record["width"]) for image in contents.images]
         self._labels = {category["id"]: label for label, category in enumerate(self.categories, start=1)}
         # One block of bytes instead of millions of objects, which forked workers would copy by counting references.
         packed = io.BytesIO()
         ends = []
-        for picture in contents.pictures:
+        for image in contents.images:
             # where its file lies stays out, as it doesn't change the fingerprint
-            packed.write(pickle.dumps((picture.record, picture.annotations, picture.unfit), protocol=5))
+            packed.write(pickle.dumps((image.record, image.annotations, image.unfit), protocol=5))
             ends.append(packed.tell())
         self._packed, self._ends = packed.getvalue(), np.array(ends)
         self._learnable = [
             i
-            for i, picture in enumerate(contents.pictures)
-            if any(not a.get("iscrowd", 0) and a["id"] not in picture.unfit for a in picture.annotations)
+            for i, image in enumerate(contents.images)
+            if any(not a.get("iscrowd", 0) and a["id"] not in image.unfit for a in image.annotations)
         ]
 
     def __getitem__(self, index: int) -> Sample:
-        record, annotations, unfit, _ = self._picture(index)
+        record, annotations, unfit, _ = self._image(index)
         annotations = [a for a in annotations if a["id"] not in unfit]
         height, width = record["height"], record["width"]
         path = Path(self.describe(index))
@@ -107,7 +107,7 @@ class AnnotatedPictures(InstanceDataset):
         return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)), target
 
     def ground_truth(self) -> dict[str, Any]:
-        """COCO's annotation dict of these pictures: the file's own entries, crowd regions included.
+        """COCO's annotation dict of these images: the file's own entries, crowd regions included.
 
         Changed is only what pycocotools cannot do without: uncompressed RLE is compressed (the same mask), a
         missing ``iscrowd`` is 0, a missing ``area`` is the mask's, and where the file counts annotations from
@@ -116,7 +116,7 @@ class AnnotatedPictures(InstanceDataset):
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index in range(len(self)):
-            record, instances, *_ = self._picture(index)
+            record, instances, *_ = self._image(index)
             images.append(record)
             annotations += [_scorable(a, record["height"], record["width"]) for a in instances]
         self.id_shift = max(0, 1 - min((a["id"] for a in annotations), default=1))
@@ -132,7 +132,7 @@ class AnnotatedPictures(InstanceDataset):
     def fingerprint(self) -> str:
         return hashlib.sha256(self._packed + repr(self._categories).encode()).hexdigest()[:16]
 
-    def learnable(self) -> list[int]:
+    def trainable_indices(self) -> list[int]:
         return self._learnable
 
     def sizes(self) -> list[tuple[int, int]]:
@@ -141,14 +141,14 @@ class AnnotatedPictures(InstanceDataset):
     def describe(self, index: int) -> str:
         return str(self._folder / self._files[index])
 
-    def _picture(self, index: int) -> Picture:
+    def _image(self, index: int) -> ImageRecord:
         if index < 0:
             index += len(self)
         if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+            raise IndexError(f"image {index} of {len(self)}")
         start = int(self._ends[index - 1]) if index else 0
         record, annotations, unfit = pickle.loads(self._packed[start : int(self._ends[index])])
-        return Picture(record, annotations, unfit, self._files[index])
+        return ImageRecord(record, annotations, unfit, self._files[index])
 
 
 def _scorable(annotation: dict[str, Any], height: int, width: int) -> dict[str, Any]:

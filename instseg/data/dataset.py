@@ -1,4 +1,4 @@
-"""What every data set gives: pictures with instance targets, and its ground truth in COCO's form."""
+"""What every data set gives: images with instance targets, and its ground truth in COCO's form."""
 
 from abc import ABC, abstractmethod
 from itertools import zip_longest
@@ -16,21 +16,21 @@ Sample = tuple[tv_tensors.Image, Target]
 
 
 class InstanceDataset(Dataset[Sample], ABC):
-    """A data set of pictures with instance masks.
+    """A data set of images with instance masks.
 
     Attributes:
         name: short name used in messages and result files.
         categories: COCO categories, ``{"id": int, "name": str}``; label ``i + 1`` is ``categories[i]``, label 0
             is the background.
-        image_ids: one id a picture, in the order of the pictures.
-        left_out: one line for each instance or picture that the reader left out, and why.
+        image_ids: one id an image, in the order of the images.
+        left_out: one line for each instance or image that the reader left out, and why.
         id_shift: what :meth:`ground_truth` adds to the annotation ids of the file that it was read from.
     """
 
     name: str
     categories: list[dict[str, Any]]
     image_ids: list[int]
-    left_out: list[str]
+    skipped: list[str]
     id_shift: int = 0
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class InstanceDataset(Dataset[Sample], ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
-        """Picture ``index`` and its target.
+        """Image ``index`` and its target.
 
         Returns:
             image: (3, H, W) uint8 RGB, of any strides.
@@ -52,32 +52,32 @@ class InstanceDataset(Dataset[Sample], ABC):
                 boxes and masks are ``tv_tensors``.
 
         Raises:
-            DataError: the picture or its mask cannot be read, in one line with the file.
+            DataError: the image or its mask cannot be read, in one line with the file.
         """
 
     @abstractmethod
     def ground_truth(self) -> dict[str, Any]:
-        """COCO's annotation dict of these pictures (``images, annotations, categories``), segmentations as
+        """COCO's annotation dict of these images (``images, annotations, categories``), segmentations as
         polygons or compressed RLE with ``counts`` a ``str``, so that it can be dumped as JSON."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Changes when other pictures or annotations lie where this data set was read from; cheap, so that of
-        pictures only what the folder says of them counts."""
+        """Changes when other images or annotations lie where this data set was read from; cheap, so that of
+        images only what the folder says of them counts."""
 
-    def learnable(self) -> list[int]:
-        """Indices of the pictures that have an instance to learn from, one that is no crowd region."""
+    def trainable_indices(self) -> list[int]:
+        """Indices of the images that have an instance to learn from, one that is no crowd region."""
         ids = {a["image_id"] for a in self.ground_truth()["annotations"] if not a.get("iscrowd", 0)}
         return [i for i, image_id in enumerate(self.image_ids) if image_id in ids]
 
     def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of every picture, in pixels."""
+        """(height, width) of every image, in pixels."""
         sizes = {image["id"]: (image["height"], image["width"]) for image in self.ground_truth()["images"]}
         return [sizes[image_id] for image_id in self.image_ids]
 
     @abstractmethod
     def describe(self, index: int) -> str:
-        """Where picture ``index`` comes from (its file, or its seed), for messages."""
+        """Where image ``index`` comes from (its file, or its seed), for messages."""
 
 
 def check_same_classes(train: InstanceDataset, val: InstanceDataset) -> None:
@@ -106,7 +106,7 @@ def make_target(
         boxes: (N, 4) xyxy in pixels.
         labels: (N,) class labels from 1.
         masks: (N, H, W) of 0 and 1.
-        image_id: the picture's id.
+        image_id: the image's id.
         iscrowd: (N,), 1 where the instance is a crowd region; default none is.
     """
     height, width = masks.shape[-2:]

@@ -1,4 +1,4 @@
-"""The pictures in a folder of anything, by their names."""
+"""The images in a folder of anything, by their names."""
 
 import os
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from PIL import Image
 
 from instseg.errors import DataError
 
-# what Pillow knows by name alone, or that holds no picture
-_NO_PICTURES = ("BUFR", "GRIB", "HDF5", "MPEG")
+# what Pillow knows by name alone, or that holds no image
+_NO_IMAGES = ("BUFR", "GRIB", "HDF5", "MPEG")
 _OF_OTHERS = ".heic .heif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .orf .raf .rw2"
-"""Endings of pictures that Pillow may not read, so that they are named and not taken for other files."""
+"""Endings of images that Pillow may not read, so that they are named and not taken for other files."""
 
 
 @dataclass
-class Found:
-    """What :func:`pictures` found.
+class Listing:
+    """What :func:`images` found.
 
     Attributes:
-        paths: of the pictures, sorted.
+        paths: of the images, sorted.
         others: how many further files there are.
         subfolders: how many folders were not looked into.
         unread: one line for each folder that can't be read.
@@ -35,14 +35,14 @@ class Found:
 
 @cache
 def endings() -> frozenset[str]:
-    """The endings of pictures' names, in small letters, whether Pillow reads them or not."""
+    """The endings of images' names, in small letters, whether Pillow reads them or not."""
     known = Image.registered_extensions().items()
-    readable = {ending for ending, form in known if form in Image.OPEN and form not in _NO_PICTURES}
+    readable = {ending for ending, form in known if form in Image.OPEN and form not in _NO_IMAGES}
     return frozenset(readable | set(_OF_OTHERS.split()))
 
 
-def pictures(folder: Path, *, recursive: bool = False, leave_out: Path | None = None) -> Found:
-    """Look for pictures by the endings of their names. Hidden files and links to folders are passed over.
+def list_images(folder: Path, *, recursive: bool = False, leave_out: Path | None = None) -> Listing:
+    """Look for images by the endings of their names. Hidden files and links to folders are passed over.
 
     Args:
         folder: where to look.
@@ -52,7 +52,7 @@ def pictures(folder: Path, *, recursive: bool = False, leave_out: Path | None = 
     Raises:
         DataError: the folder itself can't be read.
     """
-    found = Found()
+    found = Listing()
     errors: list[OSError] = []
     for here, inner, names in _walk(folder, errors):
         if not recursive:
@@ -60,7 +60,7 @@ def pictures(folder: Path, *, recursive: bool = False, leave_out: Path | None = 
             inner.clear()
         inner[:] = [name for name in inner if leave_out is None or (here / name).resolve() != leave_out.resolve()]
         for path in (here / name for name in names):
-            # a broken link bears a picture's name, and is named; a pipe would be waited for
+            # a broken link bears an image's name, and is named; a pipe would be waited for
             is_file = path.is_file() or not path.exists()
             if is_file and path.suffix.lower() in endings() and not path.name.startswith("."):
                 found.paths.append(path)

@@ -1,4 +1,4 @@
-"""Reading pictures and label maps from disk; whatever is wrong with a file becomes one line that names it."""
+"""Reading images and label maps from disk; whatever is wrong with a file becomes one line that names it."""
 
 import struct
 import warnings
@@ -15,7 +15,7 @@ from torchvision.io import decode_jpeg
 from instseg.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
-"""Of pictures in folders, in lower case."""
+"""Of images in folders, in lower case."""
 
 # What Pillow's decoders have been seen to raise on damaged files, beside OSError.
 _DECODER_ERRORS = (
@@ -32,7 +32,7 @@ _DECODER_ERRORS = (
 )
 
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-# what brings a picture of each EXIF orientation upright
+# what brings an image of each EXIF orientation upright
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,20 +45,20 @@ _TURNS = {
 
 
 def read_image(path: Path, orientation: int = 1) -> np.ndarray:
-    """A picture as RGB, in the pixels as they are stored.
+    """An image as RGB, in the pixels as they are stored.
 
     Greyscale is repeated, palettes are looked up, 16-bit greyscale is scaled to 8 bits and an alpha channel
     is dropped.
 
     Args:
-        path: of the picture.
+        path: of the image.
         orientation: EXIF's, by which it is turned; 1 leaves it as it is stored.
 
     Returns:
         (H, W, 3) uint8, writable.
 
     Raises:
-        DataError: the file is missing, truncated, damaged, too large or no picture.
+        DataError: the file is missing, truncated, damaged, too large or no image.
     """
     with _opened(path) as image:
         if orientation in _TURNS:
@@ -71,12 +71,12 @@ def read_image(path: Path, orientation: int = 1) -> np.ndarray:
 
 
 def read_upright(path: Path, largest: int) -> np.ndarray:
-    """A picture as RGB the way a viewer shows it: turned as EXIF says, and what is transparent on white.
+    """An image as RGB the way a viewer shows it: turned as EXIF says, and what is transparent on white.
 
     Of several frames it is the first. All else is as :func:`read_image` has it.
 
     Args:
-        path: of the picture.
+        path: of the image.
         largest: how many pixels it may have; Pillow's own limit, which guards against files that unpack to more than
             memory holds, is put there.
 
@@ -102,17 +102,17 @@ def read_upright(path: Path, largest: int) -> np.ndarray:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture in pixels, from its header only.
+    """Height and width of an image in pixels, from its header only.
 
     Raises:
-        DataError: the file is missing, its header is damaged or it is no picture.
+        DataError: the file is missing, its header is damaged or it is no image.
     """
     with _opened(path) as image:
         return image.height, image.width
 
 
 def image_header(path: Path) -> tuple[int, int, int]:
-    """Height and width of a picture in pixels as it is stored, and its EXIF orientation, 1 to 8, from its header only.
+    """Height and width of an image in pixels as it is stored, and its EXIF orientation, 1 to 8, from its header only.
 
     Raises:
         DataError: as :func:`image_size`.
@@ -124,19 +124,18 @@ def image_header(path: Path) -> tuple[int, int, int]:
 
 
 def read_label_map(path: Path) -> np.ndarray:
-    """The instance ids that a one-channel picture holds: its raw grey values or palette indices.
+    """The instance ids that a one-channel image holds: its raw grey values or palette indices.
 
     Returns:
         (H, W) int32, writable.
 
     Raises:
-        DataError: the file is missing, truncated, damaged or no picture, or it has more than one channel.
+        DataError: the file is missing, truncated, damaged or no image, or it has more than one channel.
     """
     with _opened(path) as image:
         if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
             raise DataError(
-                f"{path} is a picture of mode {image.mode}; a map of instance ids has one channel "
-                "(greyscale or palette)"
+                f"{path} is an image of mode {image.mode}; a map of instance ids has one channel (greyscale or palette)"
             )
         return np.array(image).astype(np.int32)
 
@@ -149,12 +148,12 @@ def _to_rgb(path: Path, image: Image.Image) -> np.ndarray:
     if image.mode in ("P", "PA"):
         # Pillow warns when it goes straight from a transparent palette to RGB.
         image = image.convert("RGBA")
-    # large pictures are not copied once more
+    # large images are not copied once more
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation; a picture is as good without one that can't be read."""
+    """EXIF's orientation; an image is as good without one that can't be read."""
     with suppress(OSError, *_DECODER_ERRORS):
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
@@ -162,7 +161,7 @@ def _orientation(image: Image.Image) -> int:
 
 @contextmanager
 def _pillow_limit(pixels: int) -> Iterator[None]:
-    """Let Pillow open pictures of so many pixels, and say nothing where it warns of what it can read."""
+    """Let Pillow open images of so many pixels, and say nothing where it warns of what it can read."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = pixels
     try:
@@ -176,25 +175,25 @@ def _pillow_limit(pixels: int) -> Iterator[None]:
 def _to_8_bits(path: Path, pixels: np.ndarray) -> np.ndarray:
     """16-bit grey values as uint8; some Pillow versions hand them over as int32."""
     if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
-        raise DataError(f"{path} holds grey values outside 0..65535; an 8- or 16-bit picture is needed")
+        raise DataError(f"{path} holds grey values outside 0..65535; an 8- or 16-bit image is needed")
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture; what goes wrong while it is open becomes a DataError."""
+    """Open an image; what goes wrong while it is open becomes a DataError."""
     try:
         with Image.open(path) as image:
             yield image
     except FileNotFoundError:
-        raise DataError(f"picture {path} does not exist") from None
+        raise DataError(f"image {path} does not exist") from None
     except UnidentifiedImageError:
         raise DataError(f"{path} is {_what_it_is(path)}") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is too large: {_reason(error)}") from None
     except OSError as error:
         if error.errno is not None:
-            raise DataError(f"picture {path} cannot be opened: {error.strerror}") from None
+            raise DataError(f"image {path} cannot be opened: {error.strerror}") from None
         raise DataError(f"{path} is truncated or damaged: {_reason(error)}") from None
     except _DECODER_ERRORS as error:
         raise DataError(f"{path} is truncated or damaged: {_reason(error)}") from None
@@ -202,8 +201,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _what_it_is(path: Path) -> str:
     if path.stat().st_size == 0:
-        return "an empty file, not a picture"
-    return "no picture in a known format, or its header is damaged"
+        return "an empty file, not an image"
+    return "no image in a known format, or its header is damaged"
 
 
 def _reason(error: BaseException) -> str:

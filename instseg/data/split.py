@@ -1,4 +1,4 @@
-"""Which pictures are held out where a data set does not say."""
+"""Which images are held out where a data set does not say."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ def check_split(split: str) -> None:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One split of one fold. Pictures are dealt out to the folds in an order drawn from the seed and their names,
-    so neither the order in a file nor the number of pictures asked for changes who is held out.
+class FoldSplit:
+    """One split of one fold. Images are dealt out to the folds in an order drawn from the seed and their names,
+    so neither the order in a file nor the number of images asked for changes who is held out.
 
     Args:
-        split: ``"train"``, or ``"val"`` for the pictures held out.
+        split: ``"train"``, or ``"val"`` for the images held out.
         fold: which of the folds is held out.
         folds: how many there are.
         seed: of the order.
@@ -44,18 +44,18 @@ class Part:
             raise UserError(f"dataset.fold={self.fold}: there are folds 0 to {self.folds - 1}")
 
     def choose(self, names: Mapping[str, str], source: Path) -> set[str]:
-        """The pictures of this split.
+        """The images of this split.
 
         Args:
-            names: picture -> group; each group is dealt out evenly.
+            names: image -> group; each group is dealt out evenly.
             source: where they are from, for the message.
 
         Raises:
-            DataError: there are fewer pictures than folds.
+            DataError: there are fewer images than folds.
         """
         if len(names) < self.folds:
             raise DataError(
-                f"{source} has {len(names)} picture(s), too few for {self.folds} folds; "
+                f"{source} has {len(names)} image(s), too few for {self.folds} folds; "
                 f"set dataset.options.folds, 2 or more"
             )
         drawn = sorted(names, key=lambda n: (names[n], hashlib.sha256(f"{self.seed}/{n}".encode()).digest()))

@@ -9,7 +9,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 
 from instseg.detector import nms
 from instseg.detector.boxes import clip, decode, encode, is_larger
-from instseg.detector.matching import IGNORED, Sampled, Truth, match, sample, take
+from instseg.detector.matching import IGNORED, PaddedTargets, Sampled, gather_rows, match, sample
 from instseg.detector.roi_align import Pyramid
 from instseg.detector.rois import RoIs
 from instseg.detector.rpn import Proposals
@@ -18,23 +18,23 @@ WEIGHTS = (10.0, 5.0)
 SMALLEST_SIDE = 1e-2
 GRID = 7
 CANDIDATES = 1000
-"""Boxes a picture that NMS is first tried on. Those of lower scores can't change what becomes of these."""
+"""Boxes an image that NMS is first tried on. Those of lower scores can't change what becomes of these."""
 
 
-class Training(NamedTuple):
-    """The proposals that are learnt from, S a picture, the positives first."""
+class SampledProposals(NamedTuple):
+    """The proposals that are learnt from, S an image, the positives first."""
 
     boxes: Tensor
     """(B, S, 4) xyxy in pixels of the network's input."""
     labels: Tensor
     """(B, S) int64: 0 for the background."""
     matched: Tensor
-    """(B, S) int64: the instance of its picture that each stands for."""
+    """(B, S) int64: the instance of its image that each stands for."""
     chosen: Sampled
 
 
-class Detections(NamedTuple):
-    """What was found, D a picture at most, the highest score first."""
+class PaddedDetections(NamedTuple):
+    """What was found, D an image at most, the highest score first."""
 
     boxes: Tensor
     """(B, D, 4) xyxy in pixels of the network's input."""
@@ -43,7 +43,7 @@ class Detections(NamedTuple):
     labels: Tensor
     """(B, D) int64, from 1."""
     counts: list[int]
-    """How many of them each picture has."""
+    """How many of them each image has."""
 
 
 class BoxBranch(nn.Module):
@@ -98,18 +98,20 @@ class BoxBranch(nn.Module):
         return F.relu(second(x))
 
     @torch.no_grad()
-    def choose(self, proposals: Proposals, truth: Truth) -> Training:
+    def choose(self, proposals: Proposals, truth: PaddedTargets) -> SampledProposals:
         """Draw the proposals to learn from; the instances' own boxes are among them."""
         boxes = torch.cat([proposals.boxes, truth.boxes], dim=1)
         valid = torch.cat([proposals.valid, truth.valid], dim=1)
         kinds, matched = match(boxes, truth, high=self.fg_iou_thresh, low=self.bg_iou_thresh)
         kinds.masked_fill_(~valid, IGNORED)
         chosen = sample(kinds, self.batch_size_per_image, self.positive_fraction)
-        matched = take(matched, chosen.indices)
-        labels = torch.where(chosen.positive, take(truth.labels, matched), 0)
-        return Training(take(boxes, chosen.indices), labels, matched, chosen)
+        matched = gather_rows(matched, chosen.indices)
+        labels = torch.where(chosen.positive, gather_rows(truth.labels, matched), 0)
+        return SampledProposals(gather_rows(boxes, chosen.indices), labels, matched, chosen)
 
-    def losses(self, logits: Tensor, deltas: Tensor, training: Training, truth: Truth) -> dict[str, Tensor]:
+    def losses(
+        self, logits: Tensor, deltas: Tensor, training: SampledProposals, truth: PaddedTargets
+    ) -> dict[str, Tensor]:
         """Cross-entropy of the class and smooth L1 of the box, both over all proposals that were drawn."""
         chosen = training.chosen
         total = chosen.valid.sum().clamp(min=1)
@@ -119,7 +121,7 @@ class BoxBranch(nn.Module):
         positive = chosen.positive[:, : chosen.most, None]
         own = training.boxes[:, : chosen.most]
         with torch.no_grad():
-            instance = take(truth.boxes, training.matched[:, : chosen.most])
+            instance = gather_rows(truth.boxes, training.matched[:, : chosen.most])
             aim = torch.where(positive, encode(instance, own, WEIGHTS), 0.0)
         labels = training.labels[:, : chosen.most, None, None].expand(-1, -1, 1, 4)
         found = deltas[:, : chosen.most].gather(2, labels)[:, :, 0]
@@ -127,13 +129,13 @@ class BoxBranch(nn.Module):
         return {"loss_classifier": classifier / total, "loss_box_reg": regression / total}
 
     @torch.no_grad()
-    def detections(self, logits: Tensor, deltas: Tensor, proposals: Proposals, sizes: Tensor) -> Detections:
+    def detections(self, logits: Tensor, deltas: Tensor, proposals: Proposals, sizes: Tensor) -> PaddedDetections:
         """The best boxes of all classes, after NMS in each class.
 
         Args:
             logits, deltas: what :meth:`forward` says of the proposals.
-            proposals: B pictures' proposals.
-            sizes: (B, 2) as (H, W), of the pictures.
+            proposals: B images' proposals.
+            sizes: (B, 2) as (H, W), of the images.
         """
         classes = logits.shape[2] - 1
         scores = torch.where(proposals.valid[..., None], logits.softmax(2)[..., 1:], -1.0).flatten(1)
@@ -142,8 +144,8 @@ class BoxBranch(nn.Module):
             width = min(width, total)
             best = scores.topk(width, dim=1)
             place, labels = best.indices // classes, best.indices % classes + 1
-            own = take(deltas.flatten(1, 2), place * (classes + 1) + labels)
-            boxes = clip(decode(own, take(proposals.boxes, place), WEIGHTS), sizes)
+            own = gather_rows(deltas.flatten(1, 2), place * (classes + 1) + labels)
+            boxes = clip(decode(own, gather_rows(proposals.boxes, place), WEIGHTS), sizes)
             valid = (best.values > self.score_thresh) & is_larger(boxes, SMALLEST_SIDE)
             kept = nms.keep(boxes, valid, self.nms_thresh, labels)
             number = kept.sum(1)
@@ -155,10 +157,12 @@ class BoxBranch(nn.Module):
             width *= 4
         most = min(self.detections_per_img, width)
         order = torch.where(kept, best.values, -1.0).topk(most, dim=1)
-        return Detections(take(boxes, order.indices), order.values, take(labels, order.indices), counts)
+        return PaddedDetections(
+            gather_rows(boxes, order.indices), order.values, gather_rows(labels, order.indices), counts
+        )
 
 
-def positives(training: Training) -> tuple[list[Tensor], list[Tensor], Tensor]:
+def positives(training: SampledProposals) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """The positives alone, whose number must be known from here on.
 
     Returns:

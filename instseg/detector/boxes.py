@@ -36,7 +36,7 @@ def _centre_and_side(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Boxes (B, N, 4) cut to their pictures' sizes (B, 2), given as (H, W)."""
+    """Boxes (B, N, 4) cut to their images' sizes (B, 2), given as (H, W)."""
     limit = sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)
     return torch.minimum(boxes.clamp(min=0), limit)
 

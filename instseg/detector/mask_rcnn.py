@@ -11,7 +11,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from instseg.detector import matching
-from instseg.detector.box_branch import BoxBranch, Training, positives
+from instseg.detector.box_branch import BoxBranch, SampledProposals, positives
 from instseg.detector.boxes import on_device
 from instseg.detector.matching import Targets
 from instseg.detector.roi_align import Pyramid
@@ -31,9 +31,9 @@ class MaskRCNN(nn.Module):
         backbone: maps a batch to pyramid maps ``"0".."3", "pool"`` (P2..P6).
         mask_head: the head that is compared; whatever it wants, it asks the RoIs for.
         num_classes: the background included; 2 or more.
-        resize_in_training: whether training pictures are resized to ``min_size``; False where the data pipeline
+        resize_in_training: whether training images are resized to ``min_size``; False where the data pipeline
             has brought them to their size.
-        min_size, max_size: of the sides that pictures are resized to, in pixels.
+        min_size, max_size: of the sides that images are resized to, in pixels.
         image_mean, image_std: of the colours, each in [0, 1].
         size_divisible: batches are padded to a multiple of this.
         anchor_sizes: one or several anchor sizes, in pixels, for each of the five levels.
@@ -149,14 +149,14 @@ class MaskRCNN(nn.Module):
         return results
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """(H, W) of a picture in the network's input; one that has it already is not resized any more."""
+        """(H, W) of an image in the network's input; one that has it already is not resized any more."""
         scale = min(self.transform.min_size[-1] / min(height, width), self.transform.max_size / max(height, width))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Compile the layers by ``torch.compile``: trunk, RPN head, box branch and mask head.
 
-        The second size of pictures or number of RoIs that comes along makes torch compile a graph for all sizes,
+        The second size of images or number of RoIs that comes along makes torch compile a graph for all sizes,
         so that compilation ends after some batches. The state dict stays as it is.
         """
         self.backbone.compile(backend=backend)
@@ -175,7 +175,7 @@ class MaskRCNN(nn.Module):
             logits, deltas = self.roi_heads(pyramid, training.boxes)
             losses |= self.roi_heads.losses(logits, deltas, training, truth)
         with record_function("stage/mask"):
-            rois, mask_targets = _to_learn(pyramid, training, scaled)
+            rois, mask_targets = mask_training_inputs(pyramid, training, scaled)
             return losses | self.mask_head.losses(self.mask_head(rois), rois, mask_targets)
 
     @torch.no_grad()
@@ -187,7 +187,7 @@ class MaskRCNN(nn.Module):
             proposals, _ = self.rpn([pyramid[k] for k in sorted(pyramid)], padded, sizes)
         with record_function("stage/box"):
             training = self.roi_heads.choose(proposals, matching.pad(scaled))
-        return _to_learn(pyramid, training, scaled)
+        return mask_training_inputs(pyramid, training, scaled)
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Detections with their masks left in their boxes.
@@ -198,11 +198,11 @@ class MaskRCNN(nn.Module):
         """
         if not images:
             return []
-        found = self.find(images)
+        found = self.detect_boxes(images)
         with record_function("stage/mask"):
             return found.with_masks(self.mask_head.predict(found.rois, found.labels))
 
-    def find(self, images: list[Tensor]) -> "Found":
+    def detect_boxes(self, images: list[Tensor]) -> "Detections":
         """The detections of one image or more, still without masks."""
         pyramid, padded, sizes, _ = self._features(images)
         with record_function("stage/rpn"):
@@ -216,10 +216,10 @@ class MaskRCNN(nn.Module):
             {"boxes": original[i, :n], "labels": found.labels[i, :n], "scores": found.scores[i, :n]}
             for i, n in enumerate(found.counts)
         ]
-        return Found(RoIs(pyramid, [boxes[:n] for boxes, n in zip(found.boxes, found.counts, strict=True)]), each)
+        return Detections(RoIs(pyramid, [boxes[:n] for boxes, n in zip(found.boxes, found.counts, strict=True)]), each)
 
     def detect_rle(self, images: list[Tensor], threshold: float = 0.5) -> list[dict[str, Any]]:
-        """Detections as for COCO: the masks as RLE, made in the boxes, never as pictures of floats.
+        """Detections as for COCO: the masks as RLE, made in the boxes, never as images of floats.
 
         Returns:
             One dict an image: ``boxes, labels, scores`` (and ``mask_scores``) on the CPU, ``segmentations`` a
@@ -238,15 +238,15 @@ class MaskRCNN(nn.Module):
         Returns:
             One list of n_i RLEs an image.
         """
-        return self.masks_of(self.rois_in(images, boxes), images, boxes, labels)
+        return self.masks_for_rois(self.rois_for_boxes(images, boxes), images, boxes, labels)
 
-    def rois_in(self, images: list[Tensor], boxes: list[Tensor]) -> RoIs:
+    def rois_for_boxes(self, images: list[Tensor], boxes: list[Tensor]) -> RoIs:
         """The RoIs of :meth:`masks_in`."""
         pyramid, _, sizes, _ = self._features(images)
         scale = (sizes / on_device([_size(image) for image in images], sizes.device)).flip(1).repeat(1, 2)
         return RoIs(pyramid, [one * by for one, by in zip(boxes, scale, strict=True)])
 
-    def masks_of(
+    def masks_for_rois(
         self, rois: RoIs, images: list[Tensor], boxes: list[Tensor], labels: list[Tensor]
     ) -> list[list[mask_ops.RLE]]:
         """What :meth:`masks_in` gives, of RoIs that several heads may share."""
@@ -257,7 +257,7 @@ class MaskRCNN(nn.Module):
     def _features(
         self, images: list[Tensor], targets: Targets | None = None
     ) -> tuple[Pyramid, tuple[int, int], Tensor, Targets]:
-        """The pyramid of a batch, (H, W) of the network's input, (B, 2) sizes of the pictures in it, and targets
+        """The pyramid of a batch, (H, W) of the network's input, (B, 2) sizes of the images in it, and targets
         scaled to them."""
         with record_function("stage/transform"):
             batch, scaled = self.transform(images, targets)
@@ -270,7 +270,7 @@ class MaskRCNN(nn.Module):
         return pyramid, _size(batch.tensors), sizes, scaled or []
 
 
-class Found(NamedTuple):
+class Detections(NamedTuple):
     """Detections of a batch that mask heads can be asked about."""
 
     rois: RoIs
@@ -305,14 +305,14 @@ def in_rle(detected: list[dict[str, Tensor]], images: list[Tensor], threshold: f
     ]
 
 
-def _to_learn(pyramid: Pyramid, training: Training, targets: Targets) -> tuple[RoIs, MaskTargets]:
+def mask_training_inputs(pyramid: Pyramid, training: SampledProposals, targets: Targets) -> tuple[RoIs, MaskTargets]:
     """The positives of a batch."""
     boxes, matched, labels = positives(training)
     return RoIs(pyramid, boxes), MaskTargets(labels, [target["masks"] for target in targets], matched, boxes)
 
 
 class _Transform(GeneralizedRCNNTransform):
-    """Resizing, colours and padding; pictures that have their size already are not interpolated to it once more, and
+    """Resizing, colours and padding; images that have their size already are not interpolated to it once more, and
     the colours' mean and deviation are brought to a device once."""
 
     def normalize(self, image: Tensor) -> Tensor:

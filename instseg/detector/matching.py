@@ -13,8 +13,8 @@ Targets = list[dict[str, Any]]
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 
-class Truth(NamedTuple):
-    """The instances of a batch, padded to the same number G a picture."""
+class PaddedTargets(NamedTuple):
+    """The instances of a batch, padded to the same number G an image."""
 
     boxes: Tensor
     """(B, G, 4) xyxy; 0 in the padding."""
@@ -27,21 +27,23 @@ class Truth(NamedTuple):
         return self.labels > 0
 
 
-def pad(targets: Targets) -> Truth:
-    """The boxes and labels of a batch's targets as :class:`Truth`, of one instance at least."""
+def pad(targets: Targets) -> PaddedTargets:
+    """The boxes and labels of a batch's targets as :class:`PaddedTargets`, of one instance at least."""
     boxes = pad_sequence([target["boxes"].reshape(-1, 4).float() for target in targets], batch_first=True)
     labels = pad_sequence([target["labels"] for target in targets], batch_first=True)
     if labels.shape[1] == 0:
-        return Truth(boxes.new_zeros(len(targets), 1, 4), labels.new_zeros(len(targets), 1))
-    return Truth(boxes, labels)
+        return PaddedTargets(boxes.new_zeros(len(targets), 1, 4), labels.new_zeros(len(targets), 1))
+    return PaddedTargets(boxes, labels)
 
 
-def match(boxes: Tensor, truth: Truth, *, high: float, low: float, best_too: bool = False) -> tuple[Tensor, Tensor]:
+def match(
+    boxes: Tensor, truth: PaddedTargets, *, high: float, low: float, best_too: bool = False
+) -> tuple[Tensor, Tensor]:
     """Match boxes with instances by IoU, as Faster R-CNN does.
 
     Args:
-        boxes: (N, 4), the same for all pictures, or (B, N, 4).
-        truth: of B pictures.
+        boxes: (N, 4), the same for all images, or (B, N, 4).
+        truth: of B images.
         high: a box of this IoU with an instance, or more, is positive.
         low: a box of less with each is negative; those in between are ignored.
         best_too: for each instance the box that overlaps it most is positive, whatever their IoU (all of them in a
@@ -55,7 +57,7 @@ def match(boxes: Tensor, truth: Truth, *, high: float, low: float, best_too: boo
     parts = [
         _match(
             boxes if boxes.dim() == 2 else boxes[i : i + step],
-            Truth(truth.boxes[i : i + step], truth.labels[i : i + step]),
+            PaddedTargets(truth.boxes[i : i + step], truth.labels[i : i + step]),
             high,
             low,
             best_too,
@@ -66,7 +68,7 @@ def match(boxes: Tensor, truth: Truth, *, high: float, low: float, best_too: boo
     return torch.cat(kinds), torch.cat(matched)
 
 
-def _match(boxes: Tensor, truth: Truth, high: float, low: float, best_too: bool) -> tuple[Tensor, Tensor]:
+def _match(boxes: Tensor, truth: PaddedTargets, high: float, low: float, best_too: bool) -> tuple[Tensor, Tensor]:
     overlap = iou(truth.boxes, boxes)
     real = truth.valid[:, :, None]
     # below any IoU, so that padding is never matched
@@ -81,7 +83,7 @@ def _match(boxes: Tensor, truth: Truth, high: float, low: float, best_too: bool)
 
 
 class Sampled(NamedTuple):
-    """A choice of S boxes a picture, the positives first."""
+    """A choice of S boxes an image, the positives first."""
 
     indices: Tensor
     """(B, S) int64: which boxes."""
@@ -90,7 +92,7 @@ class Sampled(NamedTuple):
     valid: Tensor
     """(B, S) bool: False where there were fewer boxes than asked for."""
     most: int
-    """Largest number of positives a picture."""
+    """Largest number of positives an image."""
 
 
 def sample(kinds: Tensor, size: int, positive_fraction: float) -> Sampled:
@@ -98,7 +100,7 @@ def sample(kinds: Tensor, size: int, positive_fraction: float) -> Sampled:
 
     Args:
         kinds: (B, N), POSITIVE, NEGATIVE or IGNORED.
-        size: number of boxes to draw a picture.
+        size: number of boxes to draw an image.
         positive_fraction: largest fraction of positives.
     """
     count = kinds.shape[1]
@@ -114,7 +116,7 @@ def sample(kinds: Tensor, size: int, positive_fraction: float) -> Sampled:
     return Sampled(index, is_positive, is_positive | (slot - positives < negatives), most)
 
 
-def take(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of each picture: (B, N, ...) and (B, S) -> (B, S, ...)."""
+def gather_rows(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of each image: (B, N, ...) and (B, S) -> (B, S, ...)."""
     shape = index.shape + values.shape[2:]
     return values.gather(1, index.reshape(index.shape + (1,) * (values.dim() - 2)).expand(shape))

@@ -53,7 +53,7 @@ def roi_align(pyramid: Pyramid, boxes: Tensor, image: Tensor, level: Tensor, siz
     Args:
         pyramid: the maps of the batch, which say whether it is ``aligned``.
         boxes: (R, 4) xyxy in pixels of the network's input; no gradient goes to them.
-        image: (R,) int64, the picture of the batch that each box lies in.
+        image: (R,) int64, the image of the batch that each box lies in.
         level: (R,) int64, the level that each box is taken from.
         size: height and width of the grid.
 
@@ -81,7 +81,7 @@ class Grid(NamedTuple):
     sizes: list[tuple[int, int]]
     """(H, W) of each level."""
     batch: int
-    """Number of pictures."""
+    """Number of images."""
     size: int
     """Height and width of the grid."""
     aligned: bool = False
@@ -119,7 +119,7 @@ def by_rows(rows: Tensor, boxes: Tensor, image: Tensor, place: Tensor, grid: Gri
 
 
 class _DenseOnTheWayBack(Function):
-    """:func:`by_rows`, with a backward pass of two matrix products for each map and picture: along x, one a row of
+    """:func:`by_rows`, with a backward pass of two matrix products for each map and image: along x, one a row of
     cells, and along y. Over small maps that is several times faster than adding single rows up."""
 
     @staticmethod

@@ -82,7 +82,7 @@ class RoIs:
         return roi_align(self.pyramid, boxes, self._image(), levels, size)
 
     def _image(self) -> Tensor:
-        """(R,) int64: the picture that each RoI lies in."""
+        """(R,) int64: the image that each RoI lies in."""
         return torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(self.boxes)])
 
     @torch.compiler.disable
@@ -158,7 +158,7 @@ class MaskTargets:
 
     def at(self, points: Tensor) -> Tensor:
         """The true masks at points inside the boxes, bilinear between the centres of pixels (Kirillov et al.,
-        *PointRend*, CVPR 2020); beyond the picture's border they go on as they are there.
+        *PointRend*, CVPR 2020); beyond the image's border they go on as they are there.
 
         Args:
             points: (R, P, 2) as :meth:`RoIs.sample` takes them.
@@ -191,7 +191,7 @@ class MaskTargets:
         return common / (masks.sum((1, 2)) * cell + whole - common).clamp(min=1e-6)
 
     def _of_one_size(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(masks, matched, boxes) that can be cropped together: the whole batch where its pictures are of one size and
+        """(masks, matched, boxes) that can be cropped together: the whole batch where its images are of one size and
         their masks, which become float32 at once, are not too large."""
         largest = max(masks.shape[1:].numel() for masks in self._masks)
         together = sum(map(len, self._masks)) <= rows_at_a_time(largest)

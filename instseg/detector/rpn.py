@@ -11,7 +11,7 @@ from torchvision.models.detection.rpn import RPNHead
 
 from instseg.detector import nms
 from instseg.detector.boxes import clip, decode, encode, is_larger
-from instseg.detector.matching import Truth, match, sample, take
+from instseg.detector.matching import PaddedTargets, gather_rows, match, sample
 
 WEIGHTS = (1.0, 1.0)
 SMALLEST_SIDE = 1e-3
@@ -19,12 +19,12 @@ SHAPES_KEPT = 32
 
 
 class Proposals(NamedTuple):
-    """Boxes that may hold an instance, P a picture, the likeliest first."""
+    """Boxes that may hold an instance, P an image, the likeliest first."""
 
     boxes: Tensor
     """(B, P, 4) xyxy in pixels of the network's input; 0 where not valid."""
     valid: Tensor
-    """(B, P) bool: False behind the last one of a picture that has fewer than P."""
+    """(B, P) bool: False behind the last one of an image that has fewer than P."""
 
 
 class _Unrounded(AnchorGenerator):
@@ -52,9 +52,9 @@ class RPN(nn.Module):
         anchor_sizes: one or several anchor sizes, in pixels, for each level.
         anchor_ratios: height / width of the anchors.
         exact_anchors: whether anchors are as detectron2's: of exact sides, and on each level one stride apart. False:
-            as torchvision's: corners rounded to pixels and, where P6 doesn't divide the picture, put closer together.
-        pre_nms_top_n: candidates a level and picture before NMS, in training and in evaluation.
-        post_nms_top_n: proposals a picture after NMS, in training and in evaluation.
+            as torchvision's: corners rounded to pixels and, where P6 doesn't divide the image, put closer together.
+        pre_nms_top_n: candidates a level and image before NMS, in training and in evaluation.
+        post_nms_top_n: proposals an image after NMS, in training and in evaluation.
         nms_thresh: largest IoU of two proposals of one level.
         fg_iou_thresh, bg_iou_thresh: an anchor is positive from the one on, negative below the other.
         batch_size_per_image, positive_fraction: anchors that the loss is taken over, and how many may be positive.
@@ -93,14 +93,14 @@ class RPN(nn.Module):
         self._anchors: dict[tuple[object, ...], Tensor] = {}
 
     def forward(
-        self, maps: list[Tensor], padded: tuple[int, int], sizes: Tensor, truth: Truth | None = None
+        self, maps: list[Tensor], padded: tuple[int, int], sizes: Tensor, truth: PaddedTargets | None = None
     ) -> tuple[Proposals, dict[str, Tensor]]:
         """Proposals, and losses where the truth is given.
 
         Args:
             maps: (B, C, H_k, W_k), the finest first.
             padded: (H, W) of the network's input.
-            sizes: (B, 2) as (H, W), of the pictures in it.
+            sizes: (B, 2) as (H, W), of the images in it.
             truth: the instances to learn from.
         """
         logits, deltas, counts = self.predict(maps)
@@ -154,7 +154,7 @@ class RPN(nn.Module):
             index.append(F.pad(best.indices + first, fill))
             first += level.shape[1]
         score, chosen = torch.cat(scores, dim=1), torch.cat(index, dim=1)
-        boxes = clip(decode(take(deltas, chosen), anchors[chosen], WEIGHTS), sizes)
+        boxes = clip(decode(gather_rows(deltas, chosen), anchors[chosen], WEIGHTS), sizes)
         # a logit of -inf is the padding's, and objectness is compared as a probability
         fit = is_larger(boxes, SMALLEST_SIDE) & (score.sigmoid() >= self.score_thresh) & (score > -torch.inf)
 
@@ -163,20 +163,20 @@ class RPN(nn.Module):
         kept = nms.keep(boxes.view(*rows, 4), fit.view(rows), self.nms_thresh).view(len(sizes), -1)
         best = torch.where(kept, score, -torch.inf).topk(min(after, score.shape[1]), dim=1)
         valid = best.values > -torch.inf
-        return Proposals(torch.where(valid[..., None], take(boxes, best.indices), 0.0), valid)
+        return Proposals(torch.where(valid[..., None], gather_rows(boxes, best.indices), 0.0), valid)
 
-    def _losses(self, logits: Tensor, deltas: Tensor, anchors: Tensor, truth: Truth) -> dict[str, Tensor]:
+    def _losses(self, logits: Tensor, deltas: Tensor, anchors: Tensor, truth: PaddedTargets) -> dict[str, Tensor]:
         with torch.no_grad():
             kinds, matched = match(anchors, truth, high=self.fg_iou_thresh, low=self.bg_iou_thresh, best_too=True)
             chosen = sample(kinds, self.batch_size_per_image, self.positive_fraction)
             index, positive = chosen.indices[:, : chosen.most], chosen.positive[:, : chosen.most, None]
             own = anchors[index]
-            instance = take(truth.boxes, take(matched, index))
+            instance = gather_rows(truth.boxes, gather_rows(matched, index))
             wanted = torch.where(positive, encode(instance, own, WEIGHTS), 0.0)
             total = chosen.valid.sum().clamp(min=1)
         objectness = F.binary_cross_entropy_with_logits(
-            take(logits, chosen.indices), chosen.positive.float(), weight=chosen.valid.float(), reduction="sum"
+            gather_rows(logits, chosen.indices), chosen.positive.float(), weight=chosen.valid.float(), reduction="sum"
         )
-        found = torch.where(positive, take(deltas, index), 0.0)
+        found = torch.where(positive, gather_rows(deltas, index), 0.0)
         regression = F.smooth_l1_loss(found, wanted, beta=1 / 9, reduction="sum")
         return {"loss_objectness": objectness / total, "loss_rpn_box_reg": regression / total}

@@ -42,7 +42,7 @@ def build(
     """A trunk that maps (B, 3, H, W) to maps ``"0".."3", "pool"``: P2..P6, strides 4 to 64.
 
     Args:
-        name: one of :func:`names`. ``small`` is a narrow ResNet for small pictures, without weights.
+        name: one of :func:`names`. ``small`` is a narrow ResNet for small images, without weights.
         weights: None; the name of torchvision weights such as ``IMAGENET1K_V1``; or a file of a state dict
             (of the classifier, as torchvision saves it).
         norm: ``frozen`` keeps the batch statistics and scales that came with the weights, ``batch`` trains them.
@@ -158,7 +158,7 @@ def _without_classifier(state: dict[str, Any]) -> dict[str, Any]:
 
 
 class _SmallNet(nn.Module):
-    """A ResNet of four narrow one-block stages, strides 4 to 32, for pictures of 100 to 200 pixels."""
+    """A ResNet of four narrow one-block stages, strides 4 to 32, for images of 100 to 200 pixels."""
 
     widths = (32, 64, 96, 128)
 

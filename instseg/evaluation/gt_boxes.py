@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from instseg import progress
-from instseg.data.batches.loader import pictures, to_unit
+from instseg.data.batches.loader import read_images, to_unit
 from instseg.data.dataset import InstanceDataset
 from instseg.detector.mask_rcnn import MaskRCNN
 from instseg.evaluation import coco, engine
@@ -47,7 +47,7 @@ def predict(
     Leaves the model in evaluation mode.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
     """
     (masks,) = predict_each(
         [model], dataset, truth, device=device, batch_size=batch_size, workers=workers, precision=precision, title=title
@@ -77,7 +77,7 @@ def predict_each(
         by_image[truth["annotations"][i]["image_id"]].append(i)
     found: list[dict[int, RLE]] = [{} for _ in models]
     with progress.bar(total=len(dataset), desc=title, unit="img", nested=True) as bar:
-        for indices, images in pictures(dataset, batch_size=batch_size, workers=workers):
+        for indices, images in read_images(dataset, batch_size=batch_size, workers=workers):
             here = [by_image[dataset.image_ids[i]] for i in indices]
             annotations = [[truth["annotations"][i] for i in one] for one in here]
             xywh = [torch.tensor([a["bbox"] for a in one], dtype=torch.float32).reshape(-1, 4) for one in annotations]
@@ -88,9 +88,9 @@ def predict_each(
             ]
             batch = [to_unit(image, device) for image in images]
             with autocast(device, precision):
-                rois = models[0].rois_in(batch, boxes)
+                rois = models[0].rois_for_boxes(batch, boxes)
                 for model, mine in zip(models, found, strict=True):
-                    for positions, codes in zip(here, model.masks_of(rois, batch, boxes, labels), strict=True):
+                    for positions, codes in zip(here, model.masks_for_rois(rois, batch, boxes, labels), strict=True):
                         mine |= zip(positions, codes, strict=True)
             bar.update(len(indices))
     return [[mine[i] for i in chosen] for mine in found]

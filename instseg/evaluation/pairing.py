@@ -15,11 +15,11 @@ SAME_OBJECT = 0.2
 
 
 def pair(masks: list[RLE], objects: list[RLE], comparable: NDArray[np.bool_]) -> dict[int, tuple[int, float]]:
-    """Pair masks with objects of one picture one to one, by falling IoU.
+    """Pair masks with objects of one image one to one, by falling IoU.
 
     Args:
         masks: N run-length encoded masks.
-        objects: M, of the same picture.
+        objects: M, of the same image.
         comparable: (N, M), which may be paired at all, such as those of one category.
 
     Returns:

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 from instseg import progress
-from instseg.data.batches.loader import pictures, to_unit
+from instseg.data.batches.loader import read_images, to_unit
 from instseg.data.dataset import InstanceDataset
-from instseg.detector.mask_rcnn import Found, MaskRCNN, in_rle
+from instseg.detector.mask_rcnn import Detections, MaskRCNN, in_rle
 from instseg.evaluation.coco import Results, to_results
 from instseg.training.loop import autocast
 
 _LARGE = 2**25
-"""Pixels of a picture from which on it is not brought to floats before it is resized."""
+"""Pixels of an image from which on it is not brought to floats before it is resized."""
 
 
 def predict(
@@ -28,10 +28,10 @@ def predict(
     precision: str = "float32",
     title: str = "evaluate",
 ) -> Results:
-    """Detections on every picture. Leaves the model in evaluation mode.
+    """Detections on every image. Leaves the model in evaluation mode.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
     """
     (results,) = predict_each(
         [model], dataset, device=device, batch_size=batch_size, workers=workers, precision=precision, title=title
@@ -56,11 +56,11 @@ def predict_each(
     category_ids = [category["id"] for category in dataset.categories]
     results: list[Results] = [[] for _ in models]
     with progress.bar(total=len(dataset), desc=title, unit="img", nested=True) as bar:
-        for indices, images in pictures(dataset, batch_size=batch_size, workers=workers):
+        for indices, images in read_images(dataset, batch_size=batch_size, workers=workers):
             image_ids = [dataset.image_ids[i] for i in indices]
             batch = [to_unit(image, device) for image in images]
             with autocast(device, precision):
-                found = models[0].find(batch)
+                found = models[0].detect_boxes(batch)
                 for model, one in zip(models, results, strict=True):
                     masks = model.mask_head.predict(found.rois, found.labels)
                     one += to_results(in_rle(found.with_masks(masks), batch), image_ids, category_ids)
@@ -86,12 +86,12 @@ def predict_in_boxes(
 
     Args:
         model: whose masks are asked for.
-        dataset: the pictures.
+        dataset: the images.
         detections: COCO results on them; what they say of masks is not read.
         device, batch_size, workers, precision, title: as for :func:`predict`.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
     """
     model.eval()
     category_ids = [category["id"] for category in dataset.categories]
@@ -101,7 +101,7 @@ def predict_in_boxes(
         by_image[one["image_id"]].append(one)
     results: Results = []
     with progress.bar(total=len(dataset), desc=title, unit="img", nested=True) as bar:
-        for indices, images in pictures(dataset, batch_size=batch_size, workers=workers):
+        for indices, images in read_images(dataset, batch_size=batch_size, workers=workers):
             image_ids = [dataset.image_ids[i] for i in indices]
             each = []
             for theirs in (by_image[image_id] for image_id in image_ids):
@@ -115,7 +115,7 @@ def predict_in_boxes(
                 each.append({key: value.to(device) for key, value in found.items()})
             batch = [to_unit(image, device) for image in images]
             with autocast(device, precision):
-                found_all = Found(model.rois_in(batch, [one["boxes"] for one in each]), each)
+                found_all = Detections(model.rois_for_boxes(batch, [one["boxes"] for one in each]), each)
                 masks = model.mask_head.predict(found_all.rois, found_all.labels)
                 results += to_results(in_rle(found_all.with_masks(masks), batch), image_ids, category_ids)
             bar.update(len(indices))
@@ -123,31 +123,31 @@ def predict_in_boxes(
 
 
 @torch.inference_mode()
-def predict_picture(
-    model: MaskRCNN, picture: np.ndarray, *, device: torch.device, precision: str = "float32"
+def predict_image(
+    model: MaskRCNN, pixels: np.ndarray, *, device: torch.device, precision: str = "float32"
 ) -> dict[str, Any]:
-    """Detections on one picture that may be of any size. Leaves the model in evaluation mode.
+    """Detections on one image that may be of any size. Leaves the model in evaluation mode.
 
-    Up to 33 million pixels it is what :func:`predict` finds. A larger picture, whose floats would fill gigabytes, is
+    Up to 33 million pixels it is what :func:`predict` finds. A larger image, whose floats would fill gigabytes, is
     brought to the network's size beforehand (bilinear, antialiased).
 
     Args:
         model: a trained detector.
-        picture: (H, W, 3) uint8.
+        image: (H, W, 3) uint8.
         device: where the model is.
         precision: as the model was trained with.
 
     Returns:
         ``boxes, labels, scores`` (and ``mask_scores``) on the CPU and ``segmentations``, as
-        :meth:`~instseg.detector.mask_rcnn.MaskRCNN.detect_rle` gives them, in the picture's own pixels.
+        :meth:`~instseg.detector.mask_rcnn.MaskRCNN.detect_rle` gives them, in the image's own pixels.
     """
     model.eval()
-    image = torch.from_numpy(picture).permute(2, 0, 1)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
     seen = image
-    height, width = model.input_size(*picture.shape[:2])
+    height, width = model.input_size(*pixels.shape[:2])
     # of a strip so thin that rounding down would leave nothing of it, a row of pixels is kept
-    if picture.shape[0] * picture.shape[1] > _LARGE or min(height, width) == 1:
-        resized = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)
+    if pixels.shape[0] * pixels.shape[1] > _LARGE or min(height, width) == 1:
+        resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
         seen = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
     with autocast(device, precision):
         (found,) = model.detect([to_unit(seen, device)])

@@ -1,7 +1,7 @@
 """Boundary IoU (Cheng et al., *Boundary IoU*, CVPR 2021): how well the outlines of two masks agree.
 
 The boundary of a mask are those of its pixels that lie within d pixels of one outside it, d being 2 % of the
-picture's diagonal; what lies beyond the picture's border is outside. Boundary AP takes the smaller one of the
+image's diagonal; what lies beyond the image's border is outside. Boundary AP takes the smaller one of the
 masks' IoU and their boundaries' IoU where mask AP takes the masks'.
 """
 
@@ -24,7 +24,7 @@ class Boundary(NamedTuple):
 
     Attributes:
         pixels: (w, h) bool, columns first, those of the smallest box around the mask.
-        x, y: that box's left and upper edge in the picture.
+        x, y: that box's left and upper edge in the image.
         size: the boundary's pixels.
     """
 
@@ -35,7 +35,7 @@ class Boundary(NamedTuple):
 
 
 def dilation(height: int, width: int) -> int:
-    """How far a boundary goes into its mask, in pixels: 2 % of the picture's diagonal, rounded, at least 1."""
+    """How far a boundary goes into its mask, in pixels: 2 % of the image's diagonal, rounded, at least 1."""
     return max(1, round(DILATION * math.sqrt(height**2 + width**2)))
 
 
@@ -43,7 +43,7 @@ def boundaries(codes: Sequence[RLE]) -> list[Boundary]:
     """The boundaries of masks, about 80 microseconds for one of COCO's.
 
     Args:
-        codes: compressed RLEs (``counts`` may be bytes, as pycocotools makes them); the pictures' sizes may differ.
+        codes: compressed RLEs (``counts`` may be bytes, as pycocotools makes them); the images' sizes may differ.
     """
     if not codes:
         return []
@@ -54,7 +54,7 @@ def boundaries(codes: Sequence[RLE]) -> list[Boundary]:
 
 
 def iou(a: Boundary, b: Boundary) -> float:
-    """IoU of two boundaries in the same picture; 0 where both are empty."""
+    """IoU of two boundaries in the same image; 0 where both are empty."""
     left, upper = max(a.x, b.x), max(a.y, b.y)
     # a slice that ends before it begins holds nothing, one that ends below 0 would
     right = max(left, min(a.x + a.pixels.shape[0], b.x + b.pixels.shape[0]))
@@ -67,7 +67,7 @@ def iou(a: Boundary, b: Boundary) -> float:
 def overlaps(
     detected: Sequence[RLE], truth: Sequence[RLE], crowd: Sequence[int], at_least: float = 0.0
 ) -> NDArray[np.float64]:
-    """What boundary AP matches by, for D detections and G objects of one picture: min(mask IoU, boundary IoU).
+    """What boundary AP matches by, for D detections and G objects of one image: min(mask IoU, boundary IoU).
 
     Args:
         detected: D compressed RLEs.

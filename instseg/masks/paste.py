@@ -1,4 +1,4 @@
-"""Masks between a box's grid, the picture and COCO's run-length encoding (RLE)."""
+"""Masks between a box's grid, the image and COCO's run-length encoding (RLE)."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -18,19 +18,19 @@ _ROUNDING = 2.0**-24  # of float32 numbers in [0.5, 1)
 
 
 def in_boxes(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> Iterator[tuple[Tensor, int, int]]:
-    """Resize each mask to its box, one at a time, so that no picture-sized float mask ever exists.
+    """Resize each mask to its box, one at a time, so that no image-sized float mask ever exists.
 
     The arithmetic is torchvision's ``paste_masks_in_image``: a border of one cell of zeros, the box grown to
     match and rounded towards zero, bilinear interpolation.
 
     Args:
         probabilities: (R, M, M) in [0, 1].
-        boxes: (R, 4) xyxy in pixels of the picture.
-        size: (H, W) of the picture.
+        boxes: (R, 4) xyxy in pixels of the image.
+        size: (H, W) of the image.
 
     Yields:
-        The part of the mask that lies inside the picture, (h, w), and its left column and top row. Where a box
-        lies outside the picture, h or w is 0.
+        The part of the mask that lies inside the image, (h, w), and its left column and top row. Where a box
+        lies outside the image, h or w is 0.
     """
     padded = F.pad(probabilities, (1, 1, 1, 1))
     height, width = size
@@ -43,23 +43,23 @@ def in_boxes(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> Ite
 
 
 def paste(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Full pictures of masks, as torchvision returns them: (R, M, M) in boxes (R, 4) -> (R, H, W)."""
+    """Full images of masks, as torchvision returns them: (R, M, M) in boxes (R, 4) -> (R, H, W)."""
     out = probabilities.new_zeros(len(boxes), *size)
-    for picture, (mask, x, y) in zip(out, in_boxes(probabilities, boxes, size), strict=True):
-        picture[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
+    for image, (mask, x, y) in zip(out, in_boxes(probabilities, boxes, size), strict=True):
+        image[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
     return out
 
 
 def to_rle(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> list[RLE]:
-    """RLE of one picture's masks where the probability is above ``threshold``; see :func:`to_rles`.
+    """RLE of one image's masks where the probability is above ``threshold``; see :func:`to_rles`.
 
     Args:
         probabilities: (R, M, M) in [0, 1].
-        boxes: (R, 4) xyxy in pixels of the picture.
-        size: (H, W) of the picture.
+        boxes: (R, 4) xyxy in pixels of the image.
+        size: (H, W) of the image.
 
     Returns:
-        R RLEs of the whole picture, ``counts`` a ``str``.
+        R RLEs of the whole image, ``counts`` a ``str``.
     """
     return to_rles([probabilities], [boxes], [size], threshold)[0]
 
@@ -67,21 +67,21 @@ def to_rle(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshol
 def to_rles(
     probabilities: Sequence[Tensor], boxes: Sequence[Tensor], sizes: Sequence[tuple[int, int]], threshold: float = 0.5
 ) -> list[list[RLE]]:
-    """RLE of the masks of several pictures where the probability is above ``threshold``.
+    """RLE of the masks of several images where the probability is above ``threshold``.
 
     The masks are those of torchvision's ``paste_masks_in_image``, to the pixel, but no pixel is made. Bilinear
-    interpolation is linear in y between two rows of the grid, so a column of the picture crosses the threshold at
+    interpolation is linear in y between two rows of the grid, so a column of the image crosses the threshold at
     most once between them, and where it does is known in closed form. All masks are worked on together, on the
     device they lie on; only the edges of runs leave it. A mask whose pixels come so near the threshold that rounding
     would tell, about one in a hundred, is resized as torchvision does.
 
     Args:
-        probabilities: one (R_i, M, M) tensor a picture, in [0, 1].
-        boxes: one (R_i, 4) tensor a picture, xyxy in its pixels.
-        sizes: (H, W) of each picture.
+        probabilities: one (R_i, M, M) tensor an image, in [0, 1].
+        boxes: one (R_i, 4) tensor an image, xyxy in its pixels.
+        sizes: (H, W) of each image.
 
     Returns:
-        One list of R_i RLEs a picture, ``counts`` a ``str``.
+        One list of R_i RLEs an image, ``counts`` a ``str``.
     """
     lengths = [len(box) for box in boxes]
     if not sum(lengths):
@@ -120,7 +120,7 @@ def _grown(boxes: Tensor, m: int) -> Tensor:
 
 
 def _crop_edges(mask: np.ndarray, x: int, y: int, height: int) -> np.ndarray:
-    """The edges of a mask (h, w), bool, whose left column and top row in a picture of so many rows are x and y."""
+    """The edges of a mask (h, w), bool, whose left column and top row in an image of so many rows are x and y."""
     columns = np.zeros((mask.shape[1], mask.shape[0] + 2), dtype=bool)
     columns[:, 1:-1] = mask.T
     column, row = np.divmod(np.flatnonzero(columns[:, 1:] != columns[:, :-1]), mask.shape[0] + 1)
@@ -128,7 +128,7 @@ def _crop_edges(mask: np.ndarray, x: int, y: int, height: int) -> np.ndarray:
 
 
 def _columns(grown: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """How many of each grown box's columns lie in its picture, (R,)."""
+    """How many of each grown box's columns lie in its image, (R,)."""
     left, top, right, bottom = grown.T
     columns = np.minimum(right + 1, sizes[:, 1]) - np.maximum(left, 0)
     return np.where(bottom >= top, columns.clip(0), 0)
@@ -149,8 +149,8 @@ def _edges(
     Args:
         grids: (R, M, M) probabilities.
         grown: (R, 4) int64, first and last pixels of the grown boxes.
-        columns: (R,) int64, how many of their columns lie in the picture.
-        sizes: (R, 2) int64, (H, W) of the pictures.
+        columns: (R,) int64, how many of their columns lie in the image.
+        sizes: (R, 2) int64, (H, W) of the images.
 
     Returns:
         The edges as :func:`instseg.masks.rle.from_edges` takes them, and the numbers of the masks of which they may be
@@ -163,7 +163,7 @@ def _edges(
     begin = rle.starts(sizes)[:-1] + first * sizes[:, 0]
     table = [columns, np.cumsum(columns) - columns, first - left, right + 1 - left, bottom + 1 - top, top, begin]
     numbers = torch.from_numpy(np.stack([*table, sizes[:, 0]])).to(device)
-    count, before, skipped, width, height, top, begin, picture = numbers
+    count, before, skipped, width, height, top, begin, image = numbers
 
     # (R, n + 1, n): x, y; the further column spares the last one a case of its own
     padded = F.pad(grids.transpose(1, 2), (1, 1, 1, 2)).flatten(0, 1)
@@ -181,10 +181,10 @@ def _edges(
     at, row = (above[:, 1:] != above[:, :-1]).nonzero(as_tuple=True)
     low, high = values.take(at * n + row).double(), values.take(at * n + row + 1).double()
     owner = mask.take(at)
-    scale, picture = down.take(owner), picture.take(owner)
+    scale, image = down.take(owner), image.take(owner)
     crossing = (row + (threshold - low) / (high - low) + 0.5) / scale - 0.5
-    y = (crossing.ceil().long() + top.take(owner)).clamp(min=0).minimum(picture)
-    edges = begin.take(owner) + column.take(at) * picture + y
+    y = (crossing.ceil().long() + top.take(owner)).clamp(min=0).minimum(image)
+    edges = begin.take(owner) + column.take(at) * image + y
 
     # where rounding would tell: grid rows at the threshold, and crossings at a pixel; so written that NaN counts
     slope = (high - low).abs()

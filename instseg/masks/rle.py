@@ -17,13 +17,13 @@ _MOST_GROUPS = 7  # 35 bits; a run has at most 32, as pycocotools counts, and a 
 
 
 def starts(sizes: np.ndarray) -> np.ndarray:
-    """Where each picture begins when the pixels of all follow one another, each with a place of its own for its end.
+    """Where each image begins when the pixels of all follow one another, each with a place of its own for its end.
 
     Args:
-        sizes: (R, 2) int64, (H, W) of the pictures.
+        sizes: (R, 2) int64, (H, W) of the images.
 
     Returns:
-        (R + 1,) int64: the R beginnings and where one more picture would begin.
+        (R + 1,) int64: the R beginnings and where one more image would begin.
     """
     return np.concatenate([[0], np.cumsum(sizes.prod(axis=1) + 1)])
 
@@ -32,10 +32,10 @@ def from_edges(edges: np.ndarray, sizes: np.ndarray) -> list[RLE]:
     """RLE of R masks whose pixels are known by where they change.
 
     Args:
-        edges: (K,) int64 in rising order: ``starts(sizes)[r]`` + the column-major index in picture r of a pixel that
+        edges: (K,) int64 in rising order: ``starts(sizes)[r]`` + the column-major index in image r of a pixel that
             differs from the one before, H * W standing for what follows the last. Two equal edges cancel out, so
             runs may be given column by column: one that ends where the next column's begins goes on.
-        sizes: (R, 2) int64, (H, W) of the masks' pictures.
+        sizes: (R, 2) int64, (H, W) of the masks' images.
 
     Returns:
         R RLEs.
@@ -45,11 +45,11 @@ def from_edges(edges: np.ndarray, sizes: np.ndarray) -> list[RLE]:
     begins = starts(sizes)
     ends = begins[1:] - 1
     edges = np.insert(edges, np.searchsorted(edges, ends), ends)
-    edges = edges[np.diff(edges, prepend=-1) > 0]  # where a picture ends with a 1, its end was there already
+    edges = edges[np.diff(edges, prepend=-1) > 0]  # where an image ends with a 1, its end was there already
     last = np.searchsorted(edges, ends)
     runs = np.diff(edges, prepend=-1)
     first = np.concatenate([[0], last + 1])[:-1]
-    runs[first] -= 1  # the place between two pictures
+    runs[first] -= 1  # the place between two images
     strings = _to_strings(runs, last - first + 1)
     return [{"size": size, "counts": counts} for size, counts in zip(sizes.tolist(), strings, strict=True)]
 
@@ -59,7 +59,7 @@ def fit(strings: Sequence[str], pixels: np.ndarray) -> np.ndarray:
 
     Args:
         strings: R strings, whatever they hold.
-        pixels: (R,) int64, H * W of the masks' pictures.
+        pixels: (R,) int64, H * W of the masks' images.
 
     Returns:
         (R,) bool.

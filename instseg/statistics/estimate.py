@@ -34,12 +34,12 @@ class Estimate:
     Attributes:
         value: in percent AP.
         error: standard error; nan where it can't be told.
-        freedom: degrees of freedom of Student's t that ``(value - truth) / error`` follows.
+        df: degrees of freedom of Student's t that ``(value - truth) / error`` follows.
     """
 
     value: float
     error: float
-    freedom: float
+    df: float
 
     def interval(self, alpha: float = 0.05) -> tuple[float, float]:
         """The interval that misses the truth with probability ``alpha``."""
@@ -48,7 +48,7 @@ class Estimate:
             return exact, exact
         if math.isnan(self.error):
             return math.nan, math.nan
-        half = float(stats.t.isf(alpha / 2, self.freedom)) * self.error
+        half = float(stats.t.isf(alpha / 2, self.df)) * self.error
         return self.value - half, self.value + half
 
     @property
@@ -68,7 +68,7 @@ class Estimate:
             return math.nan
         if self.error == 0:
             return 1.0 if abs(self.value) < _SAME else 0.0
-        return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
+        return float(2 * stats.t.sf(abs(self.value) / self.error, self.df))
 
 
 class Spread(NamedTuple):
@@ -77,12 +77,12 @@ class Spread(NamedTuple):
     Attributes:
         seen: variance of the units' differences.
         expected: what it would be if only images told them apart.
-        freedom: degrees of freedom of ``seen``.
+        df: degrees of freedom of ``observed``.
     """
 
-    seen: float
+    observed: float
     expected: float
-    freedom: int
+    df: int
 
 
 def between_units(values: Floats, replicates: Floats, units: Sequence[int], images: int, sets: int = 1) -> Spread:
@@ -97,7 +97,7 @@ def between_units(values: Floats, replicates: Floats, units: Sequence[int], imag
     share = _share(units)
     replicates = replicates[~np.isnan(replicates).any(axis=(1, 2))]
     variants, number = values.shape[1], share.shape[1]
-    freedom = (variants - 1) * (number - 1)
+    df = (variants - 1) * (number - 1)
     around = replicates - replicates.mean(axis=0)
     scale = images / (images - sets) * len(around) / max(1, len(around) - 1)
 
@@ -107,7 +107,7 @@ def between_units(values: Floats, replicates: Floats, units: Sequence[int], imag
         table = table - table.mean(axis=-2, keepdims=True)
         return np.asarray((table**2).sum(axis=(-1, -2)))
 
-    return Spread(2 * float(squares(values)) / freedom, 2 * scale * float(squares(around).mean()) / freedom, freedom)
+    return Spread(2 * float(squares(values)) / df, 2 * scale * float(squares(around).mean()) / df, df)
 
 
 def _share(units: Sequence[int]) -> Floats:
@@ -138,15 +138,15 @@ def estimate(
     counts = np.unique(np.asarray(units), return_counts=True)[1]
     replicates = replicates[~np.isnan(replicates).any(axis=1)]
     mean = float(values.mean())
-    freedom = min(images - sets, len(replicates) - 1)
-    if freedom < 1:
+    df = min(images - sets, len(replicates) - 1)
+    if df < 1:
         return Estimate(mean, math.nan, math.nan)
     # n draws out of n show (n - 1) / n of the variance
     scale = images / (images - sets)
     of_images = scale * float(replicates.mean(axis=1).var(ddof=1))
     number = len(counts)
     if number == 1:
-        return Estimate(mean, math.sqrt(of_images), freedom)
+        return Estimate(mean, math.sqrt(of_images), df)
 
     if spread is None:
         share = _share(units)
@@ -156,14 +156,14 @@ def estimate(
         expected = scale * float(around.var(axis=0, ddof=1).mean()) * number / (number - 1)
         spread = Spread(float((values @ share).var(ddof=1)), expected, number - 1)
     weight = float(((counts / counts.sum()) ** 2).sum())  # 1 / U where all have as many runs
-    variance = of_images + max(0.0, spread.seen - spread.expected) * weight
-    square = of_images**2 / freedom + (spread.seen * weight) ** 2 / spread.freedom
-    satterthwaite = variance**2 / square if square > 0 else freedom
+    variance = of_images + max(0.0, spread.observed - spread.expected) * weight
+    square = of_images**2 / df + (spread.observed * weight) ** 2 / spread.df
+    satterthwaite = variance**2 / square if square > 0 else df
     if variance < _ROUNDING:
         # heads on the same boxes have the same box AP
-        return Estimate(mean, 0.0, freedom)
-    least = min(spread.freedom, freedom)
-    return Estimate(mean, math.sqrt(variance), float(np.clip(satterthwaite, least, freedom)))
+        return Estimate(mean, 0.0, df)
+    least = min(spread.df, df)
+    return Estimate(mean, math.sqrt(variance), float(np.clip(satterthwaite, least, df)))
 
 
 def holm(p: Sequence[float]) -> list[float]:

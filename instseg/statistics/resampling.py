@@ -106,12 +106,12 @@ def _category_precision(category: CategoryMatches, columns: list[NDArray[np.int3
     parts = []
     for weights in columns:
         positives = category.positives @ weights
-        seen = np.cumsum(counts @ weights, axis=0, dtype=np.int32)
+        observed = np.cumsum(counts @ weights, axis=0, dtype=np.int32)
         at_ranks = weights[category.image[ranks]]
         total = np.zeros(weights.shape[1])
         for places, ignored_images, before in levels:
             if len(places):
-                counted = seen[places]
+                counted = observed[places]
                 if len(ignored_images):
                     passed = np.cumsum(weights[ignored_images], axis=0, dtype=np.int32)
                     counted -= np.concatenate([np.zeros_like(passed[:1]), passed])[before]

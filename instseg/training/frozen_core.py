@@ -21,7 +21,7 @@ Evaluate = Callable[[Sequence[MaskRCNN]], list[dict[str, Any]]]
 
 
 @dataclass
-class Outcome:
+class HeadResult:
     """What became of a head's training.
 
     Attributes:
@@ -41,7 +41,7 @@ class _Learner:
     optimizer: torch.optim.Optimizer
     folder: Path
     metrics: Metrics = field(init=False)
-    outcome: Outcome = field(default_factory=Outcome)
+    outcome: HeadResult = field(default_factory=HeadResult)
 
 
 def freeze(model: MaskRCNN) -> None:
@@ -128,7 +128,7 @@ def train(
     checkpoint_every: int = 1000,
     log_every: int = 20,
     title: str = "train",
-) -> list[Outcome]:
+) -> list[HeadResult]:
     """Train the mask heads of models that share a frozen core, each from its folder's checkpoint where there is one.
 
     The pass begins where the head that is least far is; others join when it has come to their checkpoints. On the CPU

@@ -49,7 +49,7 @@ def train(
         schedule: already scaled to its batch size.
         batches: first iteration -> the batches from there on.
         seed: of the random choices inside the model; each iteration draws from a stream of its own.
-        describe: an ``image_id`` -> what to call the picture in an error.
+        describe: an ``image_id`` -> what to call the image in an error.
         evaluate: called every ``evaluate_every`` iterations (0: never); its dict goes into ``metrics.jsonl``.
         checkpoint_every: iterations between checkpoints; one is written at the end in any case.
         log_every: iterations between lines of ``metrics.jsonl``, which hold means over them.
@@ -59,7 +59,7 @@ def train(
         ``seconds`` of training, those before a break included, and ``start``, the iteration that it resumed from.
 
     Raises:
-        DivergedError: a loss or gradient is not finite; the line names the iteration, the losses and the pictures.
+        DivergedError: a loss or gradient is not finite; the line names the iteration, the losses and the images.
         UserError: the checkpoint is of another model.
     """
     optimizer = schedule.make_optimizer(model)
@@ -102,9 +102,9 @@ def diverged(
     error: FloatingPointError, iteration: int, batch: Batch, schedule: Schedule, describe: Callable[[Any], str]
 ) -> DivergedError:
     """The line that tells of a step that was not finite."""
-    pictures = ", ".join(describe(target["image_id"]) for target in batch[1])
+    images = ", ".join(describe(target["image_id"]) for target in batch[1])
     return DivergedError(
-        f"training is not finite at iteration {iteration} ({error}); pictures: {pictures}; "
+        f"training is not finite at iteration {iteration} ({error}); images: {images}; "
         f"a lower schedule.lr={schedule.lr:g} or schedule.clip_norm may help"
     )
 

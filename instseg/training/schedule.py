@@ -24,7 +24,7 @@ class Schedule:
 
     Attributes:
         iterations: optimiser steps.
-        batch_size: pictures a step.
+        batch_size: images a step.
         accumulate: parts that a step's batch is split into, to save memory.
         optimizer: ``sgd`` (with momentum) or ``adamw``.
         lr: learning rate after warm-up.

@@ -1,6 +1,6 @@
 """Weights of detectron2's Mask R-CNN (ResNet-FPN) and of Caffe2's ImageNet ResNets, as torchvision would have them.
 
-What differs: names; pictures are BGR in 0..255 with a mean and a deviation of their own; the background is the last
+What differs: names; images are BGR in 0..255 with a mean and a deviation of their own; the background is the last
 class of the box branch and none of the boxes' and masks'. All of this is folded into the weights, exactly. What can't
 be is listed in :data:`TRAINED_AS`, and one thing can't be had at all: detectron2's RoIAlign takes more samples in large
 boxes, where this suite always takes two a bin and axis.
@@ -57,19 +57,19 @@ def is_caffe2(names: Mapping[str, Any]) -> bool:
 
 
 def converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters of detectron2's Mask R-CNN by torchvision's names, for its pictures and order of classes.
+    """The parameters of detectron2's Mask R-CNN by torchvision's names, for its images and order of classes.
 
     Parameters that are not known here keep their names.
 
     Raises:
-        UserError: the pictures' mean is another than ImageNet's, which padding with zeros would not forgive.
+        UserError: the images' mean is another than ImageNet's, which padding with zeros would not forgive.
     """
     state = {name: value for name, value in state.items() if not name.startswith("proposal_generator.anchor_gen")}
     mean, deviation = (state.pop(f"pixel_{kind}", None) for kind in ("mean", "std"))
     usual = 255 * torch.tensor(IMAGENET_MEAN)
     if mean is not None and not torch.allclose(mean.flatten().float(), usual.flip(0), atol=0.01):
         raise UserError(
-            f"its pictures' mean is {[round(v, 3) for v in mean.flatten().tolist()]}, and only detectron2's usual one, "
+            f"its images' mean is {[round(v, 3) for v in mean.flatten().tolist()]}, and only detectron2's usual one, "
             f"{[round(v, 3) for v in usual.flip(0).tolist()]} in BGR, can be taken over"
         )
     found = {_name(name): value for name, value in state.items()}

@@ -1,4 +1,4 @@
-"""Which files of a folder are taken for pictures."""
+"""Which files of a folder are taken for images."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from instseg.data.folders import endings, pictures
+from instseg.data.folders import endings, images
 
 
 def names(folder: Path, found: list[Path]) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in found]
 
 
-def test_pictures_are_known_by_their_endings(tmp_path: Path) -> None:
+def test_images_are_known_by_their_endings(tmp_path: Path) -> None:
     (tmp_path / "inner" / "deep").mkdir(parents=True)
     for name in (
         "b.JPG",
@@ -27,13 +27,13 @@ def test_pictures_are_known_by_their_endings(tmp_path: Path) -> None:
         "inner/deep/e",
     ):
         (tmp_path / name).touch()
-    flat = pictures(tmp_path)
+    flat = images(tmp_path)
     assert names(tmp_path, flat.paths) == ["a.png", "b.JPG", "c.heic"]
     assert (flat.others, flat.subfolders, flat.unread) == (4, 1, [])
-    deep = pictures(tmp_path, recursive=True)
+    deep = images(tmp_path, recursive=True)
     assert names(tmp_path, deep.paths) == ["a.png", "b.JPG", "c.heic", "inner/d.tif"]
     assert (deep.others, deep.subfolders) == (5, 0)
-    without = pictures(tmp_path, recursive=True, leave_out=tmp_path / "inner")
+    without = images(tmp_path, recursive=True, leave_out=tmp_path / "inner")
     assert names(tmp_path, without.paths) == ["a.png", "b.JPG", "c.heic"]
 
 
@@ -42,7 +42,7 @@ def test_broken_links_are_named_and_pipes_are_not_waited_for(tmp_path: Path) -> 
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "round").symlink_to(tmp_path)
-    found = pictures(tmp_path, recursive=True)
+    found = images(tmp_path, recursive=True)
     assert names(tmp_path, found.paths) == ["gone.png"]
     assert found.others == 1
 
@@ -58,9 +58,9 @@ def test_folders_that_can_not_be_read_are_named(tmp_path: Path, refused: Any, mo
 
     monkeypatch.setattr(os, "scandir", scandir)
     shut = tmp_path / "shut"
-    assert pictures(tmp_path, recursive=True).unread == [f"folder {shut} can't be read: Permission denied"]
+    assert images(tmp_path, recursive=True).unread == [f"folder {shut} can't be read: Permission denied"]
     shut = tmp_path
-    refused(lambda: pictures(tmp_path), tmp_path, "can't be read")
+    refused(lambda: images(tmp_path), tmp_path, "can't be read")
 
 
 def test_endings_are_small_and_begin_with_a_dot() -> None:

@@ -1,4 +1,4 @@
-"""Every kind of picture becomes RGB or ids; every kind of damage becomes one line."""
+"""Every kind of image becomes RGB or ids; every kind of damage becomes one line."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -95,26 +95,26 @@ def test_label_maps_are_raw_indices(tmp_path: Path, refused: Refused) -> None:
 
 
 @pytest.mark.parametrize("read", [read_image, image_size, read_label_map, upright])
-def test_what_is_no_picture_is_refused(tmp_path: Path, refused: Refused, read: Callable[[Path], object]) -> None:
+def test_what_is_no_image_is_refused(tmp_path: Path, refused: Refused, read: Callable[[Path], object]) -> None:
     refused(lambda: read(tmp_path / "none.png"), tmp_path / "none.png", "does not exist")
     (tmp_path / "folder.png").mkdir()
     refused(lambda: read(tmp_path / "folder.png"), "folder.png", "cannot be opened")
     (tmp_path / "empty.png").touch()
     refused(lambda: read(tmp_path / "empty.png"), "empty.png", "empty file")
-    (tmp_path / "text.png").write_text("this is\nno picture\n" * 100)
-    refused(lambda: read(tmp_path / "text.png"), "text.png", "no picture")
+    (tmp_path / "text.png").write_text("this is\nno image\n" * 100)
+    refused(lambda: read(tmp_path / "text.png"), "text.png", "no image")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "webp", "tif"])
 @pytest.mark.parametrize("part", [0.5, 0.95])
-def test_a_truncated_picture_is_refused(tmp_path: Path, refused: Refused, suffix: str, part: float) -> None:
+def test_a_truncated_image_is_refused(tmp_path: Path, refused: Refused, suffix: str, part: float) -> None:
     path = photo(tmp_path / f"cut.{suffix}")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * part)])
     refused(lambda: read_image(path), path)
 
 
-def test_a_picture_cut_anywhere_or_with_a_flipped_byte_never_ends_in_another_error(tmp_path: Path) -> None:
+def test_a_image_cut_anywhere_or_with_a_flipped_byte_never_ends_in_another_error(tmp_path: Path) -> None:
     dice = np.random.default_rng(0)
     for suffix in ("png", "jpg"):
         whole = photo(tmp_path / f"a.{suffix}", size=24).read_bytes()
@@ -159,7 +159,7 @@ def test_a_damaged_jpeg_is_read_or_refused_as_by_pillow(tmp_path: Path) -> None:
         broken = bytearray(whole)
         if number % 2:
             broken[dice.integers(len(whole))] ^= int(dice.integers(1, 256))
-        # every second cut takes but a few bytes: Pillow reads pictures that lack their end marker alone
+        # every second cut takes but a few bytes: Pillow reads images that lack their end marker alone
         least = len(whole) - 6 if number % 4 < 2 else 1
         path.write_bytes(broken[: dice.integers(least, len(whole) + 1)])
         expected: np.ndarray | None = None
@@ -180,7 +180,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, refused: Refused, monke
     refused(lambda: read_image(path), path, "too large")
 
 
-# where the stored picture's first row and first column are in the upright one, by EXIF 2.32
+# where the stored image's first row and first column are in the upright one, by EXIF 2.32
 ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -195,12 +195,12 @@ ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_pictures_are_turned_as_exif_says(tmp_path: Path, suffix: str, orientation: int) -> None:
+def test_images_are_turned_as_exif_says(tmp_path: Path, suffix: str, orientation: int) -> None:
     path = photo(tmp_path / "plain.png").with_name(f"a.{suffix}")
     exif = Image.Exif()
     exif[0x0112] = orientation
     with Image.open(tmp_path / "plain.png") as image:
-        # wide, so that a picture on its side is seen to be
+        # wide, so that an image on its side is seen to be
         image.crop((0, 0, 64, 40)).save(path, exif=exif)
         image.crop((0, 0, 64, 40)).save(path.with_stem("none"))
     stored = upright(path.with_stem("none"))
@@ -224,7 +224,7 @@ def test_an_orientation_that_there_is_not_turns_nothing(tmp_path: Path, value: i
     assert np.array_equal(upright(tmp_path / "a.png")[:, :, 0], ramp())
 
 
-def test_damaged_exif_is_no_reason_to_refuse_a_picture(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_damaged_exif_is_no_reason_to_refuse_a_image(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     for number, damaged in enumerate((b"", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\x05\0\x12")):
         path = tmp_path / f"{number}.jpg"
         Image.fromarray(ramp()).save(path, exif=b"Exif\0\0" + damaged)
@@ -252,7 +252,7 @@ def test_what_is_transparent_is_white(tmp_path: Path, recwarn: pytest.WarningsRe
     assert not recwarn.list
 
 
-def test_upright_pictures_may_be_as_large_as_they_are_let_be(
+def test_upright_images_may_be_as_large_as_they_are_let_be(
     tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     path = photo(tmp_path / "large.png")

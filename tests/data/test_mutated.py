@@ -1,4 +1,4 @@
-"""Annotation files and pictures damaged at random: a usable data set, or one clear line; never anything else."""
+"""Annotation files and images damaged at random: a usable data set, or one clear line; never anything else."""
 
 import copy
 import json
@@ -147,16 +147,16 @@ def check(load: Callable[[], InstanceDataset]) -> None:
         event("refused")
         refused(error)
         return
-    event("used, with something left out" if data.left_out else "used")
-    assert len(data) > 0 and data.learnable() == sorted(set(data.learnable()))
+    event("used, with something left out" if data.skipped else "used")
+    assert len(data) > 0 and data.trainable_indices() == sorted(set(data.trainable_indices()))
     assert len(data.fingerprint()) == 16
-    assert all(len(line.splitlines()) == 1 for line in data.left_out)
+    assert all(len(line.splitlines()) == 1 for line in data.skipped)
     truth = data.ground_truth()
     assert [image["id"] for image in truth["images"]] == data.image_ids
     again = json.loads(json.dumps(truth, sort_keys=True))
     sound = [sample for sample in samples if sample is not None]
     if len(sound) == len(samples):
-        assert [i for i, target in enumerate(sound) if (target["iscrowd"] == 0).any()] == data.learnable()
+        assert [i for i, target in enumerate(sound) if (target["iscrowd"] == 0).any()] == data.trainable_indices()
     results = [
         result
         for (height, width), image_id in zip(data.sizes(), data.image_ids, strict=True)
@@ -266,7 +266,7 @@ def encoded(form: str, mode: str = "RGB", size: tuple[int, int] = (30, 20)) -> b
 
 @st.composite
 def damaged(draw: st.DrawFn, sources: list[bytes]) -> bytes:
-    """A picture file cut short, with bytes changed, or of another kind."""
+    """An image file cut short, with bytes changed, or of another kind."""
     content = bytearray(draw(st.sampled_from(sources)))
     for _ in range(draw(st.integers(0, 6))):
         content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
@@ -275,14 +275,14 @@ def damaged(draw: st.DrawFn, sources: list[bytes]) -> bytes:
     return bytes(content)
 
 
-PICTURES = [encoded("PNG"), encoded("JPEG"), encoded("PNG", "P"), encoded("GIF"), encoded("TIFF"), encoded("WEBP")]
+IMAGES = [encoded("PNG"), encoded("JPEG"), encoded("PNG", "P"), encoded("GIF"), encoded("TIFF"), encoded("WEBP")]
 MASKS = [encoded("PNG", "1"), encoded("PNG", "L"), encoded("PNG", "1", (60, 40)), encoded("PNG", "RGBA")]
 
 
 @bounded
-@given(content=damaged(PICTURES), which=st.sampled_from(["coco", "coco_json", "balloon"]))
+@given(content=damaged(IMAGES), which=st.sampled_from(["coco", "coco_json", "balloon"]))
 @pytest.mark.filterwarnings("ignore")
-def test_pictures(content: bytes, which: str) -> None:
+def test_images(content: bytes, which: str) -> None:
     with folder() as root:
         if which == "balloon":
             via = via_files.Files(root)
@@ -300,11 +300,11 @@ def test_pictures(content: bytes, which: str) -> None:
 
 
 @bounded
-@given(content=damaged(MASKS + PICTURES), of=st.sampled_from(["images/a.png", "segmentations/a_m_1.png"]))
+@given(content=damaged(MASKS + IMAGES), of=st.sampled_from(["images/a.png", "segmentations/a_m_1.png"]))
 @pytest.mark.filterwarnings("ignore")
 def test_open_images(content: bytes, of: str) -> None:
     with folder() as root:
-        for part, sources in (("images", PICTURES), ("segmentations", MASKS)):
+        for part, sources in (("images", IMAGES), ("segmentations", MASKS)):
             (root / "cat" / part).mkdir(parents=True)
             for name in "abc":
                 file = f"{name}.png" if part == "images" else f"{name}_m_1.png"
@@ -315,14 +315,14 @@ def test_open_images(content: bytes, of: str) -> None:
 
 
 @bounded
-@given(content=damaged(PICTURES + MASKS), part=st.sampled_from(["PNGImages/P1.png", "PedMasks/P1_mask.png"]))
+@given(content=damaged(IMAGES + MASKS), part=st.sampled_from(["PNGImages/P1.png", "PedMasks/P1_mask.png"]))
 @pytest.mark.filterwarnings("ignore")
 def test_penn_fudan(content: bytes, part: str) -> None:
     with folder() as root:
         for name in ("PNGImages", "PedMasks"):
             (root / "PennFudanPed" / name).mkdir(parents=True)
         for i in range(6):
-            (root / "PennFudanPed" / "PNGImages" / f"P{i}.png").write_bytes(PICTURES[0])
+            (root / "PennFudanPed" / "PNGImages" / f"P{i}.png").write_bytes(IMAGES[0])
             (root / "PennFudanPed" / "PedMasks" / f"P{i}_mask.png").write_bytes(MASKS[0])
         (root / "PennFudanPed" / part).write_bytes(content)
         check(lambda: build("pennfudan", "train", root=root))

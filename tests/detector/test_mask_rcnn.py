@@ -18,8 +18,8 @@ def _image(index: int = 0) -> tuple[torch.Tensor, dict[str, Any]]:
 
 
 def test_boxes_stay_exact_under_autocast() -> None:
-    net, pictures = small.model().eval(), small.data("val", images=3)
-    images = [to_unit(pictures[i][0], small.CPU) for i in range(3)]
+    net, data = small.model().eval(), small.data("val", images=3)
+    images = [to_unit(data[i][0], small.CPU) for i in range(3)]
     seen: list[torch.Tensor] = []
     net.rpn.register_forward_hook(lambda module, inputs, output: seen.append(output[0].boxes))
     with torch.inference_mode():
@@ -91,7 +91,7 @@ def test_padded_proposals_are_no_part_of_anything() -> None:
     assert all(torch.equal(losses[k], again[k]) and losses[k].isfinite() for k in losses)
 
 
-def test_a_batch_of_pictures_without_instances_trains() -> None:
+def test_a_batch_of_images_without_instances_trains() -> None:
     net = small.model().train()
     image, target = _image()
     empty = {k: v[:0] for k, v in target.items()}

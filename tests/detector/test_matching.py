@@ -1,4 +1,4 @@
-"""Box arithmetic, matching and sampling against torchvision's, picture by picture."""
+"""Box arithmetic, matching and sampling against torchvision's, image by image."""
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def test_matching_in_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
 
 
-def test_padding_of_pictures_without_instances() -> None:
+def test_padding_of_images_without_instances() -> None:
     truth = matching.pad(_targets([0, 0]))
     assert truth.boxes.shape == (2, 1, 4) and not truth.valid.any()
 
@@ -112,7 +112,7 @@ def test_more_is_asked_for_than_there_is() -> None:
 
 def test_nothing_in_matching_and_sampling_waits_for_numbers() -> None:
     # a graph without breaks holds no transfer to the CPU
-    def work(boxes: torch.Tensor, truth: matching.Truth) -> tuple[torch.Tensor, torch.Tensor]:
+    def work(boxes: torch.Tensor, truth: matching.PaddedTargets) -> tuple[torch.Tensor, torch.Tensor]:
         kinds, matched = matching.match(boxes, truth, high=0.5, low=0.5, best_too=True)
         chosen = matching.sample(kinds, 8, 0.5)
         return matching.take(matched, chosen.indices), chosen.valid

@@ -149,7 +149,7 @@ def test_masks_at_points_of_a_known_mask() -> None:
 
 
 def test_samples_of_bfloat16_maps_lie_where_they_are_asked_for() -> None:
-    # in a picture of 4096 pixels, places in bfloat16 would be up to 8 pixels off
+    # in an image of 4096 pixels, places in bfloat16 would be up to 8 pixels off
     ramp = (torch.arange(1024) % 2).float().expand(1, 1, 4, 1024)
     points = torch.rand(1, 50, 2, generator=torch.Generator().manual_seed(0))
     boxes = [torch.tensor([[3000.0, 0.0, 3100.0, 16.0]])]

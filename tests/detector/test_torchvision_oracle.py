@@ -67,16 +67,16 @@ def test_first_release_names_of_the_mask_head_load() -> None:
     torch.testing.assert_close(fresh.mask_head.convs[3][0].weight, ours.mask_head.convs[3][0].weight)
 
 
-def _pictures(real_data: Path) -> list[torch.Tensor]:
+def _images(real_data: Path) -> list[torch.Tensor]:
     files = sorted((real_data / "coco" / "val2017").iterdir())[:3]
     return [pil_to_tensor(Image.open(f).convert("RGB")).float() / 255 for f in files]
 
 
 def test_same_detections_on_photographs(real_data: Path) -> None:
     theirs, ours = (model.eval() for model in _pair())
-    pictures = _pictures(real_data)
+    images = _images(real_data)
     with torch.inference_mode():
-        expected, found = theirs(pictures), ours(pictures)
+        expected, found = theirs(images), ours(images)
     assert sum(len(e["boxes"]) for e in expected) >= 10, "the comparison needs detections"
     for e, f in zip(expected, found, strict=True):
         assert torch.equal(e["labels"], f["labels"])

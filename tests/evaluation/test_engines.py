@@ -26,7 +26,7 @@ def _same(truth: dict[str, Any], results: coco.Results, kind: coco.Kind) -> COCO
 @pytest.mark.parametrize("kind", coco.KINDS)
 @pytest.mark.parametrize("decimals", [1, 9])
 def test_real_photographs(real_data: Path, kind: coco.Kind, decimals: int) -> None:
-    """Crowd regions, pictures without annotations, all areas, and with one decimal, many ties of scores."""
+    """Crowd regions, images without annotations, all areas, and with one decimal, many ties of scores."""
     truth = json.loads((real_data / "coco" / "annotations" / "instances_val2017.json").read_text())
     results = noisy_results(truth, decimals)
     for result in results:

@@ -32,7 +32,7 @@ def test_a_perimeter_is_the_same_whichever_way_a_square_lies(turned: float) -> N
 
 def test_complexity_of_known_shapes() -> None:
     assert pairing.complexity(rle(disc(100, 100, 60))) == pytest.approx(1, rel=0.03)
-    # at the picture's edge the outline goes on along it
+    # at the image's edge the outline goes on along it
     half = disc(0, 100, 60)
     assert pairing.complexity(rle(half)) == pytest.approx((math.pi + 2) ** 2 / (2 * math.pi**2), rel=0.06)
     # perimeter 2 * (2 + 100), area 200; of lines this thin more is lost at the ends

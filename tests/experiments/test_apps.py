@@ -26,7 +26,7 @@ NEEDED = {
 def composed(app: str, *overrides: str) -> Any:
     app_config.register()
     with initialize_config_module("experiments.conf_apps", version_base="1.3"):
-        return app_config.typed(compose(app, overrides=[*NEEDED[app], *overrides]), app_config.SCHEMAS[app])
+        return app_config.to_config(compose(app, overrides=[*NEEDED[app], *overrides]), app_config.SCHEMAS[app])
 
 
 def _refusal(app: str, *overrides: str) -> str:

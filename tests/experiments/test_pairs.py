@@ -140,7 +140,7 @@ def test_commas(given: str, names: list[str]) -> None:
     GlobalHydra.instance().clear()
     with initialize_config_module("experiments.conf_apps", version_base="1.3"):
         config = compose("evaluate", overrides=["annotations=a", cli.as_list("predictions", f"predictions={given}")])
-    assert app_config.typed(config, app_config.Evaluate).names() == names
+    assert app_config.to_config(config, app_config.Evaluate).names() == names
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ SMALL = (
 TINY = (
     "trunk.out_channels=8",
     "detector.box_features=16",
-    "dataset.train_pictures=8",
-    "dataset.val_pictures=6",
+    "dataset.max_train_images=8",
+    "dataset.max_val_images=6",
     "dataset.train_min_size=[96]",
     "dataset.train_max_size=128",
     "dataset.min_size=96",
@@ -52,11 +52,11 @@ TINY = (
 
 
 @pytest.mark.parametrize(
-    ("dataset", "pictures", "classes"),
+    ("dataset", "images", "classes"),
     [("pennfudan", 34, 1), ("coco", 120, 80), ("balloon", 13, 1), ("open_images", 2, 3), ("coco_json", 3, 5)],
 )
 def test_every_real_set_trains_and_evaluates(
-    real_data: Path, tmp_path: Path, dataset: str, pictures: int, classes: int
+    real_data: Path, tmp_path: Path, dataset: str, images: int, classes: int
 ) -> None:
     folder = real_data / "label_studio"
     files = [f"dataset.annotations={folder / 'result.json'}", f"dataset.images={folder / 'images'}"]
@@ -76,12 +76,12 @@ def test_every_real_set_trains_and_evaluates(
                     f"results_dir={tmp_path}",
                 ],
             )
-        result = json.loads((run(config.typed(composed)) / "result.json").read_text())
+        result = json.loads((run(config.to_config(composed)) / "result.json").read_text())
         assert result["iterations"] == 3
         assert result["metrics"]["mask"]["AP"] is not None
         assert result["true_boxes"]
     truth = json.loads((tmp_path / "mine" / result["ground_truth"]).read_text())
-    assert (len(truth["images"]), len(truth["categories"])) == (min(pictures, 6), classes)
+    assert (len(truth["images"]), len(truth["categories"])) == (min(images, 6), classes)
     if dataset == "coco_json":
         assert "unet" in build.build(tmp_path / "mine", "fcn", 20)
         assert (tmp_path / "mine" / "panels.png").exists()
@@ -105,7 +105,7 @@ def test_pennfudan_smoke(real_data: Path, tmp_path: Path) -> None:
     study = tmp_path / "pennfudan_smoke"
     assert (study / "panels" / "unet.png").exists()
     truth = json.loads(next(study.glob("ground_truth/*.json")).read_text())
-    # pictures 0, 5, 10 and 15 of the sorted list are the first four of fold 0
+    # images 0, 5, 10 and 15 of the sorted list are the first four of fold 0
     assert [image["file_name"].rpartition("/")[2] for image in truth["images"]] == [
         "FudanPed00001.png",
         "FudanPed00006.png",
@@ -120,7 +120,7 @@ def test_coco_recipes_start_train_and_evaluate(real_data: Path, tmp_path: Path, 
         "train",
         f"study={study}",
         *SMALL,
-        "dataset.val_pictures=12",
+        "dataset.max_val_images=12",
         f"data_root={real_data}",
         f"results_dir={tmp_path}",
     )
@@ -134,7 +134,7 @@ def test_coco_recipes_start_train_and_evaluate(real_data: Path, tmp_path: Path, 
     assert result["metrics"]["mask"]["AP"] is not None
 
 
-def test_a_truncated_picture_stops_its_run_in_one_line(real_data: Path, tmp_path: Path) -> None:
+def test_a_truncated_image_stops_its_run_in_one_line(real_data: Path, tmp_path: Path) -> None:
     copy = tmp_path / "PennFudanPed"
     for part in ("PNGImages", "PedMasks"):
         (copy / part).mkdir(parents=True)

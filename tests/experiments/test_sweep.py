@@ -240,7 +240,7 @@ def test_a_failing_variant_does_not_stop_the_others(tmp_path: Path) -> None:
     bad, good = sorted(apps.folders(tmp_path), key=lambda folder: (folder / "result.json").exists())
     assert not (bad / "result.json").exists() and (good / "result.json").exists()
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
-    assert bad.name in line and "not finite at iteration" in line and "generated train picture" in line
+    assert bad.name in line and "not finite at iteration" in line and "generated train image" in line
     assert "1 of 2 runs failed" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "quick" / "ap.md").exists()
@@ -279,10 +279,10 @@ def test_a_run_that_needs_too_much_memory_says_so(tmp_path: Path) -> None:
     assert str(apps.folders(tmp_path)[0]) in line and "out of memory" in line and "tried to allocate" in line
 
 
-def test_rates_count_the_pictures_that_were_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_count_the_images_that_were_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("sweep", *apps.TINY, f"results_dir={tmp_path}", "head=fcn", "schedule.iterations=2")
     assert apps.run(*arguments, "evaluation.speed=false").returncode == 0
-    # every piece of work takes a second: rates are then the numbers of pictures, three held out, two a batch
+    # every piece of work takes a second: rates are then the numbers of images, three held out, two a batch
     monkeypatch.setattr(speed.timing, "alternating", lambda work, **_: {key: [1.0] * 3 for key in work})
     before = torch.are_deterministic_algorithms_enabled()
     try:

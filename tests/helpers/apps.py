@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 TINY = (
-    "dataset.train_pictures=6",
-    "dataset.val_pictures=3",
+    "dataset.max_train_images=6",
+    "dataset.max_val_images=3",
     "dataset.options.size=[64,64]",
     "dataset.train_min_size=[64]",
     "dataset.min_size=64",

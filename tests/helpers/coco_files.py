@@ -1,4 +1,4 @@
-"""A small COCO file and its pictures, for the tests of the reader."""
+"""A small COCO file and its images, for the tests of the reader."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ CROWD = {"size": [HEIGHT, WIDTH], "counts": [40, 20, 540]}
 
 
 def document() -> dict[str, Any]:
-    """Three pictures, the last without annotations; a polygon, a crowd region and another polygon."""
+    """Three images, the last without annotations; a polygon, a crowd region and another polygon."""
     return {
         "images": [
             {"id": i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH, "licence": 1} for i in (9, 7, 8)
@@ -60,7 +60,7 @@ def document() -> dict[str, Any]:
 
 
 class Files:
-    """A COCO file and its pictures in a folder; ``load`` writes a document and reads it."""
+    """A COCO file and its images in a folder; ``load`` writes a document and reads it."""
 
     def __init__(self, folder: Path) -> None:
         self.json, self.images = folder / "a.json", folder / "images"

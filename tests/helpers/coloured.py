@@ -1,4 +1,4 @@
-"""Pictures in which the colour of a pixel says which instance of which picture it shows."""
+"""Images in which the colour of a pixel says which instance of which image it shows."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ BACKGROUND = 255
 
 
 class Coloured(InstanceDataset):
-    """Overlapping rectangles; a later one hides those before. Red is 40 times the label, green 9 times the picture's
-    number, blue the instance's number. Every third picture has a crowd region as its first instance."""
+    """Overlapping rectangles; a later one hides those before. Red is 40 times the label, green 9 times the image's
+    number, blue the instance's number. Every third image has a crowd region as its first instance."""
 
     def __init__(self, images: int = 6, instances: int = 11) -> None:
         self.name = "coloured"
         self.categories = [{"id": i, "name": str(i)} for i in range(1, 5)]
         self.image_ids = list(range(images))
-        self.left_out: list[str] = []
+        self.skipped: list[str] = []
         self._instances = instances
 
     def __getitem__(self, index: int) -> Sample:
@@ -40,7 +40,7 @@ class Coloured(InstanceDataset):
     def ground_truth(self) -> dict[str, Any]:
         raise NotImplementedError
 
-    def learnable(self) -> list[int]:
+    def trainable_indices(self) -> list[int]:
         return list(range(len(self)))
 
     def sizes(self) -> list[tuple[int, int]]:

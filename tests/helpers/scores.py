@@ -125,7 +125,7 @@ def coco_eval(truth: dict[str, Any], predictions: list[dict[str, Any]], kind: st
 
 
 def random_boxes(seed: int, clutter: int, decimals: int) -> tuple[dict[str, Any], coco.Results]:
-    """Boxes of all sizes; category 4 has no object, 5 neither that nor detections, and there are empty pictures."""
+    """Boxes of all sizes; category 4 has no object, 5 neither that nor detections, and there are empty images."""
     random = np.random.default_rng(seed)
     annotations: list[dict[str, Any]] = []
     results: coco.Results = []

@@ -53,7 +53,7 @@ def batches(iterations: int, start: int = 0, *, batch_size: int = 2, workers: in
     transform = transforms.training(flip=0.5, min_size=[48, 64], max_size=80)
     return loader.training_batches(
         dataset,
-        dataset.learnable(),
+        dataset.trainable_indices(),
         transform,
         batch_size=batch_size,
         iterations=iterations,

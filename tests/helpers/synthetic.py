@@ -37,20 +37,20 @@ def bbox(mask: np.ndarray) -> list[float]:
 
 
 def make_truth(images: int, fold: int) -> tuple[dict[str, Any], dict[int, list[tuple[int, Shape]]], list[np.ndarray]]:
-    """COCO annotations, the same objects as (category, ellipse) by image, and the pictures."""
+    """COCO annotations, the same objects as (category, ellipse) by image, and the images."""
     random = np.random.default_rng(1000 + fold)
     annotations: list[dict[str, Any]] = []
     objects: dict[int, list[tuple[int, Shape]]] = {}
-    pictures = []
+    arrays = []
     for image in range(1, images + 1):
         objects[image] = []
-        picture = np.full((HEIGHT, WIDTH, 3), random.integers(60, 200, 3), dtype=np.float64)
-        picture += np.linspace(-40, 40, HEIGHT)[:, None, None] + random.normal(0, 8, picture.shape)
+        pixels = np.full((HEIGHT, WIDTH, 3), random.integers(60, 200, 3), dtype=np.float64)
+        pixels += np.linspace(-40, 40, HEIGHT)[:, None, None] + random.normal(0, 8, pixels.shape)
         for _ in range(random.integers(2, 6)):
             shape = (random.uniform(20, 108), random.uniform(20, 76), *random.uniform(7, 20, 2))
             category = int(random.integers(1, 3))
             mask = ellipse(shape)
-            picture[mask] = random.integers(0, 255, 3) + random.normal(0, 8, (int(mask.sum()), 3))
+            pixels[mask] = random.integers(0, 255, 3) + random.normal(0, 8, (int(mask.sum()), 3))
             objects[image].append((category, shape))
             annotations.append(
                 {
@@ -63,13 +63,13 @@ def make_truth(images: int, fold: int) -> tuple[dict[str, Any], dict[int, list[t
                     "segmentation": encode(mask),
                 }
             )
-        pictures.append(np.clip(picture, 0, 255).astype(np.uint8))
+        arrays.append(np.clip(pixels, 0, 255).astype(np.uint8))
     truth = {
         "images": [{"id": i, "height": HEIGHT, "width": WIDTH} for i in range(1, images + 1)],
         "categories": [{"id": 1, "name": "round"}, {"id": 2, "name": "other"}],
         "annotations": annotations,
     }
-    return truth, objects, pictures
+    return truth, objects, arrays
 
 
 def make_predictions(objects: dict[int, list[tuple[int, Shape]]], noise: float, seed: int) -> list[dict[str, Any]]:
@@ -127,13 +127,13 @@ def make_run(
 ) -> Path:
     """One run folder with its ground truth; ``changes`` overwrite keys of ``result.json``."""
     name = f"generated-f{fold}-{images:08d}"
-    truth, objects, pictures = make_truth(images, fold)
+    truth, objects, arrays = make_truth(images, fold)
     (study / "ground_truth").mkdir(parents=True, exist_ok=True)
     (study / "ground_truth" / f"{name}.json").write_text(json.dumps(truth))
     # Not compressed and without the images' order: readers must go by the names.
     np.savez(
-        study / "ground_truth" / f"{name}-pictures.npz",
-        **{f"image_{i}": pictures[i - 1] for i in (3, 1, 2) if i <= images},
+        study / "ground_truth" / f"{name}-images.npz",
+        **{f"image_{i}": arrays[i - 1] for i in (3, 1, 2) if i <= images},
     )
     label = json.dumps([variant, options, noise, seed, fold, changes], sort_keys=True)
     digest = f"{sum(ord(c) * 31**n for n, c in enumerate(label)) % 16**8:08x}"

@@ -1,4 +1,4 @@
-"""A small VIA file and its pictures, for the tests of the reader."""
+"""A small VIA file and its images, for the tests of the reader."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ TRIANGLE = polygon((20, 2), (26, 2), (23, 8))
 
 
 def document() -> dict[str, Any]:
-    """Two pictures, one with regions as an object and one with a list."""
+    """Two images, one with regions as an object and one with a list."""
     return {
         "b.png99": {"filename": "b.png", "size": 99, "regions": {"0": SQUARE, "1": TRIANGLE}, "file_attributes": {}},
         "a.png98": {"filename": "a.png", "size": 98, "regions": [SQUARE], "file_attributes": {}},

@@ -57,7 +57,7 @@ def test_dilation_is_2_percent_of_the_diagonal(height: int, width: int, pixels: 
     ("shape", "size"),
     [
         ((20, 20, 10, 10), 10 * 10 - 6 * 6),
-        ((0, 0, 10, 10), 10 * 10 - 6 * 6),  # the picture's border is a boundary
+        ((0, 0, 10, 10), 10 * 10 - 6 * 6),  # the image's border is a boundary
         ((70, 50, 10, 10), 10 * 10 - 6 * 6),
         ((0, 20, 80, 10), 80 * 10 - 76 * 6),
         ((20, 0, 10, 60), 10 * 60 - 6 * 56),
@@ -133,7 +133,7 @@ def test_crowd_regions_and_small_overlaps_are_those_of_masks() -> None:
 
 
 def test_real_masks_by_faster_coco_eval(real_data: Path) -> None:
-    """Its own boundary IoU, which rounds all halves down; of these pictures none has a size where that tells."""
+    """Its own boundary IoU, which rounds all halves down; of these images none has a size where that tells."""
     truth = json.loads((real_data / "coco" / "annotations" / "instances_val2017.json").read_text())
     for image in truth["images"]:
         assert 0.02 * np.hypot(image["height"], image["width"]) % 2 != 1.5

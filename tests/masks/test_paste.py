@@ -87,12 +87,12 @@ def test_rle_of_boxes_up_to_the_border_and_far_over_it() -> None:
     size = (50, 70)
     probabilities, _ = _case(5, size, seed=4)
     boxes = torch.tensor([[0, 0, 70, 50], [60, 40, 70, 50], [69, 49, 70, 50], [-900, -700, 999, 800], [0, 40, 70, 500]])
-    for masks_of in (probabilities, torch.ones(5, 28, 28)):
-        assert paste.to_rle(masks_of, boxes.float(), size) == _pasted(masks_of, boxes.float(), size, 0.5)
+    for masks_for_rois in (probabilities, torch.ones(5, 28, 28)):
+        assert paste.to_rle(masks_for_rois, boxes.float(), size) == _pasted(masks_for_rois, boxes.float(), size, 0.5)
 
 
 @pytest.mark.parametrize("cells", [1, 5000, 2**20])
-def test_rle_of_several_pictures_is_that_of_each(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rle_of_several_images_is_that_of_each(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paste, "_CELLS_IN_CACHE", cells)
     sizes = [(90, 120), (30, 20), (61, 33), (8, 9)]
     cases = [
@@ -111,13 +111,13 @@ def test_rle_of_crops_anywhere() -> None:
         y, x = numbers.integers(0, height + 1), numbers.integers(0, width + 1)
         h, w = numbers.integers(0, height - y + 1), numbers.integers(0, width - x + 1)
         crop = numbers.random((h, w)) < numbers.choice([0.0, 0.5, 0.9, 1.0])
-        picture = np.zeros((1, height, width), dtype=np.uint8)
-        picture[0, y : y + h, x : x + w] = crop
+        image = np.zeros((1, height, width), dtype=np.uint8)
+        image[0, y : y + h, x : x + w] = crop
         edges = paste._crop_edges(crop, int(x), int(y), int(height))
-        assert rle.from_edges(edges, np.array([[height, width]])) == paste.encode(picture)
+        assert rle.from_edges(edges, np.array([[height, width]])) == paste.encode(image)
 
 
-def test_boxes_outside_the_picture_or_inside_out_are_empty() -> None:
+def test_boxes_outside_the_image_or_inside_out_are_empty() -> None:
     boxes = torch.tensor(
         [
             [-50.0, 2.0, -20.0, 8.0],
@@ -138,7 +138,7 @@ def test_no_mask_at_all() -> None:
     assert paste.paste(torch.zeros(0, 28, 28), torch.zeros(0, 4), (10, 12)).shape == (0, 10, 12)
 
 
-def test_rle_never_holds_a_picture() -> None:
+def test_rle_never_holds_a_image() -> None:
     boxes = torch.tensor([[10.0, 10.0, 200.0, 150.0]]).repeat(50, 1)
     call = lambda: paste.to_rle(torch.rand(50, 28, 28), boxes, (3000, 4000))  # noqa: E731
     assert peak_memory(call, torch.device("cpu")) < 3000 * 4000

@@ -23,7 +23,7 @@ def test_strings_are_those_of_pycocotools() -> None:
             assert found == {"size": [height, width], "counts": expected["counts"].decode()}
 
 
-def test_equal_edges_cancel_out_and_a_run_may_end_with_the_picture() -> None:
+def test_equal_edges_cancel_out_and_a_run_may_end_with_the_image() -> None:
     sizes = np.array([[2, 3]] * 4)
     begins = rle.starts(sizes)
     edges = [begins[0] + np.array([1, 2, 2, 4, 4, 4]), begins[1] + np.array([0, 6]), [], begins[3] + np.array([5, 6])]
@@ -37,7 +37,7 @@ def test_equal_edges_cancel_out_and_a_run_may_end_with_the_picture() -> None:
     assert flat == [[0, 1, 1, 1, 0, 0], [1] * 6, [0] * 6, [0, 0, 0, 0, 0, 1]]
 
 
-def test_codes_of_pycocotools_fit_their_pictures_only() -> None:
+def test_codes_of_pycocotools_fit_their_images_only() -> None:
     noise = [np.asfortranarray(DICE.random((70, 80)) > DICE.random(), dtype=np.uint8) for _ in range(50)]
     strings = [coco_mask.encode(mask)["counts"].decode() for mask in noise]
     assert rle.fit(strings, np.full(50, 5600)).all()

@@ -16,10 +16,10 @@ def replicates(*columns: tuple[float, ...]) -> np.ndarray:
 def test_one_unit_has_the_error_of_its_images_alone() -> None:
     """Variance of 1, 2, 3 is 1; times 10 / 9 for the draw with replacement; 3 resamples have 2 degrees of freedom."""
     found = estimate(np.array([2.5]), replicates((1, 2, 3)), [0], images=10)
-    assert (found.value, found.error**2, found.freedom) == pytest.approx((2.5, 10 / 9, 2))
+    assert (found.value, found.error**2, found.df) == pytest.approx((2.5, 10 / 9, 2))
     many = replicates(tuple(np.arange(1000.0)))
-    assert estimate(np.array([2.5]), many, [0], images=10).freedom == 9
-    assert estimate(np.array([2.5]), many, [0], images=10, sets=2).freedom == 8
+    assert estimate(np.array([2.5]), many, [0], images=10).df == 9
+    assert estimate(np.array([2.5]), many, [0], images=10, sets=2).df == 8
 
 
 def test_units_by_hand() -> None:
@@ -29,12 +29,12 @@ def test_units_by_hand() -> None:
     # what moves both alike is the images' error; the units' values 1 and 5 have variance 8, their mean 4
     alike = estimate(np.array([1.0, 5.0]), replicates(moving, moving), [0, 1], images=101)
     assert (alike.value, alike.error**2) == pytest.approx((3, unit + 4))
-    assert alike.freedom == pytest.approx((unit + 4) ** 2 / (unit**2 / 100 + 4**2 / 1))
+    assert alike.df == pytest.approx((unit + 4) ** 2 / (unit**2 / 100 + 4**2 / 1))
     # what moves one alone is in the units' own variance already
     alone = estimate(np.array([1.0, 5.0]), replicates(moving, steady), [0, 1], images=101)
-    assert (alone.error**2, alone.freedom) == pytest.approx((4, 1))
+    assert (alone.error**2, alone.df) == pytest.approx((4, 1))
     three = estimate(np.array([1.0, 5.0, 3.0]), replicates(moving, steady, steady), [0, 1, 2], images=101)
-    assert (three.error**2, three.freedom) == pytest.approx((4 / 3, 2))
+    assert (three.error**2, three.df) == pytest.approx((4 / 3, 2))
     # units that differ less than their images explain add nothing
     close = estimate(np.array([3.0, 3.1]), replicates(moving, steady), [0, 1], images=101)
     assert close.error**2 == pytest.approx(unit / 4)
@@ -44,10 +44,10 @@ def test_the_spread_of_two_variants_is_that_of_their_difference() -> None:
     random = np.random.default_rng(0)
     values, runs = random.normal(size=(3, 2)), random.normal(size=(80, 3, 2))
     spread = between_units(values, runs, [0, 1, 2], images=50)
-    assert (spread.seen, spread.freedom) == (pytest.approx((values[:, 0] - values[:, 1]).var(ddof=1)), 2)
+    assert (spread.observed, spread.df) == (pytest.approx((values[:, 0] - values[:, 1]).var(ddof=1)), 2)
     alone = estimate(values[:, 0] - values[:, 1], runs[..., 0] - runs[..., 1], [0, 1, 2], images=50)
     given = estimate(values[:, 0] - values[:, 1], runs[..., 0] - runs[..., 1], [0, 1, 2], images=50, spread=spread)
-    assert (given.error, given.freedom) == (pytest.approx(alone.error), pytest.approx(alone.freedom))
+    assert (given.error, given.df) == (pytest.approx(alone.error), pytest.approx(alone.df))
 
 
 def test_the_spread_of_several_variants_is_their_interaction_with_units() -> None:
@@ -70,7 +70,7 @@ def test_seeds_of_a_fold_are_no_draws_of_folds() -> None:
     steady = np.zeros((50, 4))
     four = estimate(np.array([1.0, 2.0, 5.0, 6.0]), steady, [0, 0, 1, 1], images=100, sets=2)
     two = estimate(np.array([1.5, 5.5]), steady[:, :2], [0, 1], images=100, sets=2)
-    assert (four.value, four.error, four.freedom) == pytest.approx((two.value, two.error, two.freedom))
+    assert (four.value, four.error, four.df) == pytest.approx((two.value, two.error, two.df))
     # without noise of images this is Student's t of the two means
     low, high = stats.t.interval(0.95, 1, 3.5, stats.sem([1.5, 5.5]))
     assert (four.low, four.high) == pytest.approx((low, high))
@@ -83,12 +83,12 @@ def test_units_of_unequal_size_weigh_by_their_runs() -> None:
 
 
 def test_p_and_interval_agree() -> None:
-    for value, error, freedom in ((2.0, 1.0, 7.3), (-0.3, 1.5, 1.0), (30.0, 4.0, 999)):
-        one = Estimate(value, error, freedom)
+    for value, error, df in ((2.0, 1.0, 7.3), (-0.3, 1.5, 1.0), (30.0, 4.0, 999)):
+        one = Estimate(value, error, df)
         ends = one.interval(one.p)
         assert min(map(abs, ends)) == pytest.approx(0, abs=1e-9)
-        assert one.p == pytest.approx(2 * stats.t.cdf(-abs(value / error), freedom))
-        assert (one.low, one.high) == pytest.approx(stats.t.interval(0.95, freedom, value, error))
+        assert one.p == pytest.approx(2 * stats.t.cdf(-abs(value / error), df))
+        assert (one.low, one.high) == pytest.approx(stats.t.interval(0.95, df, value, error))
 
 
 def test_what_can_not_be_told_is_nan_and_never_zero() -> None:

@@ -1,4 +1,4 @@
-"""Pictures that augmentation left without an instance are trained on, under both protocols."""
+"""Images that augmentation left without an instance are trained on, under both protocols."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ SCHEDULE = small.recipe()
 
 
 def _batch(empty: int) -> Batch:
-    """Two pictures, the first so many of them without instances."""
+    """Two images, the first so many of them without instances."""
     ((images, targets),) = small.batches(1)
     for target in targets[:empty]:
         target.update({key: target[key][:0] for key in PER_INSTANCE})

@@ -170,11 +170,11 @@ def test_a_head_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
         device=small.CPU,
         checkpoint_every=2,
         log_every=1,
-        describe=lambda i: f"picture-{i}",
+        describe=lambda i: f"image-{i}",
     )
     assert outcomes[1].error is None and _same(good, alone)
     message = str(outcomes[0].error)
-    assert "iteration 2" in message and "picture-" in message and "\n" not in message
+    assert "iteration 2" in message and "image-" in message and "\n" not in message
     assert len(calls) == 3
     # what was good before is kept
     assert checkpoint.load(tmp_path / "bad" / "checkpoint.pt")["iteration"] == 2

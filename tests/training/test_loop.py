@@ -80,7 +80,7 @@ def test_workers_do_not_change_batches() -> None:
     assert not torch.equal(plain[0][0][0], next(iter(small.batches(5, seed=1)))[0][0])
 
 
-def test_an_epoch_shows_every_picture_once() -> None:
+def test_an_epoch_shows_every_image_once() -> None:
     ids = [t["image_id"] for _, targets in small.batches(9) for t in targets]
     for epoch in range(3):
         assert sorted(ids[6 * epoch : 6 * epoch + 6]) == [1, 2, 3, 4, 5, 6]
@@ -109,7 +109,7 @@ def test_bfloat16_trains(tmp_path: Path) -> None:
     assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in net.parameters())
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_pictures(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_and_names_the_images(tmp_path: Path) -> None:
     def feed(start: int) -> Iterator[Any]:
         for i, (images, targets) in enumerate(small.batches(4, start), start=start):
             if i == 2:
@@ -117,9 +117,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_pictures(tmp_path: Path) 
             yield images, targets
 
     with pytest.raises(DivergedError) as error:
-        small.trained(tmp_path, small.recipe(4), feed=feed, describe=lambda i: f"picture-{i}")
+        small.trained(tmp_path, small.recipe(4), feed=feed, describe=lambda i: f"image-{i}")
     message = str(error.value)
-    assert "iteration 2" in message and "picture-" in message and "loss_" in message and "\n" not in message
+    assert "iteration 2" in message and "image-" in message and "loss_" in message and "\n" not in message
     # what was good before is kept
     assert checkpoint.load(tmp_path / "checkpoint.pt")["iteration"] == 2
 

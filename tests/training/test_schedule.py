@@ -17,7 +17,7 @@ def test_cosine_ends_at_zero() -> None:
     assert [s.lr_at(i) for i in (0, 50, 100)] == pytest.approx([2, 1, 0])
 
 
-def test_linear_scaling_keeps_the_number_of_pictures() -> None:
+def test_linear_scaling_keeps_the_number_of_images() -> None:
     published = Schedule(
         iterations=90000, batch_size=4, reference_batch=16, lr=0.02, warmup=1000, milestones=(60000, 80000)
     )

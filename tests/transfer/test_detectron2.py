@@ -90,7 +90,7 @@ class _Reference:
         return (x - mean) / (var + 1e-5).sqrt() * scale + shift
 
     def features(self, rgb: Tensor) -> dict[int, Tensor]:
-        """Level -> map, of one picture in [0, 1]."""
+        """Level -> map, of one image in [0, 1]."""
         x = rgb.flip(0) * 255 - MEAN[:, None, None]
         height, width = x.shape[1:]
         x = F.pad(x, (0, -width % 32, 0, -height % 32))[None]
@@ -182,21 +182,21 @@ def test_the_converted_model_is_the_source(weights: Weights, tmp_path: Path) -> 
     report = transfer.load(model, source)
     assert report.new == {} and report.unused == []
     torch.manual_seed(1)
-    picture = torch.rand(3, *SIZE)
+    image = torch.rand(3, *SIZE)
     corners = torch.rand(12, 2) * 50
     boxes = torch.cat([corners, corners + 2 + torch.rand(12, 2) * torch.tensor([52.0, 20.0])], dim=1)
     # one that lies on a level above P2
     boxes = torch.cat([boxes, torch.tensor([[0.0, 0.0, 126.0, 126.0]])])
     reference = _Reference(weights)
     with torch.inference_mode():
-        expected = reference.features(picture)
-        pyramid, padded, _, _ = model._features([picture])
+        expected = reference.features(image)
+        pyramid, padded, _, _ = model._features([image])
         for level, features in expected.items():
             assert features.std() > 0.01
             torch.testing.assert_close(pyramid[level], features, atol=1e-3, rtol=1e-3)
         maps = [pyramid[level] for level in sorted(pyramid)]
         logits, deltas, _ = model.rpn.predict(maps)
-        anchors = model.rpn.anchors([(m.shape[2], m.shape[3]) for m in maps], padded, picture.device)
+        anchors = model.rpn.anchors([(m.shape[2], m.shape[3]) for m in maps], padded, image.device)
         for ours, theirs in zip((logits[0], deltas[0], anchors), reference.rpn(expected), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
         classes, corrections = model.roi_heads(pyramid, boxes[None])
@@ -209,7 +209,7 @@ def test_the_converted_model_is_the_source(weights: Weights, tmp_path: Path) -> 
         # the comparison can tell: without its conventions it is another model
         plain = _model()
         transfer.load(plain, source)
-        other = plain._features([picture])[0]
+        other = plain._features([image])[0]
         assert not torch.allclose(other[4], expected[4], atol=0.01)
         shifted, _ = plain.roi_heads(Pyramid(expected), boxes[None])
         assert not torch.allclose(shifted[0].roll(-1, 1), of_classes, atol=0.01)
@@ -229,7 +229,7 @@ def test_the_source_says_what_it_was_trained_as(tmp_path: Path) -> None:
     torch.testing.assert_close(other.state[name], source.state[name] / 57)
 
 
-def test_other_statistics_of_the_pictures_are_refused(tmp_path: Path, refused: Any) -> None:
+def test_other_statistics_of_the_images_are_refused(tmp_path: Path, refused: Any) -> None:
     state = {STEM: torch.rand(64, 3, 7, 7), "pixel_mean": MEAN.flip(0)[:, None, None]}
     path = _pickled(tmp_path / "rgb.pkl", state)
     refused(lambda: transfer.read(path), path, "123.675", "BGR", error=UserError)
@@ -270,11 +270,11 @@ def test_an_imagenet_resnet_of_caffe2_is_the_trunk_alone(weights: Weights, tmp_p
     # scale and shift alone are statistics of mean 0 and variance 1
     still = {n: torch.zeros(len(v)) for n, v in weights.items() if n.endswith("running_mean")}
     still |= {n.replace("mean", "var"): torch.ones(len(v)) - 1e-5 for n, v in still.items()}
-    picture = torch.rand(3, 32, 32)
+    image = torch.rand(3, 32, 32)
     stem = {"stride": 2, "padding": 3}
-    bgr = (picture.flip(0) * 255 - MEAN[:, None, None])[None]
+    bgr = (image.flip(0) * 255 - MEAN[:, None, None])[None]
     expected = _Reference({**weights, **still}).conv_norm(bgr, "backbone.bottom_up.stem.conv1", **stem)
     body = model.backbone.body
     with torch.inference_mode():
-        found = body.bn1(body.conv1(model.transform.normalize(picture)[None]))
+        found = body.bn1(body.conv1(model.transform.normalize(image)[None]))
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)

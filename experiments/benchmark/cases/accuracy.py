@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from experiments.benchmark.outcome import Outcome, Row
+from experiments.benchmark.outcome import BenchmarkResult, Row
 from experiments.benchmark.setup import Setup
 from experiments.config.groups import ScheduleConfig
 from experiments.config.run import Config
@@ -19,7 +19,7 @@ WINDOWS = 4
 PLAIN, FAST = "plain", "fast"
 
 
-def measure(setup: Setup) -> Outcome:
+def measure(setup: Setup) -> BenchmarkResult:
     """A row a number: the mean loss of each stretch of the training, each loss's mean, and AP at its end.
 
     The plain path is not compiled and has no TF32; the fast one has the ``precision`` that is asked for, bfloat16
@@ -46,7 +46,7 @@ def measure(setup: Setup) -> Outcome:
         "plain": "float32",
         "fast": f"{precision}{', compiled' if setup.compiles else ''}",
     }
-    return Outcome(rows, "runs", about, notes)
+    return BenchmarkResult(rows, "runs", about, notes)
 
 
 def _config(setup: Setup, folder: Path, seed: int, precision: str, compiled: str) -> Config:

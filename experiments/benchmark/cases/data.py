@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmark.outcome import Outcome, Row
+from experiments.benchmark.outcome import BenchmarkResult, Row
 from experiments.benchmark.setup import Setup
 from experiments.runs.end_to_end import training_batches
 from instseg import timing
@@ -25,16 +25,16 @@ ALONE = "reading + transform, one core"
 CPU = torch.device("cpu")
 
 
-def measure(setup: Setup) -> Outcome:
+def measure(setup: Setup) -> BenchmarkResult:
     """Rows for reading and for the transform of a batch on one core, for both, and for the loader's processes.
 
-    Each call reads the next pictures, so that not the same few files are read again and again.
+    Each call reads the next images, so that not the same few files are read again and again.
     """
     config, d = setup.config, setup.config.dataset
     data = config.make_dataset("train")
     size = config.schedule.batch_size
     workers = setup.options.workers or config.runtime.workers or os.cpu_count() or 1
-    turn = itertools.cycle(data.learnable())
+    turn = itertools.cycle(data.trainable_indices())
     transform = config.make_transform()
     samples = [data[next(turn)] for _ in range(size)]
     others = itertools.cycle(samples)
@@ -68,7 +68,7 @@ def measure(setup: Setup) -> Outcome:
         "train_min_size": " ".join(map(str, d.train_min_size)),
         "train_max_size": d.train_max_size,
     }
-    return Outcome(rows, "samples", measured, [f"ms: for {size} samples"])
+    return BenchmarkResult(rows, "samples", measured, [f"ms: for {size} samples"])
 
 
 def _loader(setup: Setup, data: InstanceDataset, workers: int) -> list[float]:

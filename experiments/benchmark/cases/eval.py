@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from experiments.benchmark import random_data
 from experiments.benchmark.contest import OURS
-from experiments.benchmark.outcome import Outcome, Row
+from experiments.benchmark.outcome import BenchmarkResult, Row
 from experiments.benchmark.setup import Setup
 from instseg import timing
 from instseg.evaluation import coco
@@ -23,8 +23,8 @@ from instseg.masks import paste
 PEER = "pycocotools"
 
 
-def measure(setup: Setup) -> Outcome:
-    """Times for the metrics of ``pictures`` pictures, after both gave the same twelve numbers."""
+def measure(setup: Setup) -> BenchmarkResult:
+    """Times for the metrics of ``images`` images, after both gave the same twelve numbers."""
     truth, results = _results(setup)
     work: dict[str, Callable[[], Any]] = {}
     for kind in coco.IOU_TYPES:
@@ -36,16 +36,16 @@ def measure(setup: Setup) -> Outcome:
     # pycocotools has none
     work[f"{OURS}, boundary"] = partial(coco.evaluate, truth, results, "boundary")
     seconds = timing.alternating(work, rounds=setup.options.rounds, device=torch.device("cpu"), budget=math.inf)
-    rows = [Row(name, seconds[name], setup.options.pictures, f"{OURS}, {name.split(', ')[1]}") for name in work]
+    rows = [Row(name, seconds[name], setup.options.images, f"{OURS}, {name.split(', ')[1]}") for name in work]
     measured = {
-        "pictures": setup.options.pictures,
+        "images": setup.options.images,
         "detections": len(results),
         "annotations": len(truth["annotations"]),
         "classes": setup.classes,
         "height": setup.size[0],
         "width": setup.size[1],
     }
-    return Outcome(rows, "images", measured, ["Both give the same twelve numbers, for boxes and for masks."])
+    return BenchmarkResult(rows, "images", measured, ["Both give the same twelve numbers, for boxes and for masks."])
 
 
 def _pycocotools(truth: dict[str, Any], results: coco.Results, iou_type: str) -> COCOeval:
@@ -62,12 +62,12 @@ def _pycocotools(truth: dict[str, Any], results: coco.Results, iou_type: str) ->
 
 
 def _results(setup: Setup) -> tuple[dict[str, Any], coco.Results]:
-    """Random ground truth, and detections of which the first of each picture lie near its objects."""
+    """Random ground truth, and detections of which the first of each image lie near its objects."""
     generator = torch.Generator().manual_seed(random_data.SEED)
     height, width = setup.size
     count, instances = setup.config.detector.box_detections_per_img, setup.options.instances
     truth: dict[str, Any] = {
-        "images": [{"id": i, "height": height, "width": width} for i in range(1, setup.options.pictures + 1)],
+        "images": [{"id": i, "height": height, "width": width} for i in range(1, setup.options.images + 1)],
         "categories": [{"id": c, "name": str(c)} for c in range(1, setup.classes)],
         "annotations": [],
     }

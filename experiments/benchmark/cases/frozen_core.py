@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmark.outcome import Outcome, Row
+from experiments.benchmark.outcome import BenchmarkResult, Row
 from experiments.benchmark.setup import Setup, load
 from experiments.config import control
 from experiments.config.run import Config
@@ -20,16 +20,16 @@ from instseg.training.loop import split, step
 GOAL = 0.25
 """The largest ratio that eight heads on R50-FPN at 800 pixels should have."""
 SHARES = (1.0, 0.5, 0.25)
-"""Of the RoIs that a picture may have, the part that it has."""
+"""Of the RoIs that an image may have, the part that it has."""
 TOUCHING = 1e-6
 """IoU from which a proposal is a positive here, so that random ones are enough of both kinds."""
 
 
-def measure(setup: Setup) -> Outcome:
+def measure(setup: Setup) -> BenchmarkResult:
     """Rows for each number of RoIs: one step of every head end to end, one after the other; one step of all of them at
     once; the same and a step of the core's own training. Then each head's end-to-end step with the most RoIs.
 
-    A picture has as many RoIs as the study allows, or a share of them. The more there are, the larger is the heads'
+    An image has as many RoIs as the study allows, or a share of them. The more there are, the larger is the heads'
     part of a step, and the less one trunk for all of them saves.
     """
     full = replace(setup.config.detector, box_fg_iou_thresh=TOUCHING, box_bg_iou_thresh=TOUCHING)
@@ -61,7 +61,7 @@ def measure(setup: Setup) -> Outcome:
             call()
     seconds = timing.alternating(work, rounds=setup.options.rounds, device=setup.device, budget=math.inf)
 
-    pictures = len(setup.batch[0])
+    images = len(setup.batch[0])
     rows = []
     for rois in fractions:
         apart, at_once = f"{rois} RoIs: {len(own)} heads apart, end_to_end", f"{rois} RoIs: {together}"
@@ -70,14 +70,12 @@ def measure(setup: Setup) -> Outcome:
         seconds[apart] = [sum(times) for times in zip(*each, strict=True)]
         of_core = seconds[f"{rois} RoIs: {core}, end_to_end"]
         seconds[with_core] = [sum(times) for times in zip(seconds[at_once], of_core, strict=True)]
-        rows += [Row(name, seconds[name], pictures, apart) for name in (apart, at_once, with_core)]
+        rows += [Row(name, seconds[name], images, apart) for name in (apart, at_once, with_core)]
     most = max(fractions)
-    rows += [
-        Row(f"{most} RoIs: {one}, end_to_end", seconds[f"{most} RoIs: {one}, end_to_end"], pictures) for one in own
-    ]
+    rows += [Row(f"{most} RoIs: {one}, end_to_end", seconds[f"{most} RoIs: {one}, end_to_end"], images) for one in own]
     measured = {
         "heads": " ".join(own),
-        "pictures": pictures,
+        "images": images,
         "rois": " ".join(map(str, fractions)),
         "height": setup.size[0],
         "width": setup.size[1],
@@ -87,7 +85,7 @@ def measure(setup: Setup) -> Outcome:
         "compiled": "yes" if setup.compiles else "no",
     }
     note = f"The goal for eight heads, resnet50 and 800 pixels: at most {GOAL} times as long as apart."
-    return Outcome(rows, "images", measured, [note])
+    return BenchmarkResult(rows, "images", measured, [note])
 
 
 def _learning_from(fraction: float, detector: MaskRCNN, call: Callable[[], Any]) -> Callable[[], Any]:
@@ -101,7 +99,7 @@ def _learning_from(fraction: float, detector: MaskRCNN, call: Callable[[], Any])
 
 
 def _rois(setup: Setup, still: MaskRCNN, fraction: float) -> int:
-    """How many RoIs the batch then has, all pictures together."""
+    """How many RoIs the batch then has, all images together."""
     frozen_core.training_mode(still)
     still.roi_heads.positive_fraction = fraction
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.benchmark.outcome import Outcome, Row
+from experiments.benchmark.outcome import BenchmarkResult, Row
 from experiments.benchmark.setup import Setup, load
 from experiments.config import cli, control
 from instseg import seeds, timing
@@ -18,7 +18,7 @@ from instseg.training.loop import autocast
 TRAINING = ", training"
 
 
-def measure(setup: Setup) -> Outcome:
+def measure(setup: Setup) -> BenchmarkResult:
     """Two rows a head: predicting masks, and training (forward, loss, backward down to the pyramid)."""
     heads: dict[str, MaskHead] = {}
     papers: dict[str, str] = {}
@@ -52,7 +52,7 @@ def measure(setup: Setup) -> Outcome:
         "precision": setup.config.schedule.precision,
         "compiled": "yes" if setup.compiles else "no",
     }
-    return Outcome(rows, "rois", measured, [f"ms: for {setup.options.rois} RoIs"])
+    return BenchmarkResult(rows, "rois", measured, [f"ms: for {setup.options.rois} RoIs"])
 
 
 def names() -> list[str]:
@@ -103,7 +103,7 @@ def _training(setup: Setup, head: MaskHead) -> Callable[[], Any]:
     return work
 
 
-class _Asked(RoIs):
+class RecordingRoIs(RoIs):
     """RoIs that note what they were asked for."""
 
     def __init__(self, maps: Mapping[int, Tensor], boxes: list[Tensor], asked: list[str]) -> None:
@@ -111,7 +111,7 @@ class _Asked(RoIs):
         self.asked = asked
 
     def over(self, maps: Mapping[int, Tensor]) -> RoIs:
-        return _Asked(maps, self.boxes, self.asked)
+        return RecordingRoIs(maps, self.boxes, self.asked)
 
     def align(self, size: int, level: int | None = None) -> Tensor:
         self.asked.append(f"{size}×{size} of {'the fitting level' if level is None else f'P{level}'}")
@@ -125,7 +125,7 @@ class _Asked(RoIs):
 def _numbers(setup: Setup, head: MaskHead) -> dict[str, float | str]:
     make = _rois(setup)
     made = make()
-    rois = _Asked(made.pyramid, made.boxes, [])
+    rois = RecordingRoIs(made.pyramid, made.boxes, [])
     head.eval()
     with torch.inference_mode():
         masks = head.predict(rois, torch.ones(len(rois), dtype=torch.int64, device=setup.device)).probabilities

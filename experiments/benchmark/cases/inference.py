@@ -1,4 +1,4 @@
-"""Pictures to detections with masks: in their boxes, as RLE, or pasted into pictures."""
+"""Images to detections with masks: in their boxes, as RLE, or pasted into images."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -8,30 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmark.contest import OURS, TRUNK, Entry, found_peers, hold, parameters_of, trunk_input
-from experiments.benchmark.outcome import Outcome
+from experiments.benchmark.contest import OURS, TRUNK, Entry, found_peers, parameters_of, time_entries, trunk_input
+from experiments.benchmark.outcome import BenchmarkResult
 from experiments.benchmark.reference_models import Peer
 from experiments.benchmark.setup import Setup
 from instseg.training.loop import autocast
 
 
-def measure(setup: Setup) -> Outcome:
+def measure(setup: Setup) -> BenchmarkResult:
     """Ours with RLE, ours with masks in boxes, each peer as it is and with RLE, and the trunk alone."""
     ours = setup.model()
     found, absent = found_peers(setup, ours)
     entries = {
-        OURS: _entry(setup, ours, lambda: ours.detect_rle(setup.pictures)),
-        f"{OURS}, masks in boxes": _entry(setup, ours, lambda: ours.detect(setup.pictures)),
+        OURS: _entry(setup, ours, lambda: ours.detect_rle(setup.images)),
+        f"{OURS}, masks in boxes": _entry(setup, ours, lambda: ours.detect(setup.images)),
     }
     for name, peer in found.items():
-        entries[name] = _entry(setup, peer.model, partial(peer.detect, setup.pictures), peer.stages)
-        entries[f"{name} + RLE"] = _entry(setup, peer.model, partial(_with_rle, peer, setup.pictures), peer.stages)
+        entries[name] = _entry(setup, peer.model, partial(peer.detect, setup.images), peer.stages)
+        entries[f"{name} + RLE"] = _entry(setup, peer.model, partial(_with_rle, peer, setup.images), peer.stages)
     batch = trunk_input(setup)
     trunk = ours.backbone
     entries[f"{TRUNK}, forward"] = Entry(
         _inferring(setup, trunk, lambda: trunk(batch)), lambda: parameters_of(trunk), stages=None
     )
-    outcome = hold(setup, entries, absent)
+    outcome = time_entries(setup, entries, absent)
     outcome.notes.append(
         f"{OURS}: detections with run-length encoded masks; the limit is "
         f"{setup.config.detector.box_detections_per_img} detections an image."
@@ -39,8 +39,8 @@ def measure(setup: Setup) -> Outcome:
     return outcome
 
 
-def _with_rle(peer: Peer, pictures: list[Tensor]) -> Any:
-    return peer.encode(peer.detect(pictures))
+def _with_rle(peer: Peer, images: list[Tensor]) -> Any:
+    return peer.encode(peer.detect(images))
 
 
 def _entry(

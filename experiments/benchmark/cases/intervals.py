@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from experiments.benchmark import random_data
 from experiments.benchmark.cases.eval import PEER, shapes
 from experiments.benchmark.contest import OURS
-from experiments.benchmark.outcome import Outcome, Row
+from experiments.benchmark.outcome import BenchmarkResult, Row
 from experiments.benchmark.setup import Setup
 from instseg import timing
 from instseg.evaluation import coco
@@ -29,8 +29,8 @@ IMAGES, DETECTIONS, CATEGORIES, OBJECTS = 5000, 100, 80, 36_000
 RESAMPLES = 1000
 
 
-def measure(setup: Setup) -> Outcome:
-    """Times for matching ``pictures`` pictures, after pycocotools gave the same AP, and for resampling two variants."""
+def measure(setup: Setup) -> BenchmarkResult:
+    """Times for matching ``images`` images, after pycocotools gave the same AP, and for resampling two variants."""
     truth, results = _results(setup)
     work: dict[str, Callable[[], Any]] = {}
     kinds: tuple[coco.Kind, ...] = ("box", "mask")
@@ -46,18 +46,18 @@ def measure(setup: Setup) -> Outcome:
     variants = [_matches(np.random.default_rng(seed)) for seed in (random_data.SEED, random_data.SEED + 1)]
     work["resampling two variants"] = lambda: _difference(variants)
     seconds = timing.alternating(work, rounds=setup.options.rounds, device=torch.device("cpu"), budget=math.inf)
-    pictures = setup.options.pictures
+    images = setup.options.images
     rows = []
     for name in work:
         base, _, _ = name.partition(": ")
         matching = base != name
-        rows.append(Row(name, seconds[name], pictures if matching else IMAGES, f"{base}: {OURS}" if matching else None))
-    per_picture = sum(timing.spread(row.seconds)["median"] for row in rows if row.name.endswith(OURS)) / pictures
+        rows.append(Row(name, seconds[name], images if matching else IMAGES, f"{base}: {OURS}" if matching else None))
+    per_image = sum(timing.spread(row.seconds)["median"] for row in rows if row.name.endswith(OURS)) / images
     resampled = timing.spread(rows[-1].seconds)["median"]
     # kibibytes, and bytes on a Mac
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     measured = {
-        "pictures": pictures,
+        "images": images,
         "height": setup.size[0],
         "width": setup.size[1],
         "detections": len(results),
@@ -69,10 +69,10 @@ def measure(setup: Setup) -> Outcome:
     }
     notes = [
         "Matching gives pycocotools' AP, for boxes and for masks.",
-        f"At this rate a difference in box, in mask and in boundary AP on {IMAGES:,} such pictures takes "
-        f"{2 * IMAGES * per_picture:,.0f} s of matching and {3 * resampled:,.0f} s of resampling.",
+        f"At this rate a difference in box, in mask and in boundary AP on {IMAGES:,} such images takes "
+        f"{2 * IMAGES * per_image:,.0f} s of matching and {3 * resampled:,.0f} s of resampling.",
     ]
-    return Outcome(rows, "images", measured, notes)
+    return BenchmarkResult(rows, "images", measured, notes)
 
 
 def _difference(variants: list[Matches]) -> None:
@@ -106,7 +106,7 @@ def _results(setup: Setup) -> tuple[dict[str, Any], coco.Results]:
     """Random objects, and detections near them: half of the class of their object, half of any."""
     generator = torch.Generator().manual_seed(random_data.SEED)
     instances = setup.options.instances
-    images = [{"id": i, "height": setup.size[0], "width": setup.size[1]} for i in range(1, setup.options.pictures + 1)]
+    images = [{"id": i, "height": setup.size[0], "width": setup.size[1]} for i in range(1, setup.options.images + 1)]
     annotations: list[dict[str, Any]] = []
     results: coco.Results = []
     for image in images:

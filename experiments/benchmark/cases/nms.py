@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from experiments.benchmark import random_data, reference_models
-from experiments.benchmark.outcome import Outcome, Row
+from experiments.benchmark.outcome import BenchmarkResult, Row
 from experiments.benchmark.setup import Setup
 from instseg import timing
 from instseg.detector import nms
@@ -20,7 +20,7 @@ JITTER = 0.2
 KEEP, FIXED, PEER = "nms.keep", "nms.fixed_point", "torchvision.ops.batched_nms"
 
 
-def measure(setup: Setup) -> Outcome:
+def measure(setup: Setup) -> BenchmarkResult:
     """Times for one training batch's proposals, after all kept the same boxes."""
     boxes, valid = _proposals(setup)
     threshold = setup.config.detector.rpn_nms_thresh
@@ -58,7 +58,7 @@ def measure(setup: Setup) -> Outcome:
         "height": setup.size[0],
         "width": setup.size[1],
     }
-    return Outcome(rows, "boxes", measured, ["All keep the same boxes."])
+    return BenchmarkResult(rows, "boxes", measured, ["All keep the same boxes."])
 
 
 def _proposals(setup: Setup) -> tuple[Tensor, Tensor]:
@@ -67,8 +67,8 @@ def _proposals(setup: Setup) -> tuple[Tensor, Tensor]:
     height, width = setup.size
     maps = [torch.empty(1, 1, -(-height // 2**level), -(-width // 2**level)) for level in (2, 3, 4, 5, 6)]
     anchors = reference_models.anchors(setup.config)
-    picture = ImageList(torch.empty(1, 3, height, width), [setup.size])
-    levels = anchors(picture, maps)[0].split(
+    image = ImageList(torch.empty(1, 3, height, width), [setup.size])
+    levels = anchors(image, maps)[0].split(
         [m[0, 0].numel() * n for m, n in zip(maps, anchors.num_anchors_per_location(), strict=True)]
     )
     most = setup.config.detector.rpn_pre_nms_top_n_train

@@ -9,7 +9,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from experiments.benchmark import random_data
 from experiments.benchmark.contest import OURS
-from experiments.benchmark.outcome import Outcome, Row
+from experiments.benchmark.outcome import BenchmarkResult, Row
 from experiments.benchmark.setup import Setup
 from instseg import timing
 from instseg.masks import paste
@@ -19,8 +19,8 @@ THRESHOLD = 0.5
 PEER = "torchvision paste + pycocotools encode"
 
 
-def measure(setup: Setup) -> Outcome:
-    """Times for ``rois`` masks of 28 × 28 in one picture, after both gave the same bytes."""
+def measure(setup: Setup) -> BenchmarkResult:
+    """Times for ``rois`` masks of 28 × 28 in one image, after both gave the same bytes."""
     generator = torch.Generator().manual_seed(random_data.SEED)
     boxes = random_data.detections(setup.size, setup.options.rois, generator).to(setup.device)
     probabilities = random_data.blobs(setup.options.rois, GRID, generator).to(setup.device)
@@ -43,7 +43,7 @@ def measure(setup: Setup) -> Outcome:
     for row in rows:
         row.numbers["peak_memory_mib"] = timing.peak_memory(work[row.name], setup.device) / 2**20
     measured = {"masks": setup.options.rois, "grid": GRID, "height": setup.size[0], "width": setup.size[1]}
-    return Outcome(
+    return BenchmarkResult(
         rows,
         "masks",
         measured,

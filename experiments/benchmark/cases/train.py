@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.benchmark.contest import OURS, TRUNK, Entry, found_peers, hold, parameters_of, trunk_input
-from experiments.benchmark.outcome import Outcome
+from experiments.benchmark.contest import OURS, TRUNK, Entry, found_peers, parameters_of, time_entries, trunk_input
+from experiments.benchmark.outcome import BenchmarkResult
 from experiments.benchmark.setup import Setup
 from instseg.training.loop import autocast, step
 
 
-def measure(setup: Setup) -> Outcome:
+def measure(setup: Setup) -> BenchmarkResult:
     """Ours and each peer on the same batch with the same optimiser, and the trunk alone, forward and backward."""
     ours = setup.model()
     found, absent = found_peers(setup, ours)
@@ -27,7 +27,7 @@ def measure(setup: Setup) -> Outcome:
         lambda: trunk.zero_grad(set_to_none=True),
         stages=None,
     )
-    return hold(setup, entries, absent)
+    return time_entries(setup, entries, absent)
 
 
 def _entry(setup: Setup, model: Any) -> Entry:

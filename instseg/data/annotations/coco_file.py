@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from instseg.data.annotated import Contents, Picture
+from instseg.data.annotated import Contents, ImageRecord
 from instseg.data.annotations.coco_shapes import missing_box, shape_fault
-from instseg.data.annotations.faults import Faults, left_out
+from instseg.data.annotations.faults import Faults, skipped
 from instseg.data.annotations.file_names import FileFinder
 from instseg.data.annotations.headers import check_headers
 from instseg.data.annotations.json_file import is_text, plain, read_json, short, whole
-from instseg.data.split import Part
+from instseg.data.split import FoldSplit
 from instseg.errors import DataError
 
 _FORM = "a COCO annotation file is one object with lists images, annotations and categories"
@@ -24,7 +24,7 @@ def read_coco(
     *,
     drop_invalid: bool,
     limit: int | None = None,
-    part: Part | None = None,
+    part: FoldSplit | None = None,
     headers: bool = False,
     categories: list[Entry] | None = None,
 ) -> Contents:
@@ -41,15 +41,15 @@ def read_coco(
     if part is None:
         files = _files(path, images, [records[i] for i in chosen[:limit]])
     else:
-        # all files, since one that stands for two pictures could be in both splits
+        # all files, since one that stands for two images could be in both splits
         files = _files(path, images, [records[i] for i in chosen])
         names = {i: records[i]["file_name"].replace("\\", "/") for i in chosen}
         in_part = part.choose(dict.fromkeys(names.values(), ""), path)
         chosen = [i for i in chosen if names[i] in in_part]
-    kept = {i: Picture(records[i], [], set(), files[i]) for i in chosen[:limit]}
+    kept = {i: ImageRecord(records[i], [], set(), files[i]) for i in chosen[:limit]}
     check_headers(path, images, list(kept.values()), every=headers)
     lines = _sort_in(path, data["annotations"], kept, set(records), {c["id"] for c in known})
-    return Contents(known, list(kept.values()), left_out(path, lines, what="annotation", drop=drop_invalid))
+    return Contents(known, list(kept.values()), skipped(path, lines, what="annotation", drop=drop_invalid))
 
 
 def read_categories(path: Path) -> list[Entry]:
@@ -120,10 +120,10 @@ def _among(path: Path, own: dict[int, Entry], known: list[Entry]) -> list[Entry]
 
 
 def _files(path: Path, images: Path, records: list[Entry]) -> dict[int, str]:
-    """Where the pictures are, by their ids."""
+    """Where the images are, by their ids."""
     if not images.is_dir():
         fault = "is a file" if images.exists() else "does not exist"
-        raise DataError(f"image folder {images} {fault}; {path} names its pictures relative to it")
+        raise DataError(f"image folder {images} {fault}; {path} names its images relative to it")
     finder = FileFinder(images)
     faults = Faults(path)
     files: dict[int, str] = {}
@@ -148,9 +148,9 @@ def _files(path: Path, images: Path, records: list[Entry]) -> dict[int, str]:
 
 
 def _sort_in(
-    path: Path, annotations: list[Any], kept: dict[int, Picture], known_images: set[int], known_categories: set[int]
+    path: Path, annotations: list[Any], kept: dict[int, ImageRecord], known_images: set[int], known_categories: set[int]
 ) -> list[str]:
-    """Give each annotation to its picture; return a line for each one left out."""
+    """Give each annotation to its image; return a line for each one left out."""
     seen: set[int] = set()
     lines: list[str] = []
     faults = Faults(path)
@@ -176,8 +176,8 @@ def _sort_in(
             line = f"annotation {annotation_id} has iscrowd {short(given['iscrowd'])}; it must be 0 or 1"
             faults.add("iscrowd", line)
             continue
-        picture = kept.get(image_id)
-        if picture is None:
+        image = kept.get(image_id)
+        if image is None:
             continue
         annotation = {**plain(given, keep=("bbox", "segmentation")), "id": annotation_id, "image_id": image_id}
         annotation |= {"category_id": category_id, "bbox": given.get("bbox"), "segmentation": given.get("segmentation")}
@@ -185,7 +185,7 @@ def _sort_in(
             annotation.pop("iscrowd", None)
         else:
             annotation["iscrowd"] = int(annotation["iscrowd"])
-        height, width = picture.record["height"], picture.record["width"]
+        height, width = image.record["height"], image.record["width"]
         try:
             if annotation["bbox"] in (None, []):
                 annotation["bbox"], fault = missing_box(annotation["segmentation"], height, width)
@@ -195,9 +195,9 @@ def _sort_in(
             faults.add("rle", f"annotation {annotation_id} of image {image_id}: {error}")
             continue
         if fault is None or fault.scorable:
-            picture.annotations.append(annotation)
+            image.annotations.append(annotation)
         if fault is not None:
-            picture.unfit.add(annotation_id)
+            image.unfit.add(annotation_id)
             lines.append(f"annotation {annotation_id} of image {image_id}: {fault.reason}")
     faults.raise_first()
     return lines

@@ -12,9 +12,9 @@ from pycocotools import mask as coco_mask
 
 from instseg.masks import rle
 
-MOST_PIXELS = 178_956_970  # of a picture; Pillow opens no larger one, and pycocotools counts in 32 bits
-MIN_SIDE = 0.01  # pixels; float32 cannot tell the two edges of a thinner box apart in a large picture
-_MOST_CROSSINGS = 1000  # of a picture by a polygon
+MOST_PIXELS = 178_956_970  # of an image; Pillow opens no larger one, and pycocotools counts in 32 bits
+MIN_SIDE = 0.01  # pixels; float32 cannot tell the two edges of a thinner box apart in a large image
+_MOST_CROSSINGS = 1000  # of an image by a polygon
 _MOST_BITS = 35  # of a number in a run-length code
 _CODES = 300  # looked at together; their numbers stay in the cache
 
@@ -27,17 +27,17 @@ class Fault(NamedTuple):
 
 
 def shape_fault(annotation: dict[str, Any], height: int, width: int) -> Fault | None:
-    """Why an annotation cannot be an instance of a picture, or None.
+    """Why an annotation cannot be an instance of an image, or None.
 
     Polygons are rasterised to see that they cover a pixel, about 15 microseconds for an instance of COCO's.
 
     Args:
         annotation: an entry of ``annotations``.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
 
     Raises:
-        ValueError: the run-length code is damaged or made for another picture.
+        ValueError: the run-length code is damaged or made for another image.
     """
     bbox, segmentation = annotation.get("bbox"), annotation.get("segmentation")
     if isinstance(segmentation, dict):
@@ -49,7 +49,7 @@ def shape_fault(annotation: dict[str, Any], height: int, width: int) -> Fault | 
         return Fault(malformed, scorable=False)
     if degenerate := _degenerate_box(bbox, height, width):
         return Fault(degenerate, scorable=True)
-    return None if covers else Fault("its mask covers no pixel of the picture", scorable=True)
+    return None if covers else Fault("its mask covers no pixel of the image", scorable=True)
 
 
 def missing_box(segmentation: Any, height: int, width: int) -> tuple[list[float] | None, Fault | None]:
@@ -64,7 +64,7 @@ def missing_box(segmentation: Any, height: int, width: int) -> tuple[list[float]
 
 
 def sound_codes(results: Sequence[Any], sizes: Mapping[int, tuple[int, int]]) -> np.ndarray:
-    """Which results hold a compressed run-length code that fits its picture: in those :func:`shape_fault` finds none.
+    """Which results hold a compressed run-length code that fits its image: in those :func:`shape_fault` finds none.
 
     Many codes are looked at together, five times as fast or more.
 
@@ -91,7 +91,7 @@ def sound_codes(results: Sequence[Any], sizes: Mapping[int, tuple[int, int]]) ->
 
 
 def clipped_box(bbox: list[float], height: int, width: int) -> tuple[float, float, float, float]:
-    """COCO's (x, y, width, height) as (x1, y1, x2, y2) inside the picture, in pixels."""
+    """COCO's (x, y, width, height) as (x1, y1, x2, y2) inside the image, in pixels."""
     x, y, box_width, box_height = bbox
     return max(x, 0.0), max(y, 0.0), min(x + box_width, width), min(y + box_height, height)
 
@@ -120,7 +120,7 @@ def _degenerate_box(bbox: Any, height: int, width: int) -> str | None:
         return f"bbox {_short(bbox)} has no area"
     x1, y1, x2, y2 = clipped_box(bbox, height, width)
     if x2 - x1 < MIN_SIDE or y2 - y1 < MIN_SIDE:
-        return f"bbox {_short(bbox)} lies outside its picture of {width} x {height} pixels"
+        return f"bbox {_short(bbox)} lies outside its image of {width} x {height} pixels"
     return None
 
 
@@ -143,11 +143,11 @@ def _malformed_polygons(polygons: Any, height: int, width: int) -> str | None:
             return "a polygon holds something that is no number"
         # pycocotools walks along every edge, so one far point would cost gigabytes, or the process.
         if min(polygon) < -far or max(polygon) > 2 * far:
-            return f"a polygon goes far outside its picture of {width} x {height} pixels"
+            return f"a polygon goes far outside its image of {width} x {height} pixels"
         if len(polygon) > _MOST_CROSSINGS // 2:
             steps = np.abs(np.diff(np.array(polygon, dtype=np.float64).reshape(-1, 2), axis=0))
             if steps.max(axis=1).sum() > _MOST_CROSSINGS * far:
-                return f"a polygon of {len(polygon) // 2} points crosses its picture more than {_MOST_CROSSINGS} times"
+                return f"a polygon of {len(polygon) // 2} points crosses its image more than {_MOST_CROSSINGS} times"
     return None
 
 
@@ -158,13 +158,13 @@ def _foreground(rle: dict[str, Any], height: int, width: int) -> int:
     ends within a number is read past its end. So both are looked at here first.
     """
     if rle.get("size") != [height, width]:
-        raise ValueError(f"its RLE has size {_short(rle.get('size'))}, its picture [height, width] [{height}, {width}]")
+        raise ValueError(f"its RLE has size {_short(rle.get('size'))}, its image [height, width] [{height}, {width}]")
     counts = rle.get("counts")
     runs = _runs(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
         raise ValueError("its RLE counts are damaged; a list of run lengths or a compressed string is needed")
     if sum(runs) != height * width:
-        raise ValueError(f"its RLE counts add up to {sum(runs)} pixels, its picture has {height * width}")
+        raise ValueError(f"its RLE counts add up to {sum(runs)} pixels, its image has {height * width}")
     return sum(runs[1::2])
 
 

@@ -37,7 +37,7 @@ class Faults:
             raise DataError(f"{self._path}: {lines[0]}" + (f" (and {more} more like it)" if more else ""), every)
 
 
-def left_out(path: Path, lines: list[str], *, what: str, drop: bool) -> list[str]:
+def skipped(path: Path, lines: list[str], *, what: str, drop: bool) -> list[str]:
     """The lines, where what they tell of may be left out.
 
     Args:

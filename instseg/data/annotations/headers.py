@@ -1,10 +1,10 @@
-"""What the headers of pictures say against what is said of them."""
+"""What the headers of images say against what is said of them."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from instseg.data.annotated import ORIENTATION, Picture
+from instseg.data.annotated import ORIENTATION, ImageRecord
 from instseg.data.annotations.coco_shapes import MOST_PIXELS
 from instseg.data.annotations.faults import Faults
 from instseg.data.images import image_header
@@ -15,27 +15,27 @@ _SIDEWAYS = (5, 6, 7, 8)
 _READERS = 16  # a header is one short wait for the disk
 
 
-def check_headers(source: Path, folder: Path, pictures: list[Picture], *, every: bool) -> None:
-    """Put missing sizes into the pictures' records, and ``exif_orientation`` where a picture is to be turned.
+def check_headers(source: Path, folder: Path, images: list[ImageRecord], *, every: bool) -> None:
+    """Put missing sizes into the images' records, and ``exif_orientation`` where an image is to be turned.
 
     Tools of today show a photograph upright to whoever annotates it. So one that EXIF says is turned is taken upright,
     as detectron2 does, unless its record gives the size that it is stored in.
 
     Args:
         source: the file that the records are from, for messages.
-        folder: that the pictures lie in.
-        pictures: their records may lack ``height`` and ``width``.
+        folder: that the images lie in.
+        images: their records may lack ``height`` and ``width``.
         every: look at the headers of those that have both, too.
 
     Raises:
-        DataError: a picture cannot be read, or is not as large as its record says, or too large for anything.
+        DataError: an image cannot be read, or is not as large as its record says, or too large for anything.
     """
     faults = Faults(source)
-    todo = [p for p in pictures if every or p.record.get("height") is None or p.record.get("width") is None]
+    todo = [p for p in images if every or p.record.get("height") is None or p.record.get("width") is None]
     with ThreadPoolExecutor(_READERS) as pool:
         headers = list(pool.map(_header, [folder / p.file for p in todo]))
-    for picture, header in zip(todo, headers, strict=True):
-        record = picture.record
+    for image, header in zip(todo, headers, strict=True):
+        record = image.record
         record.pop(ORIENTATION, None)
         if isinstance(header, DataError):
             faults.add("header", f"image {record['id']}: {header}")
@@ -47,17 +47,15 @@ def check_headers(source: Path, folder: Path, pictures: list[Picture], *, every:
             said = tuple(record.get(key) or side for side, key in zip(stored, _SIDES, strict=True))
             line = f"image {record['id']} is {said[1]} x {said[0]} pixels there, but {stored[1]} x {stored[0]} in "
             turned = " and has no EXIF orientation that would turn it" if said == stored[::-1] else ""
-            faults.add("size", f"{line}{folder / picture.file}{turned}")
+            faults.add("size", f"{line}{folder / image.file}{turned}")
             continue
         record.update(zip(_SIDES, size, strict=True))
         if orientation != 1 and size == upright:
             record[ORIENTATION] = orientation
-    for picture in pictures:
-        height, width = (picture.record.get(key) or 1 for key in _SIDES)
+    for image in images:
+        height, width = (image.record.get(key) or 1 for key in _SIDES)
         if height * width > MOST_PIXELS:
-            faults.add(
-                "large", f"image {picture.record['id']} has {width} x {height} pixels; {MOST_PIXELS} are the most"
-            )
+            faults.add("large", f"image {image.record['id']} has {width} x {height} pixels; {MOST_PIXELS} are the most")
     faults.raise_first()
 
 

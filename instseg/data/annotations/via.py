@@ -1,4 +1,4 @@
-"""Reading the annotations of the VGG Image Annotator (VIA), versions 1 and 2, and checking all of them.
+"""Reading the annotations of the VGG ImageRecord Annotator (VIA), versions 1 and 2, and checking all of them.
 
 Source: A. Dutta and A. Zisserman, "The VIA Annotation Software for Images, Audio and Video", ACM Multimedia 2019;
 https://www.robots.ox.ac.uk/~vgg/software/via.
@@ -8,65 +8,65 @@ from math import cos, pi, sin
 from pathlib import Path
 from typing import Any
 
-from instseg.data.annotated import Contents, Picture
+from instseg.data.annotated import Contents, ImageRecord
 from instseg.data.annotations.coco_shapes import missing_box
-from instseg.data.annotations.faults import Faults, left_out
+from instseg.data.annotations.faults import Faults, skipped
 from instseg.data.annotations.file_names import FileFinder
 from instseg.data.annotations.headers import check_headers
 from instseg.data.annotations.json_file import is_text, read_json, short
 from instseg.data.images import SUFFIXES
 from instseg.errors import DataError
 
-_FORM = "a VIA file is one object with an entry {filename, regions} for each picture"
+_FORM = "a VIA file is one object with an entry {filename, regions} for each image"
 _PROJECT = "_via_img_metadata"
 _CORNERS = 180  # of a round shape's polygon, which keeps it within 0.02 % of its radius
 
 
 def read_via(path: Path, *, category: str, drop_invalid: bool, limit: int | None) -> Contents:
-    """Read a VIA file beside its pictures: an export of VIA 1 or 2, or a project of VIA 2.
+    """Read a VIA file beside its images: an export of VIA 1 or 2, or a project of VIA 2.
 
     Polygons, closed polylines, rectangles, circles and ellipses are instances, all of one category; points and
-    open lines have no inside and are degenerate. Pictures are in the order of their names, and their ids are
+    open lines have no inside and are degenerate. Images are in the order of their names, and their ids are
     their positions in that order, from 1.
 
     Args:
         path: the JSON file.
         category: the name of the one category.
         drop_invalid: leave degenerate regions out instead of raising.
-        limit: keep only the first so many pictures.
+        limit: keep only the first so many images.
 
     Raises:
         DataError: the file or a part of it cannot be used.
     """
     entries = _entries(path)
-    pictures = [
-        Picture({"id": i, "file_name": name}, [], set(), name) for i, name in enumerate(sorted(entries), start=1)
+    images = [
+        ImageRecord({"id": i, "file_name": name}, [], set(), name) for i, name in enumerate(sorted(entries), start=1)
     ][:limit]
-    check_headers(path, path.parent, pictures, every=True)
+    check_headers(path, path.parent, images, every=True)
     lines = []
     annotation_id = 0
-    for picture in pictures:
-        for key, region in entries[picture.file]:
+    for image in images:
+        for key, region in entries[image.file]:
             annotation_id += 1
-            if (reason := _add(picture, annotation_id, region)) is not None:
-                lines.append(f"region {key} of {picture.file}: {reason}")
-    lines = left_out(path, lines, what="region", drop=drop_invalid)
-    known = {picture.file for picture in pictures}
+            if (reason := _add(image, annotation_id, region)) is not None:
+                lines.append(f"region {key} of {image.file}: {reason}")
+    lines = skipped(path, lines, what="region", drop=drop_invalid)
+    known = {image.file for image in images}
     if limit is None:
         beside = {p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES}
-        lines = lines + [f"picture {name} has no entry in {path.name}" for name in sorted(beside - known)]
-    return Contents([{"id": 1, "name": category}], pictures, lines)
+        lines = lines + [f"image {name} has no entry in {path.name}" for name in sorted(beside - known)]
+    return Contents([{"id": 1, "name": category}], images, lines)
 
 
 def _entries(path: Path) -> dict[str, list[tuple[str, Any]]]:
-    """The regions, each with its number or key, of every picture by its file, which is there."""
+    """The regions, each with its number or key, of every image by its file, which is there."""
     data = read_json(path)
     if isinstance(data, dict) and _PROJECT in data:
         data = data[_PROJECT]
     if not isinstance(data, dict):
         raise DataError(f"{path} holds no object; {_FORM}")
     if not data:
-        raise DataError(f"{path} holds no picture; {_FORM}")
+        raise DataError(f"{path} holds no image; {_FORM}")
     finder = FileFinder(path.parent)
     faults = Faults(path)
     found: dict[str, list[tuple[str, Any]]] = {}
@@ -78,9 +78,9 @@ def _entries(path: Path) -> dict[str, list[tuple[str, Any]]]:
         elif not isinstance(regions, dict | list):
             faults.add("regions", f"{name} has regions {short(regions)}; a list or an object is needed")
         elif (file := finder.find(name)) is None:
-            faults.add("file", f"picture {path.parent / name.lstrip('/')} does not exist")
+            faults.add("file", f"image {path.parent / name.lstrip('/')} does not exist")
         elif file in found:
-            faults.add("twice", f"{file} is there twice; each picture has one entry")
+            faults.add("twice", f"{file} is there twice; each image has one entry")
         else:
             numbered = regions.items() if isinstance(regions, dict) else enumerate(regions)
             found[file] = [(" ".join(str(number).split())[:60], region) for number, region in numbered]
@@ -88,8 +88,8 @@ def _entries(path: Path) -> dict[str, list[tuple[str, Any]]]:
     return found
 
 
-def _add(picture: Picture, annotation_id: int, region: Any) -> str | None:
-    """Give a region to its picture as a COCO annotation, or say why it can be none."""
+def _add(image: ImageRecord, annotation_id: int, region: Any) -> str | None:
+    """Give a region to its image as a COCO annotation, or say why it can be none."""
     shape = region.get("shape_attributes") if isinstance(region, dict) else None
     if not isinstance(shape, dict):
         return "it has no shape_attributes"
@@ -99,13 +99,13 @@ def _add(picture: Picture, annotation_id: int, region: Any) -> str | None:
         return f"its shape {short(shape.get('name'))} has no {error}"
     except (ValueError, OverflowError) as error:
         return str(error)
-    box, fault = missing_box(segmentation, picture.record["height"], picture.record["width"])
+    box, fault = missing_box(segmentation, image.record["height"], image.record["width"])
     if fault is not None:
         return fault.reason
-    picture.annotations.append(
+    image.annotations.append(
         {
             "id": annotation_id,
-            "image_id": picture.record["id"],
+            "image_id": image.record["id"],
             "category_id": 1,
             "segmentation": segmentation,
             "bbox": box,

@@ -23,7 +23,7 @@ _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without a byte
 _STALE = 3600.0  # seconds after which a temporary folder can only be a killed run's
 _DELAY = 2.0  # seconds before a bar is worth its line
-_MAX_GROWTH = 50  # a picture archive unpacks to little more than its own size
+_MAX_GROWTH = 50  # an image archive unpacks to little more than its own size
 
 
 def download(

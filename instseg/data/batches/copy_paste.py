@@ -1,10 +1,10 @@
-"""Objects of one picture pasted into another: G. Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation
+"""Objects of one image pasted into another: G. Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation
 Method for Instance Segmentation", CVPR 2021."""
 
 import torch
 from torchvision import tv_tensors
 
-from instseg.data.batches.instances import joined, settled, tight_box
+from instseg.data.batches.instances import joined, sanitized, tight_box
 from instseg.data.dataset import Sample
 
 
@@ -15,8 +15,8 @@ def paste(sample: Sample, partner: Sample, *, min_area: int, min_visible: float)
     lost pixels are put around the rest. Edges are not blended, which made no difference in the paper.
 
     Args:
-        sample: the picture that is pasted into; ``area`` is that of its masks.
-        partner: the picture that is pasted from, of the same size.
+        sample: the image that is pasted into; ``area`` is that of its masks.
+        partner: the image that is pasted from, of the same size.
         min_area: least pixels of a mask that was covered in part.
         min_visible: least share of its pixels that must still be seen.
 
@@ -46,4 +46,4 @@ def paste(sample: Sample, partner: Sample, *, min_area: int, min_visible: float)
     least[own:] = 1
     pixels = image.as_subclass(torch.Tensor).clone()
     pixels[window] = torch.where(free.bool(), pixels[window], other_image.as_subclass(torch.Tensor)[window])
-    return tv_tensors.Image(pixels), settled(target, lost, least)
+    return tv_tensors.Image(pixels), sanitized(target, lost, least)

@@ -1,4 +1,4 @@
-"""What becomes of a target's instances where pictures are cropped and pasted."""
+"""What becomes of a target's instances where images are cropped and pasted."""
 
 from collections.abc import Sequence
 
@@ -41,14 +41,14 @@ def tight_box(mask: torch.Tensor) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def settled(target: Target, changed: torch.Tensor, least: float | torch.Tensor) -> Target:
+def sanitized(target: Target, changed: torch.Tensor, least: float | torch.Tensor) -> Target:
     """The target after something took pixels from its masks.
 
     Instances with too few pixels are dropped; the boxes of others whose masks were changed are put around what is
     left, and every ``area`` is that of the mask as it is.
 
     Args:
-        target: its masks are of the size of the picture.
+        target: its masks are of the size of the image.
         changed: (N,) bool: whose boxes no longer fit.
         least: pixels that a mask must have to stay, 1 or more; one number, or (N,).
     """
@@ -66,7 +66,7 @@ def settled(target: Target, changed: torch.Tensor, least: float | torch.Tensor) 
 
 
 def outside(boxes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """(N, 4) xyxy -> (N,) bool: which boxes reach beyond a picture of (H, W)."""
+    """(N, 4) xyxy -> (N,) bool: which boxes reach beyond an image of (H, W)."""
     boxes = boxes.as_subclass(torch.Tensor)
     limit = torch.tensor([size[-1], size[-2]], dtype=boxes.dtype)
     return (boxes[:, :2] < 0).any(1) | (boxes[:, 2:] > limit).any(1)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from instseg import seeds
 from instseg.data.batches import transforms
-from instseg.data.batches.packed_batch import Parcel
+from instseg.data.batches.packed_batch import PackedBatch
 from instseg.data.dataset import InstanceDataset, Sample
 from instseg.errors import UserError
 
@@ -22,7 +22,7 @@ Batch = tuple[list[torch.Tensor], list[dict[str, Any]]]
 def training_batches(
     dataset: InstanceDataset,
     indices: list[int],
-    transform: transforms.Training,
+    transform: transforms.TrainTransform,
     *,
     batch_size: int,
     iterations: int,
@@ -35,17 +35,17 @@ def training_batches(
     the images (3, H, W) uint8, which is what is quickest to hand over.
 
     Every epoch is a permutation of ``indices`` drawn from (seed, epoch); every sample's augmentation is drawn
-    from (seed, position). A resumed run therefore sees what an unbroken one sees. A batch holds tall pictures or
+    from (seed, position). A resumed run therefore sees what an unbroken one sees. A batch holds tall images or
     wide ones.
 
     Raises:
-        UserError: what the data set raised while reading a picture, as it was, also out of a worker process.
+        UserError: what the data set raised while reading an image, as it was, also out of a worker process.
     """
     sizes = dataset.sizes()
     tall = [sizes[index][0] > sizes[index][1] for index in indices]
     loader = DataLoader(
-        _Caught(TrainingSamples(dataset, indices, transform, seed)),
-        batch_sampler=_Order(indices, tall, batch_size, iterations, seed, start),
+        ErrorsAsItems(TrainingSamples(dataset, indices, transform, seed)),
+        batch_sampler=BatchOrder(indices, tall, batch_size, iterations, seed, start),
         collate_fn=_collate,
         num_workers=_processes(workers),
         multiprocessing_context=_context(workers),
@@ -56,14 +56,14 @@ def training_batches(
     return _batches(loader)
 
 
-def pictures(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) -> Iterator[tuple[list[int], Any]]:
-    """All pictures in order, for evaluation: their indices, and (3, H, W) uint8 images.
+def read_images(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) -> Iterator[tuple[list[int], Any]]:
+    """All images in order, for evaluation: their indices, and (3, H, W) uint8 images.
 
     Raises:
         UserError: see :func:`training_batches`.
     """
     loader = DataLoader(
-        _Caught(_Pictures(dataset)),
+        ErrorsAsItems(_Images(dataset)),
         batch_size=batch_size,
         collate_fn=_collate,
         num_workers=_processes(workers),
@@ -73,10 +73,10 @@ def pictures(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) -> 
     return _batches(loader)
 
 
-def examined(
+def verify_images(
     dataset: InstanceDataset, indices: Sequence[int], *, workers: int = 0
 ) -> Iterator[tuple[int, str | None, bytes]]:
-    """Read pictures and their masks once, in order: (index, what is wrong or None, digest of the picture's pixels)."""
+    """Read images and their masks once, in order: (index, what is wrong or None, digest of the image's pixels)."""
     loader = DataLoader(
         _Examined(dataset, indices),
         batch_size=None,
@@ -91,7 +91,7 @@ def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
     for batch in loader:
         if isinstance(batch, UserError):
             raise batch
-        yield batch.open() if isinstance(batch, Parcel) else batch
+        yield batch.open() if isinstance(batch, PackedBatch) else batch
 
 
 def to_unit(image: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -113,19 +113,21 @@ def _context(workers: int) -> str | None:
 
 
 class TrainingSamples(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
-    """The samples that training sees: ``samples[index, position]`` is picture ``index`` as it is augmented at a
+    """The samples that training sees: ``samples[index, position]`` is image ``index`` as it is augmented at a
     position, counted from the start of training, a function of the seed and these two numbers alone.
 
     A sample is (3, H, W) uint8 and the target, as plain tensors; see :func:`instseg.data.batches.transforms.apply`.
 
     Args:
-        dataset: what pictures are read from.
+        dataset: what images are read from.
         indices: those that training uses; what is pasted comes from them.
         transform: of :func:`instseg.data.batches.transforms.training`.
         seed: the run's.
     """
 
-    def __init__(self, dataset: InstanceDataset, indices: list[int], transform: transforms.Training, seed: int) -> None:
+    def __init__(
+        self, dataset: InstanceDataset, indices: list[int], transform: transforms.TrainTransform, seed: int
+    ) -> None:
         self.dataset, self.indices, self.transform, self.seed = dataset, indices, transform, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -142,7 +144,7 @@ class TrainingSamples(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
         return self.dataset[self.indices[int(torch.randint(len(self.indices), ()))]]
 
 
-class _Pictures(Dataset[Any]):
+class _Images(Dataset[Any]):
     def __init__(self, dataset: InstanceDataset) -> None:
         self.dataset = dataset
 
@@ -153,7 +155,7 @@ class _Pictures(Dataset[Any]):
         return index, self.dataset[index][0].as_subclass(torch.Tensor)
 
 
-class _Caught(Dataset[Any]):
+class ErrorsAsItems(Dataset[Any]):
     """Another data set's items, or the UserErrors that it raises in their place: out of a worker an exception would
     reach the user wrapped in a traceback."""
 
@@ -188,12 +190,12 @@ class _Examined(Dataset[Any]):
         return index, None, digest.digest()
 
 
-class _Order(Sampler[list[tuple[int, int]]]):
+class BatchOrder(Sampler[list[tuple[int, int]]]):
     """For each iteration its (index, position)s; position counts samples from the start of training.
 
-    Pictures are drawn epoch by epoch, and a batch is made as soon as there are enough of one kind (tall or wide), so
+    Images are drawn epoch by epoch, and a batch is made as soon as there are enough of one kind (tall or wide), so
     that little of it is padding. Whoever is left over at an epoch's end goes first in the next; of a kind
-    with fewer pictures than a batch, one batch may hold the same picture twice.
+    with fewer images than a batch, one batch may hold the same image twice.
     """
 
     def __init__(
@@ -230,4 +232,4 @@ def _collate(samples: list[Any]) -> Any:
             return sample
     first, second = zip(*samples, strict=True)
     batch = list(first), list(second)
-    return batch if get_worker_info() is None else Parcel(batch)
+    return batch if get_worker_info() is None else PackedBatch(batch)

@@ -1,6 +1,6 @@
 """What a worker hands over: all tensors of one dtype in one, since every tensor handed over costs an open file.
 
-A process may often have 1,024 open, and a batch of 16 pictures with their targets has about 100 tensors.
+A process may often have 1,024 open, and a batch of 16 images with their targets has about 100 tensors.
 """
 
 import io
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class Parcel:
+class PackedBatch:
     """A batch (any nesting of lists, tuples and dicts with CPU tensors in it) packed to be handed over.
 
     Tensors come out as they went in, strides included, as plain tensors that share memory with their
@@ -37,7 +37,7 @@ class Parcel:
         for view, tensor in zip(self._views(), pickler.tensors, strict=True):
             view.copy_(tensor)
 
-    def pin_memory(self) -> "Parcel":
+    def pin_memory(self) -> "PackedBatch":
         """Pin all tensors, in place; the name is the one that ``DataLoader`` calls."""
         self._flat = {dtype: flat.pin_memory() for dtype, flat in self._flat.items()}
         return self

@@ -1,4 +1,4 @@
-"""What happens to a training picture on its way into a batch, by ``torchvision.transforms.v2``."""
+"""What happens to a training image on its way into a batch, by ``torchvision.transforms.v2``."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from instseg.data.batches.copy_paste import paste
-from instseg.data.batches.instances import outside, settled, without_crowds
+from instseg.data.batches.instances import outside, sanitized, without_crowds
 from instseg.data.dataset import Sample, Target
 
 PADDING = (124, 116, 104)
-"""The mean colour of ImageNet's pictures, which is what batches are padded with."""
+"""The mean colour of ImageNet's images, which is what batches are padded with."""
 
 
 def training(
@@ -30,7 +30,7 @@ def training(
     min_visible: float = 0.1,
     min_size: Sequence[int],
     max_size: int,
-) -> "Training":
+) -> "TrainTransform":
     """Flips, scaling, cropping, copy-paste and changes of colour, of which by default only a flip happens.
 
     With ``scale``, ``crop`` or ``copy_paste`` instances that keep fewer than ``min_area`` pixels are dropped, the boxes
@@ -39,14 +39,14 @@ def training(
     Args:
         flip, vertical_flip: probabilities of the flips left to right and upside down.
         scale: None: the short side becomes one of ``min_size`` at random, and the long side ``max_size`` at most. Else
-            the picture is fitted into a square, of ``crop`` or else of ``max_size``, and becomes this many times as
+            the image is fitted into a square, of ``crop`` or else of ``max_size``, and becomes this many times as
             large, from the range [low, high]. [0.1, 2.0] with a crop is large-scale jitter (Ghiasi et al., CVPR 2021).
-        crop: side in pixels of a square that is cut from the picture at random; what is smaller is padded.
+        crop: side in pixels of a square that is cut from the image at random; what is smaller is padded.
         photometric: probability of each of five distortions: brightness, contrast, saturation, hue, channel order.
         jpeg: probability of JPEG compression.
         jpeg_quality: its quality, from the range [low, high] of 1 to 100.
-        copy_paste: probability that objects of a second picture, moved in the same way, are pasted on top.
-        min_area: in pixels of the picture as it becomes, 1 or more.
+        copy_paste: probability that objects of a second image, moved in the same way, are pasted on top.
+        min_area: in pixels of the image as it becomes, 1 or more.
         min_visible: least share of an object's pixels that pasted ones may leave, else it is dropped.
         min_size: sizes of the short side, in pixels, to choose from.
         max_size: of the long side, in pixels.
@@ -67,7 +67,7 @@ def training(
     if jpeg:
         colours.append(v2.RandomApply([v2.JPEG(list(jpeg_quality))], p=jpeg))
     drops = scale is not None or crop is not None or copy_paste > 0
-    return Training(
+    return TrainTransform(
         moves,
         colours,
         side**2,
@@ -77,13 +77,13 @@ def training(
     )
 
 
-class Training:
+class TrainTransform:
     """What :func:`training` gives: (image, target) -> (image, target), the random choices from torch's generator.
 
     Args:
         moves: what changes the size and place of image, boxes and masks alike.
         colours: what changes the image alone.
-        pixels: colours come before the moves on pictures of so many, and behind them on larger ones, as they are what
+        pixels: colours come before the moves on images of so many, and behind them on larger ones, as they are what
             takes time.
         copy_paste: see :func:`training`.
         min_area: see :func:`training`; None: instances stay as they were moved.
@@ -108,7 +108,7 @@ class Training:
 
         Args:
             image, target: as a data set gives them.
-            partner: called for a picture to paste from; None: from the same one.
+            partner: called for an image to paste from; None: from the same one.
         """
         sample = self._alone(image, target)
         if self.copy_paste and torch.rand(()) < self.copy_paste:
@@ -123,7 +123,7 @@ class Training:
         large = image.shape[-2:].numel() > self.pixels
         image, target = PackedMasks(*self.moves, *further)(image if large else self._coloured(image), target)
         if self.min_area is not None:
-            target = settled(target, outside(target["boxes"], image.shape), self.min_area)
+            target = sanitized(target, outside(target["boxes"], image.shape), self.min_area)
         return self._coloured(image) if large else image, target
 
     def _coloured(self, image: tv_tensors.Image) -> tv_tensors.Image:
@@ -167,7 +167,7 @@ class PackedMasks(v2.Transform):
 
 
 class _ScaleJitter(v2.ScaleJitter):
-    """v2's, but a side of a long and thin picture keeps a pixel."""
+    """v2's, but a side of a long and thin image keeps a pixel."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = super().make_params(flat_inputs)["size"]
@@ -181,14 +181,14 @@ def _crop(size: tuple[int, int]) -> v2.Transform:
 
 
 def apply(
-    transform: Training, sample: Sample, partner: Callable[[], Sample] | None = None
+    transform: TrainTransform, sample: Sample, partner: Callable[[], Sample] | None = None
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """A training sample: without crowds, transformed, as plain tensors.
 
     Args:
         transform: of :func:`training`.
         sample: as a data set gives it.
-        partner: called for a picture to paste from; None: from the same one.
+        partner: called for an image to paste from; None: from the same one.
 
     Returns:
         (3, H, W) uint8, and the target (see :class:`instseg.data.dataset.InstanceDataset`), which may have lost all of

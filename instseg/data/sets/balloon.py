@@ -6,7 +6,7 @@ release at https://github.com/matterport/Mask_RCNN/releases/tag/v2.1.
 
 from pathlib import Path
 
-from instseg.data.annotated import AnnotatedPictures
+from instseg.data.annotated import AnnotatedImages
 from instseg.data.annotations.faults import Invalid, drops
 from instseg.data.annotations.via import read_via
 from instseg.data.split import check_split
@@ -22,13 +22,13 @@ _LAYOUT = (
 )
 
 
-class Balloon(AnnotatedPictures):
+class Balloon(AnnotatedImages):
     """Balloon, one split.
 
     Args:
         split: ``"train"`` or ``"val"``.
         root: the folder ``balloon`` or the one that holds it.
-        images: keep only the first so many pictures of the split, by name.
+        images: keep only the first so many images of the split, by name.
         invalid: whether regions that cannot be instances are left out, or an error.
 
     Raises:
@@ -40,7 +40,7 @@ class Balloon(AnnotatedPictures):
         check_split(split)
         drop = drops(invalid)
         if images is not None and images < 1:
-            raise UserError(f"images={images}: at least 1 picture must be kept")
+            raise UserError(f"images={images}: at least 1 image must be kept")
         source = _found(Path(root)) / split / FILE
         if not source.exists():
             raise DataError(f"{source} does not exist; {_LAYOUT}")

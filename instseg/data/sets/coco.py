@@ -1,4 +1,4 @@
-"""COCO instance annotations over a folder of pictures: COCO 2017 itself, or any export in its format.
+"""COCO instance annotations over a folder of images: COCO 2017 itself, or any export in its format.
 
 Source: T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; https://cocodataset.org.
 """
@@ -6,24 +6,24 @@ Source: T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014
 from pathlib import Path
 from typing import Any
 
-from instseg.data.annotated import AnnotatedPictures
+from instseg.data.annotated import AnnotatedImages
 from instseg.data.annotations.coco_file import read_coco
 from instseg.data.annotations.faults import Invalid, drops
-from instseg.data.split import Part, check_split
+from instseg.data.split import FoldSplit, check_split
 from instseg.errors import DataError, UserError
 
 
-class CocoDataset(AnnotatedPictures):
-    """Pictures with instances from a COCO annotation file.
+class CocoDataset(AnnotatedImages):
+    """Images with instances from a COCO annotation file.
 
-    Pictures are in the order of their ids; those without annotations are kept. Crowd regions are instances
+    Images are in the order of their ids; those without annotations are kept. Crowd regions are instances
     with ``iscrowd`` 1. The file is checked as a whole when the data set is made, so that nothing but a damaged
-    picture can stop a run later.
+    image can stop a run later.
 
     An instance is degenerate where its box or a polygon is malformed, has no area or lies outside the
-    picture, where it has no segmentation, or where its mask covers no pixel. A box that is missing is the
+    image, where it has no segmentation, or where its mask covers no pixel. A box that is missing is the
     mask's. With ``invalid="drop"`` such instances are left out of the targets, with a line for each in
-    ``left_out``; ``ground_truth()`` keeps those that pycocotools can score against, so that scores stay COCO's.
+    ``skipped``; ``ground_truth()`` keeps those that pycocotools can score against, so that scores stay COCO's.
     Everything else that is wrong with the file is an error.
 
     Args:
@@ -31,9 +31,9 @@ class CocoDataset(AnnotatedPictures):
         images: the folder that its file names refer to.
         name: short name for messages and result files.
         invalid: what to do about degenerate instances.
-        limit: keep only the first so many pictures, by id; files and shapes of the others are not checked.
-        part: keep only this part of the pictures, before ``limit``; None: all.
-        headers: see at once, by their headers, whether the pictures can be read and are as large as the file says.
+        limit: keep only the first so many images, by id; files and shapes of the others are not checked.
+        part: keep only this part of the images, before ``limit``; None: all.
+        headers: see at once, by their headers, whether the images can be read and are as large as the file says.
         categories: those of the data set, where it has more files than one; the file must use no others.
 
     Raises:
@@ -49,13 +49,13 @@ class CocoDataset(AnnotatedPictures):
         name: str = "coco",
         invalid: Invalid = "error",
         limit: int | None = None,
-        part: Part | None = None,
+        part: FoldSplit | None = None,
         headers: bool = False,
         categories: list[dict[str, Any]] | None = None,
     ) -> None:
         drop = drops(invalid)
         if limit is not None and limit < 1:
-            raise UserError(f"limit={limit}: at least 1 picture must be kept")
+            raise UserError(f"limit={limit}: at least 1 image must be kept")
         annotations, images = Path(annotations), Path(images)
         contents = read_coco(
             annotations, images, drop_invalid=drop, limit=limit, part=part, headers=headers, categories=categories
@@ -67,7 +67,7 @@ def coco2017(split: str, *, root: Path, invalid: Invalid = "error", limit: int |
     """COCO 2017 as its archives unpack: ``annotations/instances_{split}2017.json`` and ``{split}2017/``.
 
     Args:
-        split: ``"train"`` (118,287 pictures) or ``"val"`` (5,000).
+        split: ``"train"`` (118,287 images) or ``"val"`` (5,000).
         root: the folder ``coco`` or the one that holds it.
         invalid: see :class:`CocoDataset`.
         limit: see :class:`CocoDataset`.

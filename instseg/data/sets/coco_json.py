@@ -1,4 +1,4 @@
-"""One's own pictures with a COCO-style annotation file, as Label Studio, CVAT and Roboflow export it.
+"""One's own images with a COCO-style annotation file, as Label Studio, CVAT and Roboflow export it.
 
 The format is that of https://cocodataset.org/#format-data.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 from instseg.data.annotations.coco_file import read_categories
 from instseg.data.annotations.faults import Invalid
 from instseg.data.sets.coco import CocoDataset
-from instseg.data.split import Part, check_split
+from instseg.data.split import FoldSplit, check_split
 from instseg.errors import UserError
 
 FILES = ("annotations", "images", "val_annotations", "val_images")
@@ -27,7 +27,7 @@ def coco_json(
 ) -> CocoDataset:
     """A split of a COCO-style file, or one of two files.
 
-    Without ``val_annotations`` the pictures are dealt out to folds (see :class:`instseg.data.split.Part`). With
+    Without ``val_annotations`` the images are dealt out to folds (see :class:`instseg.data.split.FoldSplit`). With
     it, that file is the validation split as a whole; its categories must be among those of the other.
 
     Args:
@@ -36,9 +36,9 @@ def coco_json(
             ``val_annotations``; and ``val_images``, by default ``images`` if given, else the folder of
             ``val_annotations``.
         fold: which fold is held out, where there is no ``val_annotations``.
-        limit: keep only the first so many pictures of the split, by id.
+        limit: keep only the first so many images of the split, by id.
         folds: how many there are.
-        split_seed: of the order in which pictures are dealt out.
+        split_seed: of the order in which images are dealt out.
         invalid: see :class:`instseg.data.sets.coco.CocoDataset`.
 
     Raises:
@@ -48,7 +48,7 @@ def coco_json(
     check_split(split)
     if "annotations" not in files:
         raise UserError(
-            "dataset coco_json needs dataset.annotations=FILE.json, and dataset.images=FOLDER unless the pictures "
+            "dataset coco_json needs dataset.annotations=FILE.json, and dataset.images=FOLDER unless the images "
             "lie beside that file"
         )
     annotations, held_out = files["annotations"], files.get("val_annotations")
@@ -56,7 +56,7 @@ def coco_json(
     if held_out is None:
         if "val_images" in files:
             raise UserError(f"dataset.val_images={files['val_images']} is of no use without dataset.val_annotations")
-        part = Part(split, fold, folds, split_seed)
+        part = FoldSplit(split, fold, folds, split_seed)
         return _dataset(annotations, images, invalid=invalid, limit=limit, part=part)
     if fold != 0:
         raise UserError(f"dataset.fold={fold}: with dataset.val_annotations there is fold 0 alone")

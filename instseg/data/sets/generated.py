@@ -1,6 +1,6 @@
 """People in a street, drawn from a seed: a small data set that needs no download.
 
-Each picture depends on ``(seed, split, index)`` and on the size and number of figures only, to the byte with
+Each image depends on ``(seed, split, index)`` and on the size and number of figures only, to the byte with
 the same Pillow and NumPy. It is drawn once at ``SUPERSAMPLING`` times its size, colours and owners of the
 pixels alike, and then reduced, so that a mask is just what can be seen of the figure. What people carry, and
 what stands in front of them, is in no mask.
@@ -30,21 +30,21 @@ SPLITS = {"train": 0, "val": 1}
 SUPERSAMPLING = 3
 MIN_VISIBLE = 40  # pixels; of a smaller figure nothing is to be seen
 MIN_SIDE = 64
-# Least and greatest height of a grown person, as parts of the picture's: Penn-Fudan's are 180 to 390 pixels high
-# in pictures of about 400.
+# Least and greatest height of a grown person, as parts of the image's: Penn-Fudan's are 180 to 390 pixels high
+# in images of about 400.
 HEIGHTS = (0.45, 0.95)
 MAX_FIGURES = 20
 
 
 class Generated(InstanceDataset):
-    """Generated pictures of people, with exact masks.
+    """Generated images of people, with exact masks.
 
     Args:
-        split: ``"train"`` or ``"val"``; no picture is in both.
-        images: number of pictures; picture ``i`` is the same for any number.
+        split: ``"train"`` or ``"val"``; no image is in both.
+        images: number of images; image ``i`` is the same for any number.
         size: (height, width) in pixels, each at least 64.
-        seed: what the pictures are made from, not negative.
-        figures: fewest and most people in a picture; where one would hardly be seen, there are fewer.
+        seed: what the images are made from, not negative.
+        figures: fewest and most people in an image; where one would hardly be seen, there are fewer.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Generated(InstanceDataset):
         self.name = "generated"
         self.categories = [{"id": 1, "name": "person"}]
         self.image_ids = list(range(1, images + 1))
-        self.left_out = []
+        self.skipped = []
         self.split = split
         self.size = (size[0], size[1])
         self.seed = seed
@@ -70,7 +70,7 @@ class Generated(InstanceDataset):
 
     def __getitem__(self, index: int) -> Sample:
         image_id = self.image_ids[index]
-        picture, owners = self._draw(image_id)
+        image, owners = self._draw(image_id)
         masks = _masks(owners)
         target = make_target(
             torch.from_numpy(_boxes(masks)),
@@ -78,7 +78,7 @@ class Generated(InstanceDataset):
             torch.from_numpy(masks),
             image_id,
         )
-        return tv_tensors.Image(torch.from_numpy(picture.transpose(2, 0, 1).copy())), target
+        return tv_tensors.Image(torch.from_numpy(image.transpose(2, 0, 1).copy())), target
 
     def ground_truth(self) -> dict[str, Any]:
         images: list[dict[str, Any]] = []
@@ -117,16 +117,16 @@ class Generated(InstanceDataset):
         }
 
     def fingerprint(self) -> str:
-        # all that the pictures depend on, but for the code that draws them: one of them stands for that
+        # all that the images depend on, but for the code that draws them: one of them stands for that
         owners = self._draw(self.image_ids[0])
         content = repr((self.split, self.size, self.seed, self.figures, len(self))).encode()
         return hashlib.sha256(content + b"".join(part.tobytes() for part in owners)).hexdigest()[:16]
 
     def describe(self, index: int) -> str:
-        return f"generated {self.split} picture {self.image_ids[index]} (seed {self.seed})"
+        return f"generated {self.split} image {self.image_ids[index]} (seed {self.seed})"
 
     def _draw(self, image_id: int) -> tuple[Bytes, Bytes]:
-        """The picture (H, W, 3) and its owners (H, W), drawn at the first call; not to be written to."""
+        """The image (H, W, 3) and its owners (H, W), drawn at the first call; not to be written to."""
         if image_id not in self._drawn:
             numbers = np.random.default_rng([self.seed, SPLITS[self.split], image_id])
             self._drawn[image_id] = render(numbers, self.size, self.figures)
@@ -165,7 +165,7 @@ class Thing(NamedTuple):
 
     Attributes:
         unit: height of a grown person at its place, in canvas pixels: what is nearer has a larger unit,
-            stands lower in the picture and is drawn later.
+            stands lower in the image and is drawn later.
         x: where it stands, in canvas pixels from the left edge.
         draw: draws it; :func:`person` for people.
         values: the numbers that decide what it looks like.
@@ -180,10 +180,10 @@ class Thing(NamedTuple):
 
 
 def render(numbers: np.random.Generator, size: tuple[int, int], figures: tuple[int, int]) -> tuple[Bytes, Bytes]:
-    """Draw one picture.
+    """Draw one image.
 
     Returns:
-        picture: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB.
         owners: (H, W) uint8; where most of a pixel is figure k (1 the farthest), k, else 0.
     """
     height, width = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
@@ -212,7 +212,7 @@ def render(numbers: np.random.Generator, size: tuple[int, int], figures: tuple[i
         hidden = [thing for thing, area in zip(people, seen, strict=True) if area < MIN_VISIBLE]
         if not hidden:
             return _lit(numbers, canvas), owners
-        # Nobody may be in the picture without a mask: place the hidden ones anew, or else leave them out.
+        # Nobody may be in the image without a mask: place the hidden ones anew, or else leave them out.
         people = [thing for thing in people if thing not in hidden]
         if (tries := tries + 1) <= 4:
             for _ in hidden:
@@ -237,7 +237,7 @@ def _placed(dice: Dice, numbers: np.random.Generator, people: Sequence[Thing], h
 
 
 def owners_of(canvas: Image.Image, people: int) -> Bytes:
-    """(H, W) owners of the picture's pixels, each who has most of it, from the canvas' alpha channel."""
+    """(H, W) owners of the image's pixels, each who has most of it, from the canvas' alpha channel."""
     alpha = np.asarray(canvas.getchannel("A"))
     owners = np.zeros((canvas.height // SUPERSAMPLING, canvas.width // SUPERSAMPLING), np.uint8)
     for owner in range(1, people + 1):
@@ -247,18 +247,18 @@ def owners_of(canvas: Image.Image, people: int) -> Bytes:
 
 
 def _lit(numbers: np.random.Generator, canvas: Image.Image) -> Bytes:
-    """The picture (H, W, 3): the canvas reduced, in slanting light, with blotches and noise."""
+    """The image (H, W, 3): the canvas reduced, in slanting light, with blotches and noise."""
     small = np.asarray(canvas.convert("RGB").reduce(SUPERSAMPLING))
     height, width = small.shape[:2]
     slant = numbers.uniform(-0.2, 0.2, 2)
     light = 1 + slant[0] * np.linspace(-1, 1, height)[:, None] + slant[1] * np.linspace(-1, 1, width)
-    picture = small * light[:, :, None].astype(np.float32)
+    image = small * light[:, :, None].astype(np.float32)
     for cells, strength in ((16, 5.0), (3, 5.0)):
         grid = numbers.standard_normal((height // cells + 2, width // cells + 2), np.float32) * strength
         blotches = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
-        picture += np.asarray(blotches)[:, :, None]
-    picture += numbers.standard_normal(picture.shape, np.float32) * np.float32(numbers.uniform(2, 6))
-    return np.clip(picture, 0, 255).astype(np.uint8)
+        image += np.asarray(blotches)[:, :, None]
+    image += numbers.standard_normal(image.shape, np.float32) * np.float32(numbers.uniform(2, 6))
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def _clutter(dice: Dice, numbers: np.random.Generator, height: int, width: int) -> list[Thing]:

@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from instseg.data.annotated import AnnotatedPictures, Contents, Picture
-from instseg.data.annotations.faults import Faults, Invalid, drops, left_out
+from instseg.data.annotated import AnnotatedImages, Contents, ImageRecord
+from instseg.data.annotations.faults import Faults, Invalid, drops, skipped
 from instseg.data.annotations.headers import check_headers
 from instseg.data.images import SUFFIXES, read_label_map
-from instseg.data.split import Part
+from instseg.data.split import FoldSplit
 from instseg.errors import DataError, UserError, unknown_name
 from instseg.progress import bar
 
@@ -28,23 +28,23 @@ _READERS = 8
 _OTHER_SHAPE = 0.05  # of the width; sizes that were rounded apart stay far below
 
 
-class OpenImages(AnnotatedPictures):
+class OpenImages(AnnotatedImages):
     """Open Images, one split of one fold.
 
-    Every folder of a class is a category. A picture in the folders of several classes is one picture with the
-    instances of all. Pictures without a mask file are left out with a line each: in Open Images a missing mask
-    says nothing about what is in the picture, as not every box was segmented. Masks are resized to
-    their picture by nearest neighbour. Ids are positions in the order of all names, from 1.
+    Every folder of a class is a category. An image in the folders of several classes is one image with the
+    instances of all. Images without a mask file are left out with a line each: in Open Images a missing mask
+    says nothing about what is in the image, as not every box was segmented. Masks are resized to
+    their image by nearest neighbour. Ids are positions in the order of all names, from 1.
 
     Args:
-        split: ``"train"``, or ``"val"`` for the pictures held out.
+        split: ``"train"``, or ``"val"`` for the images held out.
         root: the folder that holds the classes' folders, or the one that holds it as ``open_images``.
-        fold: which fold is held out; each class is dealt out evenly (see :class:`instseg.data.split.Part`).
-        images: keep only the first so many pictures of the split.
+        fold: which fold is held out; each class is dealt out evenly (see :class:`instseg.data.split.FoldSplit`).
+        images: keep only the first so many images of the split.
         classes: the folders to use; None: every one that has both subfolders.
         folds: how many there are.
-        split_seed: of the order in which pictures are dealt out.
-        invalid: whether masks that cannot be instances (empty ones, those without a picture or of another
+        split_seed: of the order in which images are dealt out.
+        invalid: whether masks that cannot be instances (empty ones, those without an image or of another
             shape) are left out, or an error.
 
     Raises:
@@ -64,36 +64,36 @@ class OpenImages(AnnotatedPictures):
         split_seed: int = 0,
         invalid: Invalid = "drop",
     ) -> None:
-        part, drop = Part(split, fold, folds, split_seed), drops(invalid)
+        part, drop = FoldSplit(split, fold, folds, split_seed), drops(invalid)
         if images is not None and images < 1:
-            raise UserError(f"images={images}: at least 1 picture must be kept")
+            raise UserError(f"images={images}: at least 1 image must be kept")
         if root is None:
             raise DataError(f"no data_root is given for Open Images: {_LAYOUT}")
         folder, names = _found(Path(root), classes)
         found = _scan(folder, names)
         chosen = part.choose({name: names[found.masks[name][0][0] - 1] for name in found.masks}, folder)
         ids = {name: i for i, name in enumerate(sorted(found.files), start=1)}
-        pictures = [
-            Picture({"id": ids[name], "file_name": found.files[name]}, [], set(), found.files[name])
+        records = [
+            ImageRecord({"id": ids[name], "file_name": found.files[name]}, [], set(), found.files[name])
             for name in sorted(chosen)[:images]
         ]
-        check_headers(folder, folder, pictures, every=True)
-        unfit = _add_masks(folder, pictures, found)
+        check_headers(folder, folder, records, every=True)
+        unfit = _add_masks(folder, records, found)
         # what is in no split is told of by one of them
-        unfit = left_out(folder, (found.unpaired if split == "train" else []) + unfit, what="mask", drop=drop)
+        unfit = skipped(folder, (found.unpaired if split == "train" else []) + unfit, what="mask", drop=drop)
         lines = unfit + (found.bare if split == "train" else [])
         categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
-        super().__init__(Contents(categories, pictures, lines), folder, name="open_images", source=folder)
+        super().__init__(Contents(categories, records, lines), folder, name="open_images", source=folder)
 
 
 class _Found(NamedTuple):
     """What lies in the folders.
 
     Attributes:
-        files: picture -> its file from the folder on.
-        masks: picture -> (category id, file) of its masks; none is empty.
-        unpaired: a line for each mask that is of no picture.
-        bare: a line for each picture without a mask.
+        files: image -> its file from the folder on.
+        masks: image -> (category id, file) of its masks; none is empty.
+        unpaired: a line for each mask that is of no image.
+        bare: a line for each image without a mask.
     """
 
     files: dict[str, str]
@@ -126,47 +126,47 @@ def _scan(folder: Path, classes: list[str]) -> _Found:
     found = _Found({}, {}, [], [])
     faults = Faults(folder)
     for name in classes:
-        for path in _pictures_in(folder / name / "images"):
+        for path in _images_in(folder / name / "images"):
             known = found.files.setdefault(path.stem, f"{name}/images/{path.name}")
             if known != f"{name}/images/{path.name}" and known.startswith(f"{name}/"):
-                faults.add("twice", f"{known} and {path.name} are both picture {path.stem}")
+                faults.add("twice", f"{known} and {path.name} are both image {path.stem}")
     faults.raise_first()
     if not found.files:
-        raise DataError(f"{folder} holds no picture in {classes[0]}/images; {_LAYOUT}")
+        raise DataError(f"{folder} holds no image in {classes[0]}/images; {_LAYOUT}")
     for category, name in enumerate(classes, start=1):
-        for path in _pictures_in(folder / name / "segmentations"):
+        for path in _images_in(folder / name / "segmentations"):
             file, parts = f"{name}/segmentations/{path.name}", path.stem.rsplit("_", 2)
             if len(parts) < 3:
                 found.unpaired.append(f"mask {file} is not named ID_MID_BOX")
             elif parts[0] not in found.files:
-                found.unpaired.append(f"mask {file} has no picture {parts[0]}")
+                found.unpaired.append(f"mask {file} has no image {parts[0]}")
             else:
                 found.masks.setdefault(parts[0], []).append((category, path))
-    found.bare.extend(f"picture {file} has no mask" for name, file in found.files.items() if name not in found.masks)
+    found.bare.extend(f"image {file} has no mask" for name, file in found.files.items() if name not in found.masks)
     return found
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
-def _add_masks(folder: Path, pictures: list[Picture], found: _Found) -> list[str]:
-    """Give each mask to its picture as a COCO annotation; return a line for each that can be none."""
-    todo = [(picture, *mask) for picture in pictures for mask in found.masks[Path(picture.file).stem]]
+def _add_masks(folder: Path, images: list[ImageRecord], found: _Found) -> list[str]:
+    """Give each mask to its image as a COCO annotation; return a line for each that can be none."""
+    todo = [(image, *mask) for image in images for mask in found.masks[Path(image.file).stem]]
     faults = Faults(folder)
     lines = []
     with ThreadPoolExecutor(_READERS) as pool, bar(total=len(todo), desc="masks") as shown:
-        for number, ((picture, category, path), rle) in enumerate(zip(todo, pool.map(_read, todo), strict=True), 1):
+        for number, ((image, category, path), rle) in enumerate(zip(todo, pool.map(_read, todo), strict=True), 1):
             shown.update()
             if isinstance(rle, DataError):
                 faults.add("damaged", str(rle))
             elif isinstance(rle, str):
                 lines.append(f"mask {path.relative_to(folder).as_posix()}: {rle}")
             else:
-                picture.annotations.append(
+                image.annotations.append(
                     {
                         "id": number,
-                        "image_id": picture.record["id"],
+                        "image_id": image.record["id"],
                         "category_id": category,
                         "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
                         "bbox": coco_mask.toBbox(rle).tolist(),
@@ -177,10 +177,10 @@ def _add_masks(folder: Path, pictures: list[Picture], found: _Found) -> list[str
     return lines
 
 
-def _read(mask: tuple[Picture, int, Path]) -> dict[str, Any] | str | DataError:
-    """A mask in its picture's size as RLE, or why it can be no instance, or what is wrong with the file."""
-    picture, _, path = mask
-    height, width = picture.record["height"], picture.record["width"]
+def _read(mask: tuple[ImageRecord, int, Path]) -> dict[str, Any] | str | DataError:
+    """A mask in its image's size as RLE, or why it can be no instance, or what is wrong with the file."""
+    image, _, path = mask
+    height, width = image.record["height"], image.record["width"]
     try:
         foreground = read_label_map(path) > 0
     except DataError as error:
@@ -189,7 +189,7 @@ def _read(mask: tuple[Picture, int, Path]) -> dict[str, Any] | str | DataError:
     if not foreground.any():
         return "it is empty"
     if abs(columns * height / rows - width) > max(2, _OTHER_SHAPE * width):
-        return f"it is {columns} x {rows} pixels, its picture {width} x {height}, which is another shape"
+        return f"it is {columns} x {rows} pixels, its image {width} x {height}, which is another shape"
     resized = Image.fromarray(foreground.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
     rle = coco_mask.encode(np.asfortranarray(resized))
-    return rle if coco_mask.area(rle) else f"nothing is left of it in its picture's {width} x {height} pixels"
+    return rle if coco_mask.area(rle) else f"nothing is left of it in its image's {width} x {height} pixels"

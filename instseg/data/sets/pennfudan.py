@@ -1,7 +1,7 @@
-"""Penn-Fudan pedestrians: 170 street pictures with 423 pedestrians, in five folds.
+"""Penn-Fudan pedestrians: 170 street images with 423 pedestrians, in five folds.
 
 Source: L. Wang, J. Shi, G. Song and I. Shen, "Object Detection Combining Recognition and Segmentation",
-ACCV 2007; https://www.cis.upenn.edu/~jshi/ped_html/. The pictures may not be reposted, so they are fetched from
+ACCV 2007; https://www.cis.upenn.edu/~jshi/ped_html/. The images may not be reposted, so they are fetched from
 there.
 """
 
@@ -33,19 +33,19 @@ _LAYOUT = f"{FOLDER}/ with PNGImages/ and PedMasks/ is expected, as {URL} unpack
 class PennFudan(InstanceDataset):
     """Penn-Fudan, one split of one fold.
 
-    Picture ``i`` (from 0, in the sorted order of all file names) is held out in fold ``i mod 5``.
+    Image ``i`` (from 0, in the sorted order of all file names) is held out in fold ``i mod 5``.
     ``image_ids`` are the 1-based positions in that order, so they are the same in every fold.
 
     Args:
-        split: ``"train"``, or ``"val"`` for the pictures held out.
+        split: ``"train"``, or ``"val"`` for the images held out.
         root: the folder ``PennFudanPed`` or the one that holds it; None downloads it (51 MiB).
         fold: 0 to 4.
-        images: keep only the first so many pictures of the split.
+        images: keep only the first so many images of the split.
         download_dir: where ``PennFudanPed`` is looked for, and downloaded to, when ``root`` is None.
 
     Raises:
         UserError: no such split or fold, or ``images`` is below 1.
-        DataError: the folder or a file is missing, a picture and its mask differ in size, or the download
+        DataError: the folder or a file is missing, an image and its mask differ in size, or the download
             failed.
     """
 
@@ -63,16 +63,16 @@ class PennFudan(InstanceDataset):
         if fold not in range(FOLDS):
             raise UserError(f"fold {fold} does not exist: Penn-Fudan has folds 0 to {FOLDS - 1}")
         if images is not None and images < 1:
-            raise UserError(f"images={images}: at least 1 picture must be kept")
+            raise UserError(f"images={images}: at least 1 image must be kept")
         self.name = "pennfudan"
         self.categories = [{"id": 1, "name": "pedestrian"}]
-        self.left_out = []
+        self.skipped = []
         self._folder = _fetched(Path(download_dir)) if root is None else _found(Path(root))
         stems = _checked_stems(self._folder)
         chosen = [i for i in range(len(stems)) if (i % FOLDS == fold) == (split == "val")][:images]
         if not chosen:
             raise DataError(
-                f"{self._folder / 'PNGImages'} holds {len(stems)} picture(s): none is left for split {split} "
+                f"{self._folder / 'PNGImages'} holds {len(stems)} image(s): none is left for split {split} "
                 f"of fold {fold}"
             )
         self.image_ids = [i + 1 for i in chosen]
@@ -86,7 +86,7 @@ class PennFudan(InstanceDataset):
         return tv_tensors.Image(pixels), target
 
     def ground_truth(self) -> dict[str, Any]:
-        """COCO's annotation dict; annotation ``100000 * image_id + k`` is a picture's ``k``-th pedestrian."""
+        """COCO's annotation dict; annotation ``100000 * image_id + k`` is an image's ``k``-th pedestrian."""
         images, annotations = [], []
         for index, image_id in enumerate(self.image_ids):
             masks, boxes = self._instances(index)
@@ -146,7 +146,7 @@ def _fetched(download_dir: Path) -> Path:
 
 
 def _found(root: Path) -> Path:
-    """The folder that holds the two folders of pictures."""
+    """The folder that holds the two folders of images."""
     if not root.is_dir():
         raise DataError(f"Penn-Fudan folder {root} does not exist; {_LAYOUT}")
     for folder in (root / FOLDER, root):
@@ -158,7 +158,7 @@ def _found(root: Path) -> Path:
 
 
 def _checked_stems(folder: Path) -> list[str]:
-    """The sorted names of all pictures, each known to have a mask of its size."""
+    """The sorted names of all images, each known to have a mask of its size."""
     images, masks = folder / "PNGImages", folder / "PedMasks"
     for part in (images, masks):
         if not part.is_dir():
@@ -167,20 +167,18 @@ def _checked_stems(folder: Path) -> list[str]:
     stems = [name.removesuffix(".png") for name in names]
     masked = {path.stem for path in masks.glob("*.png") if not path.name.startswith(".")}
     if not stems:
-        raise DataError(f"{images} holds no PNG picture; {_LAYOUT}")
+        raise DataError(f"{images} holds no PNG image; {_LAYOUT}")
     expected = {f"{stem}_mask" for stem in stems}
     if missing := sorted(expected - masked):
-        raise DataError(
-            f"mask {masks / missing[0]}.png does not exist, its picture does ({len(missing)} such picture(s))"
-        )
+        raise DataError(f"mask {masks / missing[0]}.png does not exist, its image does ({len(missing)} such image(s))")
     if extra := sorted(masked - expected):
-        picture = images / extra[0].removesuffix("_mask")
-        raise DataError(f"{masks / extra[0]}.png has no picture {picture}.png ({len(extra)} such mask(s))")
+        image = images / extra[0].removesuffix("_mask")
+        raise DataError(f"{masks / extra[0]}.png has no image {image}.png ({len(extra)} such mask(s))")
     for stem in stems:
-        picture, mask = images / f"{stem}.png", masks / f"{stem}_mask.png"
-        if (size := image_size(picture)) != (mask_size := image_size(mask)):
+        image, mask = images / f"{stem}.png", masks / f"{stem}_mask.png"
+        if (size := image_size(image)) != (mask_size := image_size(mask)):
             raise DataError(
-                f"mask {mask} is {mask_size[1]} x {mask_size[0]} pixels, its picture {size[1]} x {size[0]}; "
+                f"mask {mask} is {mask_size[1]} x {mask_size[0]} pixels, its image {size[1]} x {size[0]}; "
                 "they must be of one size"
             )
     return stems

@@ -148,9 +148,9 @@ def test_a_degenerate_instance_is_an_error_or_left_out(
     line = refused(lambda: files.load(content), files.json, "annotation 11", "image 7", part, "1 such")
     assert "dataset.options.invalid=drop" in line
     data = files.load(content, invalid="drop")
-    assert len(data.left_out) == 1
-    assert "annotation 11 of image 7" in data.left_out[0]
-    assert part in data.left_out[0]
+    assert len(data.skipped) == 1
+    assert "annotation 11 of image 7" in data.skipped[0]
+    assert part in data.skipped[0]
     target = data[0][1]
     assert target["labels"].tolist() == [1]
     assert target["masks"].flatten(1).any(1).all()
@@ -166,7 +166,7 @@ def test_all_degenerate_instances_are_counted_and_listed(files: Files, refused: 
         annotation["bbox"] = [1, 1, 0, 0]
     refused(lambda: files.load(content), "annotation 11", "3 such")
     data = files.load(content, invalid="drop")
-    assert len(data.left_out) == 3
+    assert len(data.skipped) == 3
     assert len(data) == 3
     assert len(data[0][1]["labels"]) == 0
 

@@ -19,7 +19,7 @@ from instseg.data.dataset import InstanceDataset
 from instseg.errors import DataError
 
 SAME: dict[str, Any] = {"min_size": [HEIGHT], "max_size": WIDTH}
-"""Sizes that leave the pictures as large as they are."""
+"""Sizes that leave the images as large as they are."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "none": {"flip": 0.0},
     "flip": {},
@@ -38,11 +38,11 @@ DROPPING = [name for name, setting in SETTINGS.items() if {"scale", "crop", "cop
 
 def samples(data: InstanceDataset | None = None, seed: int = 0, **setting: Any) -> loader.TrainingSamples:
     data = data or Coloured()
-    return loader.TrainingSamples(data, data.learnable(), transforms.training(**{**SAME, **setting}), seed)
+    return loader.TrainingSamples(data, data.trainable_indices(), transforms.training(**{**SAME, **setting}), seed)
 
 
 def drawn(count: int = 30, **setting: Any) -> list[tuple[torch.Tensor, dict[str, Any]]]:
-    """Samples of three pictures, with what is pasted from three others."""
+    """Samples of three images, with what is pasted from three others."""
     one = samples(**setting)
     one.indices = [3, 4, 5]
     return [one[position % 3, position] for position in range(count)]
@@ -94,7 +94,7 @@ def test_each_mask_covers_the_pixels_of_its_instance_and_no_others(name: str) ->
         for label, mask in zip(target["labels"], target["masks"].bool(), strict=True):
             colours = image[:, mask].unique(dim=1)
             assert colours.shape[1] == 1 and colours[0, 0] == 40 * label
-            # an instance is in the picture nowhere but under its mask
+            # an instance is in the image nowhere but under its mask
             assert torch.equal((image == colours[:, :, None]).all(0), mask)
             pasted += int(colours[1, 0] != 9 * target["image_id"])
             found += 1
@@ -136,7 +136,7 @@ def test_colours_change_and_nothing_else(name: str) -> None:
     assert 3 <= changed <= 12
 
 
-def test_colours_are_changed_where_a_picture_has_fewer_pixels() -> None:
+def test_colours_are_changed_where_a_image_has_fewer_pixels() -> None:
     seen: list[tuple[int, ...]] = []
 
     class Watched(v2.Transform):
@@ -156,14 +156,14 @@ def test_a_crop_has_its_size_and_its_padding_belongs_to_nobody() -> None:
     padded = 0
     for image, target in drawn(**SETTINGS["large_scale_jitter"]):
         assert image.shape == (3, 56, 56)
-        # no pixel of these pictures has that colour
+        # no pixel of these images has that colour
         padding = (image == colour).all(0)
         padded += int(padding.sum())
         assert not target["masks"][:, padding].any()
     assert padded > 1000
 
 
-def test_scaling_by_nothing_leaves_a_crop_of_the_picture() -> None:
+def test_scaling_by_nothing_leaves_a_crop_of_the_image() -> None:
     image, _ = Coloured()[0]
     for position in range(5):
         found, _ = samples(flip=0.0, scale=[1.0, 1.0], crop=WIDTH)[0, position]
@@ -196,7 +196,7 @@ def test_instances_that_a_crop_leaves_too_little_of_are_dropped() -> None:
     assert kept == {(1, True), (1, False), (2, True), (2, False)}
 
 
-def test_a_long_and_thin_picture_keeps_a_pixel() -> None:
+def test_a_long_and_thin_image_keeps_a_pixel() -> None:
     thin = v2.Resize([2, 200])(*Coloured()[0])
     found, _ = transforms.apply(transforms.training(scale=[0.1, 0.1], **SAME), thin)
     assert found.shape == (3, 1, 6)
@@ -209,21 +209,21 @@ def test_batches_are_functions_of_seed_and_position(name: str) -> None:
 
     def batches(**options: Any) -> list[loader.Batch]:
         options = {"batch_size": 2, "iterations": 5, "seed": 3, **options}
-        return list(loader.training_batches(data, data.learnable(), transform, **options))
+        return list(loader.training_batches(data, data.trainable_indices(), transform, **options))
 
     expected = batches()
     assert same(expected[2:], batches(start=2, workers=2))
     assert name == "none" or not same(expected, batches(seed=4))
     # neither reads nor moves any other random stream
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    one = loader.TrainingSamples(data, data.learnable(), transform, 3)
+    one = loader.TrainingSamples(data, data.trainable_indices(), transform, 3)
     first = [one[position % 4, position] for position in range(6)]
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     assert same(first, [one[position % 4, position] for position in range(6)])
 
 
-def test_what_is_pasted_comes_from_the_pictures_to_learn_from() -> None:
+def test_what_is_pasted_comes_from_the_images_to_learn_from() -> None:
     data = Coloured()
     one = loader.TrainingSamples(data, [1, 4], transforms.training(copy_paste=1.0, **SAME), 0)
     partners = set()
@@ -234,7 +234,7 @@ def test_what_is_pasted_comes_from_the_pictures_to_learn_from() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_picture_to_paste_from_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+def test_an_unreadable_image_to_paste_from_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
     files = Files(tmp_path)
     data = files.load(document())
     bad, good = data.image_ids.index(7), data.image_ids.index(8)

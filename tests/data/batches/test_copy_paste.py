@@ -1,4 +1,4 @@
-"""Copy-paste on pictures that are small enough to be worked out by hand."""
+"""Copy-paste on images that are small enough to be worked out by hand."""
 
 import torch
 from torchvision import tv_tensors
@@ -8,7 +8,7 @@ from instseg.data.dataset import Sample, make_target
 
 
 def sample(value: int, *masks: str) -> Sample:
-    """A picture of one colour with masks drawn as rows of # and dots."""
+    """An image of one colour with masks drawn as rows of # and dots."""
     drawn = torch.tensor([[[int(c == "#") for c in row] for row in mask.split()] for mask in masks])
     drawn = drawn.reshape(-1, *SIZE).to(torch.uint8)
     # one column wider than the masks, so that it can be seen which are made anew

@@ -13,7 +13,7 @@ import torch
 from coco_files import Files, document
 
 from instseg.data.batches import loader, transforms
-from instseg.data.batches.packed_batch import Parcel
+from instseg.data.batches.packed_batch import PackedBatch
 from instseg.data.dataset import InstanceDataset
 from instseg.data.sets.generated import Generated
 from instseg.errors import DataError
@@ -23,7 +23,7 @@ def batches(data: InstanceDataset, *, iterations: int = 4, batch_size: int = 3, 
     transform = transforms.training(flip=0.5, min_size=[48, 64], max_size=96)
     return list(
         loader.training_batches(
-            data, data.learnable(), transform, batch_size=batch_size, iterations=iterations, seed=1, **options
+            data, data.trainable_indices(), transform, batch_size=batch_size, iterations=iterations, seed=1, **options
         )
     )
 
@@ -59,16 +59,16 @@ def test_batches_do_not_depend_on_workers_or_restarts(data: Generated, workers: 
     check_same(expected[2:], batches(data, workers=workers, start=2))
 
 
-def test_coco_pictures_and_masks_survive_the_hand_over(tmp_path: Path) -> None:
+def test_coco_images_and_masks_survive_the_hand_over(tmp_path: Path) -> None:
     data = Files(tmp_path).load(document())
     check_same(batches(data), batches(data, workers=1))
-    in_process, by_worker = (list(loader.pictures(data, batch_size=2, workers=n)) for n in (0, 1))
+    in_process, by_worker = (list(loader.read_images(data, batch_size=2, workers=n)) for n in (0, 1))
     assert [indices for indices, _ in by_worker] == [indices for indices, _ in in_process] == [[0, 1], [2]]
     for (_, one), (_, other) in zip(in_process, by_worker, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_a_damaged_picture_is_the_same_one_line_from_a_worker(tmp_path: Path) -> None:
+def test_a_damaged_image_is_the_same_one_line_from_a_worker(tmp_path: Path) -> None:
     files = Files(tmp_path)
     data = files.load(document())
     path = files.images / "7.png"
@@ -103,7 +103,7 @@ def test_a_parcel_gives_back_what_was_put_in() -> None:
         "scalar": torch.tensor(2, dtype=torch.uint8),
         "rest": [1, "two", None],
     }
-    again = Parcel(content).open()
+    again = PackedBatch(content).open()
     assert torch.equal(again["nested"][0][0], wide)
     assert again["nested"][0][1].stride() == wide.permute(1, 2, 0).stride()
     assert torch.equal(again["nested"][0][1], wide.permute(1, 2, 0))
@@ -114,42 +114,42 @@ def test_a_parcel_gives_back_what_was_put_in() -> None:
     assert again["rest"] == content["rest"]
 
 
-def test_batches_are_of_tall_or_of_wide_pictures_and_leave_nobody_out() -> None:
+def test_batches_are_of_tall_or_of_wide_images_and_leave_nobody_out() -> None:
     indices, tall = list(range(100, 111)), [i % 4 == 0 for i in range(11)]
-    order = list(loader._Order(indices, tall, 3, 40, 0, 0))
+    order = list(loader.BatchOrder(indices, tall, 3, 40, 0, 0))
     assert [len(batch) for batch in order] == [3] * 40
     for batch in order:
         assert len({tall[index - 100] for index, _ in batch}) == 1
     drawn = [position for batch in order for _, position in batch]
     assert len(set(drawn)) == 120
     counts = Counter(index for batch in order for index, _ in batch)
-    # 120 samples of 11 pictures, and no picture waits for longer than until its kind is drawn again
+    # 120 samples of 11 images, and no image waits for longer than until its kind is drawn again
     assert set(counts) == set(indices)
     assert max(counts.values()) - min(counts.values()) <= 2
-    assert list(loader._Order(indices, tall, 3, 40, 0, 17)) == order[17:]
+    assert list(loader.BatchOrder(indices, tall, 3, 40, 0, 17)) == order[17:]
 
 
-def test_pictures_of_one_kind_come_in_the_order_they_are_drawn() -> None:
-    order = list(loader._Order(list(range(7)), [False] * 7, 2, 14, 3, 0))
+def test_images_of_one_kind_come_in_the_order_they_are_drawn() -> None:
+    order = list(loader.BatchOrder(list(range(7)), [False] * 7, 2, 14, 3, 0))
     assert [position for batch in order for _, position in batch] == list(range(28))
     for epoch in range(4):
         flat = [index for batch in order for index, _ in batch][7 * epoch : 7 * epoch + 7]
         assert sorted(flat) == list(range(7))
 
 
-def test_sizes_are_those_of_the_pictures(tmp_path: Path, data: Generated) -> None:
+def test_sizes_are_those_of_the_images(tmp_path: Path, data: Generated) -> None:
     for one in (data, Files(tmp_path).load(document())):
         assert one.sizes() == [tuple(one[i][0].shape[-2:]) for i in range(len(one))]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_every_picture_is_examined_and_faults_are_told(tmp_path: Path, workers: int) -> None:
+def test_every_image_is_examined_and_faults_are_told(tmp_path: Path, workers: int) -> None:
     files = Files(tmp_path)
     data = files.load(document())
     (files.images / "8.png").write_bytes((files.images / "9.png").read_bytes()[:50])
     (files.images / "9.png").write_bytes((files.images / "7.png").read_bytes())
-    (first, _, one), (second, fault, none), (third, _, same) = loader.examined(data, [0, 1, 2], workers=workers)
+    (first, _, one), (second, fault, none), (third, _, same) = loader.verify_images(data, [0, 1, 2], workers=workers)
     assert (first, second, third) == (0, 1, 2)
     assert fault is not None and "8.png" in fault and none == b""
     assert one == same != b""
-    assert [index for index, _, _ in loader.examined(data, [2], workers=workers)] == [2]
+    assert [index for index, _, _ in loader.verify_images(data, [2], workers=workers)] == [2]

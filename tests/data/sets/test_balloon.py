@@ -24,7 +24,7 @@ def files(tmp_path: Path) -> Files:
 
 def test_regions_as_an_object_and_as_a_list(files: Files) -> None:
     data = files.load(document())
-    assert (data.image_ids, data.left_out, data.num_classes) == ([1, 2], [], 2)
+    assert (data.image_ids, data.skipped, data.num_classes) == ([1, 2], [], 2)
     image, target = data[1]
     assert image.shape == (3, HEIGHT, WIDTH) and image.unique().tolist() == [1]
     assert target["boxes"].tolist() == [[4, 5, 14, 15], [20, 2, 26, 7]]
@@ -90,7 +90,7 @@ def test_a_region_without_inside_is_left_out_or_an_error(
     content = document()
     content["b.png99"]["regions"] = {"7": TRIANGLE, "8": region}
     data = files.load(content)
-    (line,) = data.left_out
+    (line,) = data.skipped
     assert line.startswith("region 8 of b.png: ") and part in line
     assert data[1][1]["boxes"].tolist() == [[20, 2, 26, 7]]
     assert len(data.ground_truth()["annotations"]) == 2
@@ -102,7 +102,7 @@ def test_a_region_without_inside_is_left_out_or_an_error(
     [
         (json.dumps(document())[:80], ["truncated"]),
         ([document()], ["no object", "filename"]),
-        ({}, ["no picture"]),
+        ({}, ["no image"]),
         ({"x": 3}, ["'x'", "filename"]),
         ({"x": {"filename": "a.png"}}, ["a.png", "regions None"]),
         ({"x": {"filename": "no.png", "regions": []}}, ["no.png does not exist"]),
@@ -113,16 +113,16 @@ def test_what_is_no_via_file_is_refused(files: Files, refused: Refused, content:
     refused(lambda: files.load(content), files.json, *parts)
 
 
-def test_damaged_pictures_are_all_found_at_once(files: Files, refused: Refused) -> None:
+def test_damaged_images_are_all_found_at_once(files: Files, refused: Refused) -> None:
     for name in "ab":
         (files.folder / f"{name}.png").write_bytes(b"")
     refused(lambda: files.load(document()), "a.png is an empty file", "1 more")
 
 
-def test_pictures_that_nobody_annotated_are_told_of(files: Files) -> None:
+def test_images_that_nobody_annotated_are_told_of(files: Files) -> None:
     content = document()
     del content["b.png99"]
-    assert files.load(content).left_out == ["picture b.png has no entry in via_region_data.json"]
+    assert files.load(content).skipped == ["image b.png has no entry in via_region_data.json"]
 
 
 def test_images_limits_and_folders_are_found(files: Files, refused: Refused, tmp_path: Path) -> None:
@@ -141,6 +141,6 @@ def test_images_limits_and_folders_are_found(files: Files, refused: Refused, tmp
 def test_the_real_part_is_whole(real_data: Path, split: str, images: int, balloons: int) -> None:
     data = Balloon(split, root=real_data)
     assert (len(data), len(data.ground_truth()["annotations"])) == (images, balloons)
-    assert data.left_out == []
+    assert data.skipped == []
     image, target = data[0]
     assert target["masks"].shape[1:] == image.shape[1:] == data.sizes()[0]

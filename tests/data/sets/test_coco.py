@@ -50,7 +50,7 @@ def test_samples_are_in_the_order_of_ids_with_contiguous_labels(files: Files) ->
     assert data[1][1]["boxes"].tolist() == [[0, 5, 30, 15]]
 
 
-def test_pictures_without_annotations_are_kept(files: Files) -> None:
+def test_images_without_annotations_are_kept(files: Files) -> None:
     target = files.load(document())[2][1]
     assert target["boxes"].shape == (0, 4)
     assert target["masks"].shape == (0, HEIGHT, WIDTH)
@@ -80,7 +80,7 @@ def test_ground_truth_has_all_that_scoring_needs(files: Files) -> None:
     assert [a["area"] for a in truth["annotations"]][:2] == [100, 20]
 
 
-def test_limit_keeps_the_first_pictures_and_looks_at_no_others(files: Files, refused: Refused) -> None:
+def test_limit_keeps_the_first_images_and_looks_at_no_others(files: Files, refused: Refused) -> None:
     content = document()
     content["annotations"][2]["bbox"] = [0, 0, 0, 0]
     (files.images / "8.png").unlink()
@@ -119,7 +119,7 @@ def test_file_names_may_have_folders_and_backslashes(files: Files) -> None:
     assert files.load(content)[0][0].unique().tolist() == [7]
 
 
-def test_a_picture_is_as_large_as_the_file_says(files: Files, refused: Refused) -> None:
+def test_a_image_is_as_large_as_the_file_says(files: Files, refused: Refused) -> None:
     data = files.load(document())
     path = files.images / "7.png"
     Image.fromarray(np.zeros((WIDTH, HEIGHT), dtype=np.uint8)).save(path)
@@ -157,7 +157,7 @@ def test_the_real_part_is_whole(
     truth = data.ground_truth()
     assert len(data) == images
     assert data.num_classes == 81
-    assert data.left_out == []
+    assert data.skipped == []
     assert len(truth["annotations"]) == annotations
     assert sum(a["iscrowd"] for a in truth["annotations"]) == crowds
     assert len(set(data.image_ids) - {a["image_id"] for a in truth["annotations"]}) == without

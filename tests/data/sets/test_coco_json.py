@@ -25,7 +25,7 @@ def files(tmp_path: Path) -> Files:
 
 
 def many(files: Files, count: int = 12) -> dict[str, Any]:
-    """A document of so many pictures with a square each."""
+    """A document of so many images with a square each."""
     for i in range(count):
         Image.fromarray(np.full((HEIGHT, WIDTH, 3), i, dtype=np.uint8)).save(files.images / f"p{i}.png")
     square = {"category_id": 0, "segmentation": [SQUARE]}
@@ -84,7 +84,7 @@ def test_rle_and_polygons_in_parts_without_box(files: Files) -> None:
     score(held.ground_truth())
     content["annotations"][0]["segmentation"] = [[1, 1, 9, 1]]
     held = files.load(content, invalid="drop")
-    assert "annotation 11 of image 7" in held.left_out[0] and "4 numbers" in held.left_out[0]
+    assert "annotation 11 of image 7" in held.skipped[0] and "4 numbers" in held.skipped[0]
 
 
 def test_no_list_or_object_among_things_unknown_is_kept(files: Files) -> None:
@@ -110,7 +110,7 @@ def test_file_names_as_tools_write_them(files: Files, written: str, name: str, e
     content["images"][1]["file_name"] = written.format(quote(name) if encoded else name)
     assert files.load(content)[0][0].unique().tolist() == [7]
     if written.startswith("images"):
-        # the export's folder serves as well as that of the pictures
+        # the export's folder serves as well as that of the images
         content["images"][0]["file_name"], content["images"][2]["file_name"] = "images/9.png", "images/8.png"
         files.json.write_text(json.dumps(content))
         assert len(CocoDataset(files.json, files.images.parent)) == 3
@@ -124,20 +124,20 @@ def test_a_name_as_written_goes_before_its_other_readings(files: Files) -> None:
     assert files.load(content)[0][0].unique().tolist() == [100]
 
 
-def test_one_file_cannot_be_two_pictures(files: Files, refused: Refused) -> None:
+def test_one_file_cannot_be_two_images(files: Files, refused: Refused) -> None:
     content = document()
     content["images"][0]["file_name"] = "other/7.png"
     refused(lambda: files.load(content), "images 7 and 9", files.images / "7.png")
 
 
-def test_pictures_in_a_folder_below_are_pointed_at(files: Files, refused: Refused) -> None:
+def test_images_in_a_folder_below_are_pointed_at(files: Files, refused: Refused) -> None:
     below = files.images / "default"
     below.mkdir()
     (files.images / "7.png").rename(below / "7.png")
     refused(lambda: files.load(document()), files.images / "7.png", below)
 
 
-def test_a_missing_size_is_read_from_the_picture(files: Files, refused: Refused) -> None:
+def test_a_missing_size_is_read_from_the_image(files: Files, refused: Refused) -> None:
     content = document()
     del content["images"][1]["height"]
     content["images"][1]["width"] = None
@@ -157,7 +157,7 @@ def test_sizes_are_compared_before_anything_is_trained(files: Files, refused: Re
     refused(lambda: files.load(content), "image 9", "1000000 x 1000000")
 
 
-def test_each_picture_is_held_out_once(files: Files) -> None:
+def test_each_image_is_held_out_once(files: Files) -> None:
     content = many(files)
     held_out = [read(files, content, "val", fold=fold).image_ids for fold in range(5)]
     assert sorted(i for ids in held_out for i in ids) == list(range(12))
@@ -188,7 +188,7 @@ def test_who_is_held_out_hangs_on_names_alone(files: Files) -> None:
 
 def test_folds_that_cannot_be_are_refused(files: Files, refused: Refused) -> None:
     content = many(files, 4)
-    refused(lambda: read(files, content), files.json, "4 picture(s)", "5 folds", "dataset.options.folds")
+    refused(lambda: read(files, content), files.json, "4 image(s)", "5 folds", "dataset.options.folds")
     content = many(files)
     for options, part in (
         ({"fold": 5}, "0 to 4"),
@@ -242,7 +242,7 @@ def test_a_real_export_is_whole_from_both_folders(real_data: Path) -> None:
         assert sum(map(len, both)) == 15
         assert sum(len(one.ground_truth()["annotations"]) for one in both) == 41
         assert both[0].num_classes == 6
-        assert both[0].left_out + both[1].left_out == []
+        assert both[0].skipped + both[1].skipped == []
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

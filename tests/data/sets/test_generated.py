@@ -1,4 +1,4 @@
-"""The generated data set: the same pictures always, exact masks, and what the suite promises of every data set."""
+"""The generated data set: the same images always, exact masks, and what the suite promises of every data set."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def digest(data: Generated) -> str:
 
 
 def has_hole(mask: np.ndarray) -> bool:
-    """Whether background that touches no edge of the picture lies inside the mask."""
+    """Whether background that touches no edge of the image lies inside the mask."""
     flooded = Image.fromarray(np.pad(mask, 1)).copy()
     ImageDraw.floodfill(flooded, (0, 0), 2)
     return bool((np.asarray(flooded) == 0).sum() >= 4)
@@ -54,7 +54,7 @@ def test_the_same_bytes_again_and_in_another_process() -> None:
     assert other.stdout.strip() == digest(one)
 
 
-def test_a_picture_does_not_depend_on_how_many_there_are_nor_on_the_order() -> None:
+def test_a_image_does_not_depend_on_how_many_there_are_nor_on_the_order() -> None:
     few, many = make(images=3), make(images=9)
     for i in (7, 2, 0, 1):
         many[i]
@@ -63,10 +63,10 @@ def test_a_picture_does_not_depend_on_how_many_there_are_nor_on_the_order() -> N
         assert torch.equal(few[i][1]["masks"], many[i][1]["masks"])
 
 
-def test_splits_and_seeds_and_indices_share_no_picture() -> None:
+def test_splits_and_seeds_and_indices_share_no_image() -> None:
     sets = (make("train"), make("val"), make("train", seed=4))
-    pictures = {data[i][0].numpy().tobytes() for data in sets for i in range(len(data))}
-    assert len(pictures) == sum(map(len, sets))
+    images = {data[i][0].numpy().tobytes() for data in sets for i in range(len(data))}
+    assert len(images) == sum(map(len, sets))
 
 
 def test_sample_has_the_promised_form(data: Generated) -> None:
@@ -81,8 +81,8 @@ def test_sample_has_the_promised_form(data: Generated) -> None:
     assert target["labels"].tolist() == [1] * n
     assert target["image_id"] == data.image_ids[5] == 6
     assert data.num_classes == 2
-    assert data.left_out == []
-    assert data.describe(5) == "generated train picture 6 (seed 3)"
+    assert data.skipped == []
+    assert data.describe(5) == "generated train image 6 (seed 3)"
     with pytest.raises(IndexError):
         data[len(data)]
 
@@ -107,7 +107,7 @@ def test_a_pixel_belongs_to_who_has_at_least_half_of_it() -> None:
     assert owners_of(Image.fromarray(alpha), 2).tolist() == [[0, 1, 2, 0]]
 
 
-def test_pictures_are_worth_segmenting(data: Generated) -> None:
+def test_images_are_worth_segmenting(data: Generated) -> None:
     targets = [data[i][1] for i in range(len(data))]
     counts = [len(target["labels"]) for target in targets]
     assert min(counts) >= 1
@@ -132,7 +132,7 @@ def test_the_number_of_figures_can_be_chosen() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 200), (200, 64), (65, 67)])
-def test_any_shape_of_picture(size: tuple[int, int]) -> None:
+def test_any_shape_of_image(size: tuple[int, int]) -> None:
     image, target = make(size=size, images=1)[0]
     assert image.shape[1:] == target["masks"].shape[1:] == size
 

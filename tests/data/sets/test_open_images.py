@@ -14,7 +14,7 @@ Refused = Callable[..., str]
 HEIGHT, WIDTH = 24, 36
 
 
-def picture(folder: Path, kind: str, name: str) -> None:
+def image(folder: Path, kind: str, name: str) -> None:
     (folder / kind / "images").mkdir(parents=True, exist_ok=True)
     (folder / kind / "segmentations").mkdir(exist_ok=True)
     Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)).save(folder / kind / "images" / f"{name}.jpg")
@@ -23,7 +23,7 @@ def picture(folder: Path, kind: str, name: str) -> None:
 def mask(
     folder: Path, kind: str, name: str, box: str = "b1", size: tuple[int, int] = (12, 18), filled: bool = True
 ) -> Path:
-    """The left half, of half the picture's size by default."""
+    """The left half, of half the image's size by default."""
     pixels = np.zeros(size, dtype=bool)
     pixels[:, : size[1] // 2] = filled
     path = folder / kind / "segmentations" / f"{name}_m0abc_{box}.png"
@@ -35,11 +35,11 @@ def mask(
 def folder(tmp_path: Path) -> Path:
     """Six dogs, of which d0 has two masks; cats c0 and d1, which is in both folders."""
     for i in range(6):
-        picture(tmp_path, "dog", f"d{i}")
+        image(tmp_path, "dog", f"d{i}")
         mask(tmp_path, "dog", f"d{i}")
     mask(tmp_path, "dog", "d0", "b2", (48, 72))
     for name in ("c0", "d1"):
-        picture(tmp_path, "cat", name)
+        image(tmp_path, "cat", name)
         mask(tmp_path, "cat", name)
     return tmp_path
 
@@ -48,7 +48,7 @@ def both(folder: Path, **options: object) -> list[OpenImages]:
     return [OpenImages(split, root=folder, **options) for split in ("train", "val")]  # type: ignore[arg-type]
 
 
-def test_a_picture_has_the_instances_of_all_classes_in_its_size(folder: Path) -> None:
+def test_a_image_has_the_instances_of_all_classes_in_its_size(folder: Path) -> None:
     data, held_out = both(folder)
     assert data.categories == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     assert sorted(data.image_ids + held_out.image_ids) == list(range(1, 8))
@@ -75,7 +75,7 @@ def test_classes_are_chosen(folder: Path, refused: Refused) -> None:
         refused(lambda wrong=wrong: both(folder, classes=wrong), "classes=", error=UserError)
 
 
-def test_each_picture_is_held_out_once_whatever_is_asked_for(folder: Path) -> None:
+def test_each_image_is_held_out_once_whatever_is_asked_for(folder: Path) -> None:
     held_out = [OpenImages("val", root=folder, fold=fold, folds=3).image_ids for fold in range(3)]
     assert sorted(i for ids in held_out for i in ids) == list(range(1, 8))
     train = OpenImages("train", root=folder, fold=1, folds=3)
@@ -90,15 +90,15 @@ def test_what_cannot_be_used_is_left_out_with_a_line(folder: Path, refused: Refu
     mask(folder, "dog", "d0", "b4", (18, 12))
     mask(folder, "dog", "gone")
     (folder / "dog" / "segmentations" / "odd.png").write_bytes(b"")
-    picture(folder, "dog", "bare")
+    image(folder, "dog", "bare")
     data, held_out = both(folder)
-    lines = sorted(data.left_out + held_out.left_out)
+    lines = sorted(data.skipped + held_out.skipped)
     for part in (
         "d0_m0abc_b3.png: it is empty",
-        "d0_m0abc_b4.png: it is 12 x 18 pixels, its picture 36 x 24",
-        "gone_m0abc_b1.png has no picture gone",
+        "d0_m0abc_b4.png: it is 12 x 18 pixels, its image 36 x 24",
+        "gone_m0abc_b1.png has no image gone",
         "odd.png is not named ID_MID_BOX",
-        "picture dog/images/bare.jpg has no mask",
+        "image dog/images/bare.jpg has no mask",
     ):
         assert sum(part in line for line in lines) == 1, part
     assert len(lines) == 5
@@ -115,7 +115,7 @@ def test_damaged_files_are_named(folder: Path, refused: Refused) -> None:
     refused(lambda: both(folder), "c0.jpg", "empty file")
 
 
-def test_two_files_of_one_picture_are_refused(folder: Path, refused: Refused) -> None:
+def test_two_files_of_one_image_are_refused(folder: Path, refused: Refused) -> None:
     path = folder / "dog" / "images" / "d3.jpg"
     path.with_suffix(".png").write_bytes(path.read_bytes())
     refused(lambda: both(folder), "d3.jpg", "d3.png")
@@ -125,7 +125,7 @@ def test_what_is_no_such_folder_is_refused(folder: Path, refused: Refused, tmp_p
     refused(lambda: OpenImages("val", root=None), "data_root", "CLASS/images")
     refused(lambda: OpenImages("val", root=tmp_path / "none"), tmp_path / "none", "CLASS/images")
     refused(lambda: OpenImages("val", root=folder / "dog"), folder / "dog", "CLASS/images")
-    refused(lambda: OpenImages("val", root=folder, folds=8), "7 picture(s)", "8 folds")
+    refused(lambda: OpenImages("val", root=folder, folds=8), "7 image(s)", "8 folds")
     refused(lambda: OpenImages("val", root=folder, fold=5), "dataset.fold=5", "0 to 4", error=UserError)
     refused(lambda: OpenImages("val", root=folder, images=0), "images=0", error=UserError)
 
@@ -135,8 +135,8 @@ def test_the_real_part_is_whole(real_data: Path) -> None:
     truths = [data.ground_truth() for data in splits]
     assert [c["name"] for c in truths[0]["categories"]] == ["dog", "pizza", "taxi"]
     assert sum(len(truth["annotations"]) for truth in truths) == 15
-    # the other 5 of the 15 pictures have no mask
+    # the other 5 of the 15 images have no mask
     assert sum(map(len, splits)) == 10
-    assert len(splits[0].left_out) == 5 and all("has no mask" in line for line in splits[0].left_out)
+    assert len(splits[0].skipped) == 5 and all("has no mask" in line for line in splits[0].skipped)
     image, target = splits[0][0]
     assert target["masks"].shape[1:] == image.shape[1:]

@@ -23,7 +23,7 @@ HEIGHT, WIDTH = 12, 16
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """Seven pictures in Penn-Fudan's layout; picture i has i pedestrians, each of 2 x 3 pixels."""
+    """Seven images in Penn-Fudan's layout; image i has i pedestrians, each of 2 x 3 pixels."""
     folder = tmp_path / "PennFudanPed"
     for part in ("PNGImages", "PedMasks"):
         (folder / part).mkdir(parents=True)
@@ -36,7 +36,7 @@ def small(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_sample_is_the_picture_and_its_pedestrians(small: Path) -> None:
+def test_a_sample_is_the_image_and_its_pedestrians(small: Path) -> None:
     data = PennFudan("train", root=small.parent, fold=0)
     assert data.image_ids == [2, 3, 4, 5, 7]
     image, target = data[1]
@@ -55,7 +55,7 @@ def test_a_sample_is_the_picture_and_its_pedestrians(small: Path) -> None:
     assert data.num_classes == 2
 
 
-def test_a_picture_without_pedestrians_has_an_empty_target(small: Path) -> None:
+def test_a_image_without_pedestrians_has_an_empty_target(small: Path) -> None:
     data = PennFudan("val", root=small, fold=0)
     assert data.image_ids == [1, 6]
     target = data[0][1]
@@ -88,20 +88,20 @@ def test_a_folder_that_is_none_is_refused(small: Path, tmp_path: Path, refused: 
     refused(lambda: PennFudan("train", root=tmp_path), small / "PedMasks")
 
 
-def test_a_set_without_pictures_is_refused(small: Path, refused: Refused) -> None:
+def test_a_set_without_images_is_refused(small: Path, refused: Refused) -> None:
     for path in (small / "PNGImages").iterdir():
         path.unlink()
     refused(lambda: PennFudan("train", root=small), small / "PNGImages", "no PNG")
 
 
-def test_a_split_without_pictures_is_refused(small: Path, refused: Refused) -> None:
+def test_a_split_without_images_is_refused(small: Path, refused: Refused) -> None:
     for i in range(1, 7):
         (small / "PNGImages" / f"P{i}.png").unlink()
         (small / "PedMasks" / f"P{i}_mask.png").unlink()
     refused(lambda: PennFudan("val", root=small, fold=3), small / "PNGImages", "val", "fold 3")
 
 
-def test_pictures_and_masks_must_match(small: Path, refused: Refused) -> None:
+def test_images_and_masks_must_match(small: Path, refused: Refused) -> None:
     mask = small / "PedMasks" / "P3_mask.png"
     Image.fromarray(np.zeros((HEIGHT + 1, WIDTH), dtype=np.uint8)).save(mask)
     refused(lambda: PennFudan("train", root=small), mask, "16 x 13", "16 x 12")
@@ -139,7 +139,7 @@ def test_without_a_root_it_is_downloaded(
         Path(archive).unlink(missing_ok=True)
 
 
-def test_the_real_set_is_whole_and_each_picture_is_held_out_once(real_data: Path) -> None:
+def test_the_real_set_is_whole_and_each_image_is_held_out_once(real_data: Path) -> None:
     held_out: list[int] = []
     pedestrians = 0
     for fold in range(5):

@@ -29,7 +29,7 @@ from instseg.detector import nms
 from instseg.errors import UserError
 from instseg.masks import paste
 
-TINY = ("batch=2", "instances=3", "rounds=2", "rois=5", "pictures=3", "workers=1", "iterations=4", "device=cpu")
+TINY = ("batch=2", "instances=3", "rounds=2", "rois=5", "images=3", "workers=1", "iterations=4", "device=cpu")
 SMALL = "image=[64,96]"
 
 
@@ -100,7 +100,7 @@ def test_training_steps(tmp_path: Path) -> None:
     flops = table["gflop_per_image"]
     assert flops["trunk alone, forward + backward"] < min(flops["ours"], flops["torchvision"])
     assert table.loc["ours", "peak_memory_mib"] > table.loc["trunk alone, forward + backward", "peak_memory_mib"]
-    assert record["what"]["height"] == 64 and record["what"]["pictures"] == 2
+    assert record["what"]["height"] == 64 and record["what"]["images"] == 2
     for ending in ("png", "pdf"):
         assert (tmp_path / f"train-quick.{ending}").stat().st_size > 1000
     assert "share of the time in" in words and "torchvision takes" in words
@@ -108,7 +108,7 @@ def test_training_steps(tmp_path: Path) -> None:
 
 def test_heads_at_once_and_apart(tmp_path: Path) -> None:
     table, record, words = measured(tmp_path, "what=frozen_core", SMALL, "heads=[fcn,unet]", "instances=1")
-    # the most positives that two pictures may have, half of them and a quarter
+    # the most positives that two images may have, half of them and a quarter
     detector = setup.make(options("study=quick", "device=cpu")).config.detector
     most = 2 * int(detector.box_batch_size_per_image * detector.box_positive_fraction)
     counts = [most, most // 2, most // 4]
@@ -153,10 +153,10 @@ def test_another_number_of_detections_is_not_compared() -> None:
 def test_torchvision_does_the_same_work() -> None:
     made = setup.make(options(*TINY, SMALL))
     ours = made.model()
-    peer = reference_models.torchvision(ours, made.config, made.classes, made.pictures)
+    peer = reference_models.torchvision(ours, made.config, made.classes, made.images)
     peer.model.eval()
     with torch.inference_mode():
-        expected, found = peer.encode(peer.detect(made.pictures)), ours.detect_rle(made.pictures)
+        expected, found = peer.encode(peer.detect(made.images)), ours.detect_rle(made.images)
     same = []
     for e, f in zip(expected, found, strict=True):
         torch.testing.assert_close(f["boxes"], e["boxes"], atol=1e-2, rtol=0)
@@ -171,9 +171,9 @@ def test_a_head_that_torchvision_has_not() -> None:
     made = setup.make(options(*TINY, SMALL, "head=unet"))
     ours = made.model()
     with pytest.raises(reference_models.NotRun, match="fcn head alone"):
-        reference_models.torchvision(ours, made.config, made.classes, made.pictures)
+        reference_models.torchvision(ours, made.config, made.classes, made.images)
     with torch.inference_mode():
-        assert all(len(one["boxes"]) == 20 for one in ours.detect(made.pictures))
+        assert all(len(one["boxes"]) == 20 for one in ours.detect(made.images))
 
 
 @pytest.mark.parametrize(

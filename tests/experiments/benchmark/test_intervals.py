@@ -14,7 +14,7 @@ from experiments.benchmark.cases import intervals
 from instseg.evaluation.matches import match
 from instseg.statistics.resampling import average_precision
 
-KEYS = ("what=intervals", "image=[64,80]", "pictures=4", "instances=3", "rounds=2", "device=cpu")
+KEYS = ("what=intervals", "image=[64,80]", "images=4", "instances=3", "rounds=2", "device=cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_rows_and_files(tmp_path: Path) -> None:
     assert table.loc[names[1], "compared_with"] == names[0]
     record = json.loads((tmp_path / "intervals-quick.json").read_text())
     assert record["what"]["resampled_images"] == 30 and record["what"]["peak_process_mib"] > 50
-    assert "on 30 such pictures takes" in words
+    assert "on 30 such images takes" in words
 
 
 def test_artificial_detectors_are_neither_perfect_nor_useless() -> None:

@@ -1,4 +1,4 @@
-"""The random pictures and weights that benchmarks run on."""
+"""The random images and weights that benchmarks run on."""
 
 import math
 

@@ -209,7 +209,7 @@ def test_hash_leaves_out_what_cannot_change_numbers(same: str) -> None:
         "head=unet",
         "head.options.convs=3",
         "head.class_agnostic=true",
-        "dataset.train_pictures=7",
+        "dataset.max_train_images=7",
         "augmentation.flip=0.1",
         "dataset.options.seed=3",
         "trunk.out_channels=8",
@@ -245,7 +245,7 @@ def test_a_stored_config_is_the_run(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(one)))
     merged: Any = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-    assert run.typed(merged).hash() == one.hash()
+    assert run.to_config(merged).hash() == one.hash()
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_folds_are_checked() -> None:
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("dataset.train_pictures=0", ["dataset.train_pictures=0"]),
+        ("dataset.max_train_images=0", ["dataset.max_train_images=0"]),
         ("+dataset.options.sede=1", ["'sede'", "'seed'"]),
         ("dataset.options.size=5", ["size=5"]),
         ("dataset.options.figures=[5,2]", ["figures"]),

@@ -15,7 +15,7 @@ from instseg.errors import UserError
 def composed(*overrides: str) -> Config:
     run.register()
     with initialize_config_module("experiments.conf", version_base="1.3"):
-        return run.typed(compose("config", overrides=["study=mine", *overrides]))
+        return run.to_config(compose("config", overrides=["study=mine", *overrides]))
 
 
 def test_what_is_in_the_files_is_part_of_the_hash_and_where_they_lie_is_not(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_files_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
         composed().make_dataset("train")
 
 
-def test_own_pictures_are_the_study_mine_s_unless_others_are_asked_for() -> None:
+def test_own_images_are_the_study_mine_s_unless_others_are_asked_for() -> None:
     assert composed().dataset.name == "coco_json"
     assert composed("dataset=generated").trunk.name == "small"
 
@@ -60,4 +60,4 @@ def test_a_stored_run_of_older_code_is_still_read(tmp_path: Path) -> None:
     for key in groups.FILE_KEYS:
         del old.dataset.__dict__["_content"][key]
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(old))
-    assert run.stored(tmp_path / "config.yaml") == composed("dataset=balloon")
+    assert run.load_config(tmp_path / "config.yaml") == composed("dataset=balloon")

@@ -6,7 +6,7 @@ from composition import composed
 
 import heads
 from experiments.config import control
-from experiments.config.control import META, cost, picture_size, resolved
+from experiments.config.control import META, cost, image_size, resolved
 from experiments.config.run import Config
 from experiments.runs.end_to_end import build_model
 from instseg import timing
@@ -20,7 +20,7 @@ def _params(config: Config, classes: int = 2) -> int:
 def _flops(config: Config) -> float:
     # counted while real numbers are computed
     cpu = torch.device("cpu")
-    rois = timing.random_rois(config.trunk.out_channels, picture_size(config), 20, cpu)
+    rois = timing.random_rois(config.trunk.out_channels, image_size(config), 20, cpu)
     return timing.head_flops(config.make_head(2).eval(), rois)
 
 

@@ -23,7 +23,7 @@ from experiments.config import run as config
 from experiments.config.groups import DatasetConfig
 from experiments.config.run import Config
 from experiments.data import counts as data_counts
-from experiments.data import images as data_pictures
+from experiments.data import images as data_images
 from experiments.data import look as data
 from experiments.data import plots
 from experiments.data import problems as data_problems
@@ -56,7 +56,7 @@ def document(images: range, annotations: list[dict[str, Any]]) -> dict[str, Any]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """COCO's layout with three training pictures, one without instances, and two to validate on; ids from 0."""
+    """COCO's layout with three training images, one without instances, and two to validate on; ids from 0."""
     crowd = {"size": [HEIGHT, WIDTH], "counts": [0, 50, HEIGHT * WIDTH - 50]}
     train = [
         square(0, 1, 0, 10, 10, 30),
@@ -104,9 +104,9 @@ def look(root: Path, *overrides: str) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes seconds."""
-    monkeypatch.setattr(data_pictures, "save", lambda path, figure: None)
-    monkeypatch.setattr(data_pictures, "samples", lambda splits, pictures: None)
-    monkeypatch.setattr(data_pictures, "augmentations", lambda one, train: None)
+    monkeypatch.setattr(data_images, "save", lambda path, figure: None)
+    monkeypatch.setattr(data_images, "samples", lambda splits, images: None)
+    monkeypatch.setattr(data_images, "augmentations", lambda one, train: None)
 
 
 def of_run(*overrides: str) -> Config:
@@ -114,7 +114,7 @@ def of_run(*overrides: str) -> Config:
     with open_dict(cfg):
         for key in vars(app_config.Data()):
             cfg.pop(key)
-    return config.typed(cfg)
+    return config.to_config(cfg)
 
 
 def problems(folder: Path) -> list[str]:
@@ -128,7 +128,7 @@ def test_the_numbers_are_those_counted_by_hand(root: Path, capsys: pytest.Captur
     counts = pd.read_csv(folder / "counts.csv").set_index(["split", "class"])
     assert counts.loc[("train", "all")].tolist() == [3, 3, 1, 1, 1, 1]
     assert counts.loc[("train", "cat")].tolist() == [1, 2, 0, 1, 1, 0]
-    # a crowd region is none of the instances, but its picture has the class
+    # a crowd region is none of the instances, but its image has the class
     assert counts.loc[("train", "dog")].tolist() == [1, 1, 1, 0, 0, 1]
     assert counts.loc[("val", "all")].tolist() == [2, 2, 0, 1, 1, 0]
     assert counts.loc[("val", "emu")].tolist() == [0] * 6
@@ -157,23 +157,23 @@ def test_ids_are_those_of_the_file(root: Path) -> None:
     assert where.format(7, 3, 3) + "its box [100.0, 90.0, 26.0, 20.0] is up to 6.0 pixels off its mask" in lines
     # of another class, so no twin; and what was left out is said once
     assert not any("annotation 6" in line for line in lines)
-    (left_out,) = [line for line in lines if "annotation 8" in line]
-    assert left_out.startswith("left out: train: annotation 8 of image 3: ")
+    (skipped,) = [line for line in lines if "annotation 8" in line]
+    assert skipped.startswith("left out: train: annotation 8 of image 3: ")
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_picture_in_both_splits_is_found(root: Path) -> None:
+def test_a_image_in_both_splits_is_found(root: Path) -> None:
     folder = root / "coco"
     shutil.copyfile(folder / "train2017" / "2.png", folder / "val2017" / "5.png")
     (line,) = [line for line in problems(look(root)) if "pixels of" in line]
     assert line == (
         f"look: val: image 5, {folder}/val2017/5.png, has the pixels of image 2, {folder}/train2017/2.png, of train"
     )
-    # the last picture of each split is read, and that is not the twin
+    # the last image of each split is read, and that is not the twin
     assert not [line for line in problems(look(root, "decode=1")) if "pixels of" in line]
 
 
-def test_every_unreadable_picture_is_told_and_the_rest_is_done(root: Path, refused: Refused) -> None:
+def test_every_unreadable_image_is_told_and_the_rest_is_done(root: Path, refused: Refused) -> None:
     broken, other = root / "coco" / "train2017" / "1.png", root / "coco" / "val2017" / "4.png"
     broken.write_bytes(broken.read_bytes()[:2000])
     Image.fromarray(np.zeros((9, 9, 3), dtype=np.uint8)).save(other)
@@ -193,7 +193,7 @@ def test_a_set_that_cannot_be_used_has_all_its_faults_told(root: Path, refused: 
     lines = problems(folder)
     assert [line.split(": ")[1] for line in lines] == ["train"] * 3 + ["val"]
     assert all(any(f"annotation {i} is of" in line for line in lines) for i in (5, 6, 7))
-    # pictures of what was there before would be taken for pictures of this
+    # images of what was there before would be taken for images of this
     assert [path.name for path in folder.iterdir()] == ["problems.txt"]
 
 
@@ -214,15 +214,15 @@ def test_splits_of_different_classes_are_refused(root: Path, refused: Refused) -
 def test_nothing_to_learn_from_is_an_error(root: Path, refused: Refused) -> None:
     empty = document(range(1, 3), [square(0, 1, 0, 1, 1, 50, iscrowd=1)])
     write(root, "train", empty)
-    refused(lambda: look(root), "no picture has an instance to learn from", "problems.txt")
+    refused(lambda: look(root), "no image has an instance to learn from", "problems.txt")
     folder = root / "results" / "data" / "coco"
     assert (folder / "samples.png").exists() and not (folder / "augmented.png").exists()
 
 
-def test_pictures_carry_their_names(root: Path) -> None:
+def test_images_carry_their_names(root: Path) -> None:
     one = of_run("dataset=coco", f"data_root={root}")
     splits = [data_counts.read(name, one.make_dataset(name), one.dataset) for name in data_counts.SPLITS]
-    figure = data_pictures.samples(splits, 12)
+    figure = data_images.samples(splits, 12)
     assert figure is not None
     assert [text.get_text() for text in figure.texts] == [
         "train: 1.png, 2 instances",
@@ -247,14 +247,14 @@ def _no_two_overlap(figure: Figure) -> None:
         assert not any(place.overlaps(other) for other in places[:i])
 
 
-def test_augmented_pictures_are_those_of_a_run(tmp_path: Path) -> None:
+def test_augmented_images_are_those_of_a_run(tmp_path: Path) -> None:
     tiny = [setting for setting in apps.TINY if setting.startswith("dataset.")]
     one = of_run(*tiny, "schedule.batch_size=1", "dataset.train_min_size=[64,80]", "seed=3")
     train = one.make_dataset("train")
     batches = end_to_end.training_batches(one, train, 0, 4, torch.device("cpu"))
     for turn, (images, targets) in enumerate(batches):
         index = train.image_ids.index(targets[0]["image_id"])
-        image, target = data_pictures.augmented(one, train, index, turn)
+        image, target = data_images.augmented(one, train, index, turn)
         assert torch.equal(image, images[0])
         assert torch.equal(target["masks"], targets[0]["masks"])
 
@@ -263,7 +263,7 @@ class Many(InstanceDataset):
     """As many classes as asked for, of which nothing is read."""
 
     def __init__(self, classes: int) -> None:
-        self.name, self.left_out, self.image_ids = "many", [], [1, 2]
+        self.name, self.skipped, self.image_ids = "many", [], [1, 2]
         self.categories = [{"id": i, "name": f"class number {i}"} for i in range(classes)]
 
     def __getitem__(self, index: int) -> Any:
@@ -295,8 +295,8 @@ def test_class_names_stay_legible(classes: int) -> None:
 
 
 def test_the_folder_is_the_set_s_own(tmp_path: Path) -> None:
-    small = ("dataset.train_pictures=2", "dataset.val_pictures=2", f"results_dir={tmp_path}")
-    data.job(composed("dataset=generated", *small, "name=mine", "pictures=1"))
+    small = ("dataset.max_train_images=2", "dataset.max_val_images=2", f"results_dir={tmp_path}")
+    data.job(composed("dataset=generated", *small, "name=mine", "images=1"))
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine"]
     assert data._name(of_run("dataset=pennfudan")) == "pennfudan"
     assert data._name(of_run("dataset=pennfudan", "dataset.fold=2")) == "pennfudan-f2"
@@ -327,7 +327,7 @@ def test_it_fetches_to_where_runs_look(
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("pictures=0", ["pictures=0", "1 or more"]),
+        ("images=0", ["images=0", "1 or more"]),
         ("decode=some", ["decode=some", "all"]),
         ("decode=0", ["decode=0", "1 or more"]),
         ("decode=true", ["decode=True", "all"]),
@@ -362,7 +362,7 @@ def test_the_app_as_a_person_runs_it(root: Path) -> None:
     for name in ("samples.png", "augmented.png", "distributions.png"):
         with Image.open(folder / name) as image:
             assert image.width > 1500 and np.asarray(image.convert("L")).std() > 10
-    # another process draws the same pictures in the same way
+    # another process draws the same images in the same way
     look(root)
     assert {name: (folder / name).read_bytes() for name in data.FILES} == first
     shutil.rmtree(root / "coco" / "val2017")
@@ -383,16 +383,16 @@ def test_real_sets_are_counted_right(real_data: Path, name: str, numbers: dict[s
     for split in splits:
         alone = split.alone()
         crowds = len(split.instances) - len(alone)
-        without = int((split.pictures["instances"] == 0).sum())
-        assert (len(split.pictures), len(alone), crowds, without) == numbers[split.name]
+        without = int((split.images["instances"] == 0).sum())
+        assert (len(split.images), len(alone), crowds, without) == numbers[split.name]
     assert not [problem for problem in data_problems.of_numbers(splits) if problem.kind != "look"]
 
 
 def test_a_fault_of_the_file_that_both_splits_come_from_is_told_once(tmp_path: Path, refused: Refused) -> None:
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     path = tmp_path / "own.json"
     path.write_text(json.dumps(document(range(1, 7), [square(0, 1, 0, 1, 1, 5)])))
-    keys = (f"dataset.annotations={path}", f"dataset.images={tmp_path / 'pictures'}", f"results_dir={tmp_path}")
+    keys = (f"dataset.annotations={path}", f"dataset.images={tmp_path / 'images'}", f"results_dir={tmp_path}")
     refused(lambda: data.job(composed("dataset=coco_json", *keys)), "5 more", "6 lines", "problems.txt")
     lines = problems(tmp_path / "data" / "coco_json")
     assert len(lines) == 6 and all(line.startswith("error: both: ") for line in lines)

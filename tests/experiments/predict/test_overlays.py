@@ -10,7 +10,7 @@ from synthetic import HEIGHT, WIDTH, bbox, ellipse, encode
 from experiments.predict import overlays
 
 LEFT, MIDDLE, RIGHT = (20, 40, 12, 20), (64, 50, 14, 22), (105, 45, 13, 25)
-PICTURE = np.full((HEIGHT, WIDTH, 3), 90, dtype=np.uint8)
+IMAGE = np.full((HEIGHT, WIDTH, 3), 90, dtype=np.uint8)
 
 
 def result(*shape: float, box: list[float] | None = None) -> dict[str, Any]:
@@ -60,16 +60,16 @@ def test_drawings_are_of_a_size_to_look_at(height: int, width: int, drawn: tuple
     assert max(overlays.size_of(height, width, 100)) <= 100
 
 
-def test_masks_are_tinted_and_outlined_and_the_rest_is_the_picture() -> None:
+def test_masks_are_tinted_and_outlined_and_the_rest_is_the_image() -> None:
     mask, (x, y, rx, _) = ellipse(MIDDLE), MIDDLE
     left, top, w, h = bbox(mask)
     drawn = overlays.Drawn(mask, [left, top, left + w, top + h], (255, 0, 0), "person 0.9")
-    image = np.asarray(overlays.overlay(PICTURE, [drawn], captions=False))
+    image = np.asarray(overlays.overlay(IMAGE, [drawn], captions=False))
     assert (image[:5] == 90).all() and (image[:, :20] == 90).all()
     assert image[y, x].tolist() == [164, 50, 50]
     assert image[y, x - rx].tolist() == image[y, x + rx].tolist() == [255, 0, 0]
-    assert (PICTURE == 90).all()
-    captioned = np.asarray(overlays.overlay(PICTURE, [drawn], captions=True))
+    assert (IMAGE == 90).all()
+    captioned = np.asarray(overlays.overlay(IMAGE, [drawn], captions=True))
     assert (captioned != image).any(axis=2)[: int(top)].sum() > 200
 
 
@@ -78,18 +78,18 @@ def test_masks_at_the_edge_are_outlined_there_and_empty_ones_are_no_matter() -> 
     nothing = overlays.Drawn(mask.copy(), [3.0, 3.0, 9.0, 9.0], (0, 0, 255), "")
     mask[:, :40] = True
     image = np.asarray(
-        overlays.overlay(PICTURE, [overlays.Drawn(mask, [0, 0, 40, 96], (0, 255, 0), ""), nothing], captions=False)
+        overlays.overlay(IMAGE, [overlays.Drawn(mask, [0, 0, 40, 96], (0, 255, 0), ""), nothing], captions=False)
     )
     assert (image[50, 0] == (0, 255, 0)).all() and (image[0, 20] == (0, 255, 0)).all()
 
 
-def test_captions_do_not_hide_each_other_or_leave_the_picture() -> None:
+def test_captions_do_not_hide_each_other_or_leave_the_image() -> None:
     none = np.zeros((300, 400), dtype=bool)
-    picture = np.zeros((300, 400, 3), dtype=np.uint8)
+    blank = np.zeros((300, 400, 3), dtype=np.uint8)
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-    # three of one box, which touches the picture's right edge
+    # three of one box, which touches the image's right edge
     drawn = [overlays.Drawn(none, [380.0, 60.0, 399.0, 200.0], colour, "person 0.99") for colour in colours]
-    image = np.asarray(overlays.overlay(picture, drawn, captions=True))
+    image = np.asarray(overlays.overlay(blank, drawn, captions=True))
     areas = [int((image == colour).all(axis=2).sum()) for colour in colours]
     # each plate is there in full, but for its letters
     assert min(areas) > 0.6 * max(areas) > 500

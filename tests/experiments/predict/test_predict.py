@@ -1,4 +1,4 @@
-"""Predictions on pictures of any kind: what is written, what is said of the bad ones, and how runs are named."""
+"""Predictions on images of any kind: what is written, what is said of the bad ones, and how runs are named."""
 
 import errno
 import json
@@ -73,7 +73,7 @@ def listed(output: Path, run: str = "fcn") -> dict[str, dict[str, Any]]:
 
 
 def test_all_is_written_and_the_masks_are_those_of_the_json(results: Path, tmp_path: Path) -> None:
-    source = tmp_path / "my pictures"
+    source = tmp_path / "my images"
     names = ["a.png", "a.bmp", "100% ünïcode (1), [x]=y.PNG", "inner/a.png"]
     for number, name in enumerate(names):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def test_all_is_written_and_the_masks_are_those_of_the_json(results: Path, tmp_p
 
 
 @pytest.mark.parametrize("run", ["fcn", "unet"])
-def test_files_of_the_held_out_pictures_give_the_run_s_own_predictions(results: Path, tmp_path: Path, run: str) -> None:
+def test_files_of_the_held_out_images_give_the_run_s_own_predictions(results: Path, tmp_path: Path, run: str) -> None:
     (one,) = named_runs.find([f"quick/{run}"], results)
     data = one.config.make_dataset("val")
     (tmp_path / "in").mkdir()
@@ -152,7 +152,7 @@ def test_the_json_can_be_scored(results: Path, tmp_path: Path) -> None:
 def test_exif_orientation_is_applied(results: Path, tmp_path: Path, orientation: int) -> None:
     stored = Image.fromarray(scene())
     upright = np.asarray(stored)
-    # by hand, and not by Pillow: which row and which column of the upright picture the stored first ones are
+    # by hand, and not by Pillow: which row and which column of the upright image the stored first ones are
     upright = {
         1: upright,
         2: upright[:, ::-1],
@@ -174,7 +174,7 @@ def test_exif_orientation_is_applied(results: Path, tmp_path: Path, orientation:
     assert (image["height"], image["width"]) == upright.shape[:2]
 
 
-def test_bad_pictures_are_named_and_the_rest_go_on(
+def test_bad_images_are_named_and_the_rest_go_on(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "in"
@@ -183,7 +183,7 @@ def test_bad_pictures_are_named_and_the_rest_go_on(
     whole = (source / "good.png").read_bytes()
     (source / "cut.png").write_bytes(whole[: len(whole) // 2])
     (source / "empty.jpg").touch()
-    (source / "text.jpg").write_text("no picture")
+    (source / "text.jpg").write_text("no image")
     Path(os.fsdecode(os.fsencode(source) + b"/two\nlines\xff.jpg")).touch()
     (source / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     (source / "gone.png").symlink_to(tmp_path / "nowhere.png")
@@ -197,23 +197,23 @@ def test_bad_pictures_are_named_and_the_rest_go_on(
     for name, why in {
         "cut.png": "truncated",
         "empty.jpg": "empty file",
-        "text.jpg": "no picture",
+        "text.jpg": "no image",
         "two lines": "empty file",
-        "phone.heic": "no picture",
+        "phone.heic": "no image",
         "gone.png": "does not exist",
         "n" * 246: "too long a name",
     }.items():
         (line,) = [line for line in said.out.splitlines() if name in line]
         assert line.startswith("failed: ") and str(source) in line and why in line
         assert line in said.err
-    assert "1 of 8 pictures" in said.out
-    assert "no pictures, passed over: 2" in said.out and "recursive=true does: 1" in said.out
+    assert "1 of 8 images" in said.out
+    assert "no images, passed over: 2" in said.out and "recursive=true does: 1" in said.out
     assert "Traceback" not in said.err
     assert set(listed(output)) == {"good.png"}
     assert {one["image_id"] for one in found(output)} == {listed(output)["good.png"]["id"]}
 
 
-def test_pictures_of_all_modes_and_shapes(results: Path, tmp_path: Path) -> None:
+def test_images_of_all_modes_and_shapes(results: Path, tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
     rgb = Image.fromarray(scene())
@@ -233,7 +233,7 @@ def test_pictures_of_all_modes_and_shapes(results: Path, tmp_path: Path) -> None
     assert deep == found(predicted(tmp_path / "grey.png", results, tmp_path / "alone")) != []
 
 
-def test_a_huge_picture_is_predicted_at_its_size_and_drawn_smaller(
+def test_a_huge_image_is_predicted_at_its_size_and_drawn_smaller(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = 20
@@ -260,7 +260,7 @@ def test_a_huge_picture_is_predicted_at_its_size_and_drawn_smaller(
         )
 
 
-def test_a_picture_of_more_than_max_pixels_is_refused(
+def test_a_image_of_more_than_max_pixels_is_refused(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(scene()).save(tmp_path / "a.png")
@@ -364,7 +364,7 @@ def test_the_app_takes_any_name_and_several_runs(results: Path, tmp_path: Path) 
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     output = results / "predictions" / source.name
-    assert f"1 of 2 pictures in {output}" in done.stdout
+    assert f"1 of 2 images in {output}" in done.stdout
     assert (output / "comparison" / "a.png.png").exists()
 
 
@@ -385,11 +385,11 @@ def test_a_full_disk_is_one_line(results: Path, tmp_path: Path, refused: Any, mo
 def test_a_broken_off_prediction_goes_on(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures, output = tmp_path / "pictures", tmp_path / "out"
-    pictures.mkdir()
+    images, output = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
     for number in range(4):
-        Image.fromarray(scene(number)).save(pictures / f"{number}.png")
-    whole = predicted(pictures, results, tmp_path / "whole", "quick/fcn", "quick/unet")
+        Image.fromarray(scene(number)).save(images / f"{number}.png")
+    whole = predicted(images, results, tmp_path / "whole", "quick/fcn", "quick/unet")
     read: list[str] = []
 
     def reader(stop_at: int | None) -> None:
@@ -405,18 +405,18 @@ def test_a_broken_off_prediction_goes_on(
 
     reader(stop_at=2)
     with pytest.raises(SystemExit):
-        predicted(pictures, results, output, "quick/fcn", "quick/unet")
+        predicted(images, results, output, "quick/fcn", "quick/unet")
     assert set(listed(output)) == {"0.png", "1.png"}
     assert {one["image_id"] for one in found(output)} == {1, 2}
-    assert "2 of 4 pictures" in capsys.readouterr().err
+    assert "2 of 4 images" in capsys.readouterr().err
 
-    # a kill leaves half a line; a changed picture is a new one, and a new one in front moves all ids
+    # a kill leaves half a line; a changed image is a new one, and a new one in front moves all ids
     journal = output / ".progress.jsonl"
     journal.write_text(journal.read_text() + '{"name": "2.png", "fi')
-    os.utime(pictures / "1.png", ns=(1, 1))
-    Image.fromarray(scene(0)).save(pictures / "+.png")
+    os.utime(images / "1.png", ns=(1, 1))
+    Image.fromarray(scene(0)).save(images / "+.png")
     reader(stop_at=None)
-    predicted(pictures, results, output, "quick/fcn", "quick/unet")
+    predicted(images, results, output, "quick/fcn", "quick/unet")
     assert read == ["+.png", "1.png", "2.png", "3.png"] and not journal.exists()
     assert "1 of them had been done before" in capsys.readouterr().out
     moved = {before: before + 1 for before in (1, 2, 3, 4)}
@@ -429,8 +429,8 @@ def test_a_broken_off_prediction_goes_on(
     for runs, least in ((("quick/fcn", "quick/unet"), 0.3), (("quick/fcn",), LOW)):
         reader(stop_at=3)
         with pytest.raises(SystemExit):
-            predicted(pictures, results, output, "quick/fcn", "quick/unet")
+            predicted(images, results, output, "quick/fcn", "quick/unet")
         assert len(read) == 3
         reader(stop_at=None)
-        predicted(pictures, results, output, *runs, score=least)
+        predicted(images, results, output, *runs, score=least)
         assert len(read) == 5

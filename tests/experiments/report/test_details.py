@@ -1,4 +1,4 @@
-"""Numbers by picture and by complexity, against those worked out by hand."""
+"""Numbers by image and by complexity, against those worked out by hand."""
 
 import json
 import math
@@ -20,7 +20,7 @@ def annotation(mask: np.ndarray, image_id: int = 1, category: int = 1, **others:
     return {"image_id": image_id, "category_id": category, "segmentation": encode(mask), "iscrowd": 0, **others}
 
 
-def test_a_picture_s_iou_counts_missed_objects_and_neither_unsure_nor_wrong_ones(tmp_path: Path) -> None:
+def test_a_image_s_iou_counts_missed_objects_and_neither_unsure_nor_wrong_ones(tmp_path: Path) -> None:
     annotations = [
         annotation(LEFT),
         annotation(RIGHT, category=2),
@@ -43,10 +43,10 @@ def test_a_picture_s_iou_counts_missed_objects_and_neither_unsure_nor_wrong_ones
         annotation(RIGHT, 2, score=0.9),  # elsewhere
     ]
     overlap = (near & RIGHT).sum() / (near | RIGHT).sum()
-    assert predictions.picture_ious(coco, found) == {1: pytest.approx((1 + overlap) / 2), 2: 0}
+    assert predictions.image_ious(coco, found) == {1: pytest.approx((1 + overlap) / 2), 2: 0}
 
 
-def pictures(**variants: dict[tuple[int, int], float]) -> pd.DataFrame:
+def images(**variants: dict[tuple[int, int], float]) -> pd.DataFrame:
     """IoUs by (seed, image)."""
     rows = [
         {"variant": variant, "fold": 0, "seed": seed, "ground_truth": "truth.json", "image_id": image, "iou": iou}
@@ -62,7 +62,7 @@ def ap(**differences: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_pictures_are_counted_by_their_mean_over_pairs_of_runs() -> None:
+def test_images_are_counted_by_their_mean_over_pairs_of_runs() -> None:
     fcn = {(0, 1): 0.5, (1, 1): 0.5, (0, 2): 0.5, (1, 2): 0.5, (0, 3): 0.5, (1, 3): 0.5, (0, 4): 0.5, (1, 4): 0.5}
     # image 1: +0.1 and -0.04; 2: +0.03 and -0.012; 3: -0.2 and 0; 4: +0.1 and -0.1; the third seed has no partner
     shift = {
@@ -76,9 +76,9 @@ def test_pictures_are_counted_by_their_mean_over_pairs_of_runs() -> None:
         (1, 4): -0.1,
     }
     unet = {key: fcn[key] + by for key, by in shift.items()} | {(2, n): 1.0 for n in (1, 2, 3, 4)}
-    found = predictions.win_tie_loss(pictures(fcn=fcn, unet=unet, other=fcn), ap(unet=1.0, other=math.nan))
+    found = predictions.win_tie_loss(images(fcn=fcn, unet=unet, other=fcn), ap(unet=1.0, other=math.nan))
     (row,) = found.to_dict("records")
-    assert (row["variant"], row["compared_with"], row["pairs"], row["pictures"]) == ("unet", "fcn", 2, 4)
+    assert (row["variant"], row["compared_with"], row["pairs"], row["images"]) == ("unet", "fcn", 2, 4)
     # 2 is equal: +0.009 on average
     assert (row["better"], row["equal"], row["worse"]) == (1, 2, 1)
     assert row["iou_diff"] == pytest.approx((0.03 + 0.009 - 0.1 + 0) / 4)
@@ -90,18 +90,18 @@ def test_a_study_is_read_run_by_run_and_a_damaged_one_gets_a_note(tmp_path: Path
     (broken / "predictions.json").write_text("[{")
     study = read(tmp_path)
     found = predictions.read(study)
-    assert len(found.pictures) == 5 * 7
-    assert found.pictures.groupby("variant").size().to_dict() == {"fcn": 15, "unet": 20}
+    assert len(found.images) == 5 * 7
+    assert found.images.groupby("variant").size().to_dict() == {"fcn": 15, "unet": 20}
     assert any(broken.name in note and "complexity" in note for note in study.notes)
-    unet = found.pictures[found.pictures["variant"] == "unet"]
+    unet = found.images[found.images["variant"] == "unet"]
     # predictions without noise are the objects themselves
     assert unet["iou"].to_numpy() == pytest.approx(1)
     by_third = found.complexity.groupby("variant")[list(predictions.THIRDS)].mean()
     # some false detections are among them
     assert (by_third.loc["unet"] > 90).all() and (by_third.loc["unet"] > by_third.loc["fcn"] + 10).all()
-    frame = predictions.win_tie_loss(found.pictures, compare(study, "fcn", 20))
+    frame = predictions.win_tie_loss(found.images, compare(study, "fcn", 20))
     (row,) = frame.to_dict("records")
-    assert (row["pairs"], row["pictures"], row["worse"]) == (3, 10, 0)
+    assert (row["pairs"], row["images"], row["worse"]) == (3, 10, 0)
     assert row["better"] > 5
 
 

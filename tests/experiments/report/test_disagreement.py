@@ -1,4 +1,4 @@
-"""Which pictures are shown, and where they come from."""
+"""Which images are shown, and where they come from."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from instseg.data.sets.generated import Generated
 def write_config(run: Path, dataset: str, *overrides: str) -> None:
     config.register()
     with initialize_config_module("experiments.conf", version_base="1.3"):
-        composed = config.typed(compose("config", overrides=["study=quick", f"dataset={dataset}", *overrides]))
+        composed = config.to_config(compose("config", overrides=["study=quick", f"dataset={dataset}", *overrides]))
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(composed)))
 
 
@@ -44,7 +44,7 @@ def test_the_largest_differences_of_either_side_are_shown_from_best_to_worst(
     assert list(disagreement._both_ways(differences(*values))["image_id"]) == expected
 
 
-def test_of_all_heads_the_pictures_with_the_largest_spread_are_shown() -> None:
+def test_of_all_heads_the_images_with_the_largest_spread_are_shown() -> None:
     ious = {"a": [0.5, 0.1, 0.5, 0.2, 0.9], "b": [0.5, 0.9, 0.7, 0.3, 0.1], "c": [0.5, 0.5, 0.6, 0.9]}
     rows = [
         {"variant": v, "fold": 0, "seed": 0, "ground_truth": "t", "image_id": n, "iou": iou}
@@ -59,7 +59,7 @@ def test_of_all_heads_the_pictures_with_the_largest_spread_are_shown() -> None:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """Two runs on generated pictures of which the study stores but one."""
+    """Two runs on generated images of which the study stores but one."""
     for variant in ("fcn", "unet"):
         make_run(tmp_path, variant, 1.0, images=6)
     options = {"size": [64, 64], "seed": 3, "figures": [1, 2]}
@@ -68,33 +68,33 @@ def study(tmp_path: Path) -> Path:
     name = next((tmp_path / "ground_truth").glob("*.json"))
     name.write_text(json.dumps(truth, sort_keys=True))
     stored = data.image_ids[2]
-    np.savez(name.with_name(f"{name.stem}-pictures.npz"), **{f"image_{stored}": np.zeros((64, 64, 3), np.uint8)})
+    np.savez(name.with_name(f"{name.stem}-images.npz"), **{f"image_{stored}": np.zeros((64, 64, 3), np.uint8)})
     for run in (tmp_path / "runs").iterdir():
         keys = ("image_id", "category_id", "bbox", "segmentation")
         found = [{key: a[key] for key in keys} | {"score": 0.9} for a in truth["annotations"] if not a["iscrowd"]]
         if run.name.startswith("unet"):
-            # of the fifth picture all is missed
+            # of the fifth image all is missed
             found = [one for one in found if one["image_id"] not in (data.image_ids[4], stored)]
         (run / "predictions.json").write_text(json.dumps(found))
         of_data = [f"dataset.options.{key}={value}" for key, value in options.items()]
-        write_config(run, "generated", "dataset.val_pictures=6", *of_data)
+        write_config(run, "generated", "dataset.max_val_images=6", *of_data)
     return tmp_path
 
 
-def test_pictures_come_from_the_data_set_where_it_is_at_hand(study: Path) -> None:
+def test_images_come_from_the_data_set_where_it_is_at_hand(study: Path) -> None:
     found = read(study)
     chosen = disagreement.choose(found, predictions.read(found), compare(found, "fcn", 20), None)
     assert [note for note in found.notes if "disagreement" in note] == []
     data = Generated("val", images=6, size=(64, 64), seed=3, figures=(1, 2))
     missed = [data.image_ids[2], data.image_ids[4]]
     assert set(chosen) == {"", "unet"}
-    for pictures in chosen.values():
-        assert sorted(picture.key[1] for picture in pictures) == missed
-        for picture in pictures:
-            index = data.image_ids.index(picture.key[1])
-            assert np.array_equal(picture.image, data[index][0].permute(1, 2, 0).numpy())
-            assert [picture.predictions[v].iou for v in ("fcn", "unet")] == [pytest.approx(1), 0]
-    assert [picture.title for picture in chosen["unet"]] == [f"image {number}\n-1.00" for number in missed]
+    for images in chosen.values():
+        assert sorted(image.key[1] for image in images) == missed
+        for image in images:
+            index = data.image_ids.index(image.key[1])
+            assert np.array_equal(image.image, data[index][0].permute(1, 2, 0).numpy())
+            assert [image.predictions[v].iou for v in ("fcn", "unet")] == [pytest.approx(1), 0]
+    assert [image.title for image in chosen["unet"]] == [f"image {number}\n-1.00" for number in missed]
 
 
 @pytest.mark.parametrize("gone", ["config", "annotations"])
@@ -110,9 +110,9 @@ def test_else_they_come_from_the_stored_ones_with_a_note(study: Path, gone: str)
     found = read(study)
     chosen = disagreement.choose(found, predictions.read(found), compare(found, "fcn", 20), None)
     (note,) = [note for note in found.notes if "disagreement" in note]
-    assert "only the 1 stored pictures" in note and "data_root=" in note
-    (picture,) = chosen["unet"]
-    assert not picture.image.any()
+    assert "only the 1 stored images" in note and "data_root=" in note
+    (image,) = chosen["unet"]
+    assert not image.image.any()
 
 
 def test_nothing_is_downloaded(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +122,6 @@ def test_nothing_is_downloaded(study: Path, tmp_path: Path, monkeypatch: pytest.
     found = read(study)
     chosen = disagreement.choose(found, predictions.read(found), compare(found, "fcn", 20), None)
     (note,) = [note for note in found.notes if "disagreement" in note]
-    assert "only the 1 stored pictures" in note and "nowhere" in note
+    assert "only the 1 stored images" in note and "nowhere" in note
     assert len(chosen["unet"]) == 1
     assert not (tmp_path / "nowhere").exists()

@@ -56,7 +56,7 @@ def test_a_variant_of_one_seed_among_two_gets_no_mark(tmp_path: Path) -> None:
     assert any("masks in true boxes get no mark" in note for note in study.notes)
 
 
-def test_the_mean_is_over_objects_and_not_over_pictures(tmp_path: Path) -> None:
+def test_the_mean_is_over_objects_and_not_over_images(tmp_path: Path) -> None:
     folder = _study(tmp_path, {"fcn": 0.0})
     study = read(folder)
     each = []

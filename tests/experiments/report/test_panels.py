@@ -1,4 +1,4 @@
-"""Which pictures, runs and predictions are shown, and in which colours."""
+"""Which images, runs and predictions are shown, and in which colours."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ from experiments.render.table import wrap
 from experiments.report import panels
 from experiments.runs.study import read
 
-# (height, width) of landscape, portrait and square pictures
+# (height, width) of landscape, portrait and square images
 SIZES = ((24, 32), (32, 24), (24, 24))
 
 
@@ -43,10 +43,10 @@ def test_only_confident_predictions_of_the_first_run_are_shown(tmp_path: Path) -
             found = [p for p in found if p["image_id"] == 1][:2]
             found[0]["score"], found[1]["score"] = 0.9, 0.5
             (path / "predictions.json").write_text(json.dumps(found))
-    pictures = panels.collect(read(tmp_path), ["fcn", "unet"])
-    assert [picture.key[1] for picture in pictures] == [1, 2, 3]
-    assert [len(picture.predictions["fcn"].masks) for picture in pictures] == [1, 0, 0]
-    assert all(len(picture.truth.masks) >= 2 for picture in pictures)
+    images = panels.collect(read(tmp_path), ["fcn", "unet"])
+    assert [image.key[1] for image in images] == [1, 2, 3]
+    assert [len(image.predictions["fcn"].masks) for image in images] == [1, 0, 0]
+    assert all(len(image.truth.masks) >= 2 for image in images)
 
 
 def test_the_number_is_the_mean_iou_of_all_objects(tmp_path: Path) -> None:
@@ -55,29 +55,29 @@ def test_the_number_is_the_mean_iou_of_all_objects(tmp_path: Path) -> None:
     found = json.loads((run / "predictions.json").read_text())
     # The first object is found, exactly; the second too, but not surely.
     (run / "predictions.json").write_text(json.dumps([found[0], found[1] | {"score": 0.5}]))
-    (picture,) = panels.collect(read(tmp_path), ["fcn"])
+    (image,) = panels.collect(read(tmp_path), ["fcn"])
     assert len(objects) > 1
-    assert picture.predictions["fcn"].iou == pytest.approx(1 / len(objects))
-    assert picture.truth.iou is None
+    assert image.predictions["fcn"].iou == pytest.approx(1 / len(objects))
+    assert image.truth.iou is None
 
 
-def test_pictures_that_most_variants_have_come_first_and_the_rest_says_no_run(tmp_path: Path) -> None:
+def test_images_that_most_variants_have_come_first_and_the_rest_says_no_run(tmp_path: Path) -> None:
     make_run(tmp_path, "fcn", 1.0, fold=0, images=5)
     make_run(tmp_path, "fcn", 1.0, fold=1, images=5)
     make_run(tmp_path, "unet", 1.0, fold=1, images=5)
-    pictures = panels.collect(read(tmp_path), ["fcn", "unet"])
-    assert len(pictures) == panels.PICTURES
-    assert ["-f1-" in picture.key[0] for picture in pictures] == [True, True, True, False]
-    assert [set(picture.predictions) for picture in pictures] == [{"fcn", "unet"}] * 3 + [{"fcn"}]
-    figure = panels.grid(pictures, ["fcn", "unet"])
+    images = panels.collect(read(tmp_path), ["fcn", "unet"])
+    assert len(images) == panels.IMAGES
+    assert ["-f1-" in image.key[0] for image in images] == [True, True, True, False]
+    assert [set(image.predictions) for image in images] == [{"fcn", "unet"}] * 3 + [{"fcn"}]
+    figure = panels.grid(images, ["fcn", "unet"])
     assert figure is not None
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert texts.count("no run on\nthis picture") == 1
+    assert texts.count("no run on\nthis image") == 1
     assert [text.get_text() for text in figure.texts[1:]] == ["image", "fcn", "unet", "ground truth"]
 
 
-def picture(colour: int, size: tuple[int, int], variants: list[str]) -> panels.Picture:
-    """A grey picture, fully covered by one object a variant whose red and green tell the variant."""
+def column(colour: int, size: tuple[int, int], variants: list[str]) -> panels.Column:
+    """A grey image, fully covered by one object a variant whose red and green tell the variant."""
     image = np.full((*size, 3), colour, dtype=np.uint8)
 
     def cover(red: float, green: float) -> panels.Instances:
@@ -85,15 +85,15 @@ def picture(colour: int, size: tuple[int, int], variants: list[str]) -> panels.P
 
     predictions = {variant: cover(n / 32, 1 - n / 32) for n, variant in enumerate(variants)}
     truth = cover(1.0, 1.0)
-    return panels.Picture(("truth.json", colour), image, replace(truth, iou=None), predictions)
+    return panels.Column(("truth.json", colour), image, replace(truth, iou=None), predictions)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 16, 18])
-def test_each_cell_holds_its_variant_and_picture_beside_its_name(count: int) -> None:
+def test_each_cell_holds_its_variant_and_image_beside_its_name(count: int) -> None:
     variants = ["fcn_params_of_unet", "fcn", *(f"a_long_name_{n}(depth={n}, skip=none)" for n in range(count - 2))]
     variants = variants[:count]
     shades = (40, 120, 200)
-    figure = panels.grid([picture(c, s, variants) for c, s in zip(shades, SIZES, strict=True)], variants)
+    figure = panels.grid([column(c, s, variants) for c, s in zip(shades, SIZES, strict=True)], variants)
     assert figure is not None
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -51,7 +51,7 @@ def _study(folder: Path, dataset: str, dirty: bool) -> Path:
 
 
 @pytest.mark.parametrize(("dataset", "panels"), [("generated", True), ("pennfudan", False)])
-def test_panels_go_along_only_where_pictures_are_generated(tmp_path: Path, dataset: str, panels: bool) -> None:
+def test_panels_go_along_only_where_images_are_generated(tmp_path: Path, dataset: str, panels: bool) -> None:
     study = _study(tmp_path, dataset, dirty=False)
     assert (study / "panels.png").exists() and (study / "disagreement.png").exists()
     to = tmp_path / "reference"

@@ -71,7 +71,7 @@ def test_a_planted_difference_is_found_and_equals_the_library_s(study: Path) -> 
     # how seeds differ is told by all variants that have the baseline's runs
     alike = [one for one in runs.values() if one.keys() >= runs["fcn"].keys()]
     spread = pooled_spread([{key: one[key] for key in runs["fcn"]} for one in alike], 200)
-    assert len(alike) > 2 and spread is not None and spread.freedom == (len(alike) - 1) * (len(runs["fcn"]) - 1)
+    assert len(alike) > 2 and spread is not None and spread.df == (len(alike) - 1) * (len(runs["fcn"]) - 1)
     expected = paired_difference(runs["unet"], runs["fcn"], 200, spread=spread).difference
     assert float(row["mask_AP_diff_low"]) == pytest.approx(expected.low)
     assert float(row["mask_AP_diff_high"]) == pytest.approx(expected.high)

@@ -82,12 +82,12 @@ def test_without_differences_there_is_no_forest() -> None:
     assert rows.forest(frame().head(1)) is None
 
 
-def test_bars_are_shares_of_the_pictures() -> None:
+def test_bars_are_shares_of_the_images() -> None:
     found = pd.DataFrame(
         {
             "variant": ["smp", "pointrend"],
             "compared_with": "fcn",
-            "pictures": [50, 40],
+            "images": [50, 40],
             "better": [5, 20],
             "equal": [10, 20],
             "worse": [35, 0],

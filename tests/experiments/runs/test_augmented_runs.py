@@ -1,4 +1,4 @@
-"""Runs of both protocols on augmented pictures, some of which lose all of their instances."""
+"""Runs of both protocols on augmented images, some of which lose all of their instances."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def _torch_as_it_was() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def test_a_core_and_a_head_learn_from_augmented_pictures(tmp_path: Path) -> None:
+def test_a_core_and_a_head_learn_from_augmented_images(tmp_path: Path) -> None:
     strong = ("augmentation=strong", "augmentation.jpeg=0.5", "augmentation.min_area=500")
     one = composed(*apps.TINY, *strong, "protocol=frozen_core", "head=unet", f"results_dir={tmp_path}")
     checks.check(one)

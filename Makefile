@@ -21,7 +21,7 @@ lint: .venv/installed
 
 # into site/
 docs: .venv/installed-docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo site/index.html
 
 # needs pdflatex

@@ -1,6 +1,7 @@
 """Parts of the U-Net's variants: residual stages, attention gates, scSE and content-aware up-sampling."""
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -117,5 +118,5 @@ def bilinear(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(Pointwise(inputs, outputs), nn.Upsample(scale_factor=2, mode="bilinear"))
 
 
-BLOCKS = {"conv": conv_stack, "residual": Residual}
+BLOCKS: dict[str, Callable[[int, int, str], nn.Module]] = {"conv": conv_stack, "residual": Residual}
 UPS = {"deconv": Doubling, "bilinear": bilinear, "carafe": CARAFE}

@@ -1,6 +1,17 @@
-"""Mask heads, one a file: ``heads/NAME.py`` holds the one :class:`MaskHead` that is built as ``NAME``.
+"""Mask heads, one a file: ``heads/NAME.py`` defines the :class:`MaskHead` that is built as ``NAME``.
 
-Files whose name begins with ``_`` hold parts that several heads share.
+Files whose names begin with ``_`` hold layers that several heads share.
+
+Every head is called with ``in_channels`` of the pyramid's maps and ``num_classes``, the channels of its logits (1
+where a single mask serves all classes). Its keyword-only arguments are its options. Most heads have these:
+
+- ``width``: channels of its layers; None: as many as the pyramid's maps have, or the share of them that the head names.
+- ``norm``: normalisation behind its 3×3 convolutions: ``none``, ``group`` or ``batch``.
+- ``roi_size``: height and width M of the grid that RoIAlign lays over each box.
+- ``output_size``: height and width of the predicted masks: ``roi_size`` times 1, 2, 4 or so on.
+
+Shapes in the docstrings: R RoIs, C ``in_channels``, K ``num_classes``. Costs are those of the defaults with 256
+channels and COCO's 81 classes, per RoI of 100 in an image of 800 × 1066 pixels, RoIAlign left out.
 """
 
 import importlib
@@ -14,11 +25,11 @@ from instseg.detector.rois import MaskHead
 from instseg.errors import UserError, unknown_name
 
 COMMON = ("class_agnostic", "dice_weight", "boundary_weight")
-"""What :func:`build` takes for every head."""
+"""Options of :func:`build` that every head has."""
 
 
 def names() -> list[str]:
-    """Every head that :func:`build` knows."""
+    """Names of all heads."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
@@ -27,16 +38,13 @@ def head_class(name: str) -> type[MaskHead]:
 
     Raises:
         UserError: there is no such head.
-        TypeError: its file does not define exactly one head.
+        TypeError: its file does not define exactly one MaskHead.
     """
     if name not in names():
         raise unknown_name("head", name, names())
     module = importlib.import_module(f"{__name__}.{name}")
-    defined = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, MaskHead) and value.__module__ == module.__name__
-    ]
+    classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
+    defined = [c for c in classes if issubclass(c, MaskHead)]
     if len(defined) != 1:
         raise TypeError(f"heads/{name}.py must define one MaskHead, and defines {len(defined)}")
     return defined[0]
@@ -56,46 +64,46 @@ def build(
     class_agnostic: bool = False,
     dice_weight: float = 0.0,
     boundary_weight: float = 0.0,
-    **chosen: Any,
+    **head_options: Any,
 ) -> MaskHead:
     """A mask head by name.
 
     Args:
-        name: one of :func:`names`.
+        name: a name in :func:`names`.
         in_channels: channels of the pyramid's maps.
         num_classes: the background included.
-        class_agnostic: predict one mask that serves every class, instead of one a class.
-        dice_weight, boundary_weight: of the losses on shape; see :meth:`MaskHead.losses`.
-        chosen: the head's options; see :func:`options`.
+        class_agnostic: predict a single mask for all classes instead of one for each class.
+        dice_weight, boundary_weight: weights of the losses on shape; see :meth:`MaskHead.losses`.
+        head_options: see :func:`options`.
 
     Raises:
-        UserError: an unknown head or option, or an option's value that the head can't take.
+        UserError: there is no such head or option, or the head can't take an option's value.
     """
     known = options(name)
-    wanted = get_type_hints(head_class(name).__init__)
-    for option, value in chosen.items():
+    hints = get_type_hints(head_class(name).__init__)
+    for option, value in head_options.items():
         if option not in known:
             raise unknown_name(f"option of head {name}:", option, [*known, *COMMON])
-        if not _fits(value, wanted.get(option, Any)):
-            raise UserError(f"option of head {name}: {option}={value!r} is no {_said(wanted[option])}")
+        if not _has_type(value, hints.get(option, Any)):
+            raise UserError(f"option of head {name}: {option}={value!r} is no {_type_name(hints[option])}")
     for weight, value in (("dice_weight", dice_weight), ("boundary_weight", boundary_weight)):
         if not 0 <= value < math.inf:
             raise UserError(f"head.{weight}={value}: must be 0 or more")
-    head = head_class(name)(in_channels, 1 if class_agnostic else num_classes, **chosen)
+    head = head_class(name)(in_channels, 1 if class_agnostic else num_classes, **head_options)
     head.dice_weight, head.boundary_weight = dice_weight, boundary_weight
     return head
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a plain type, or of one of several; other hints are left to the head."""
-    kinds = get_args(hint) or (hint,)
-    if not all(isinstance(kind, type) for kind in kinds):
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether a value has a plain type or one of a union of plain types; True for any other hint."""
+    types = get_args(hint) or (hint,)
+    if not all(isinstance(t, type) for t in types):
         return True
     if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
+        return bool in types
+    return isinstance(value, types) or (isinstance(value, int) and float in types)
 
 
-def _said(hint: Any) -> str:
-    names = {int: "whole number", float: "number", str: "name", bool: "true or false", NoneType: "null"}
-    return " or ".join(names.get(kind, str(kind)) for kind in get_args(hint) or (hint,))
+def _type_name(hint: Any) -> str:
+    words = {int: "whole number", float: "number", str: "name", bool: "true or false", NoneType: "null"}
+    return " or ".join(words.get(t, str(t)) for t in get_args(hint) or (hint,))

@@ -1,40 +1,34 @@
 """Parts of the U-Net's variants: residual stages, attention gates, scSE and content-aware up-sampling."""
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads._blocks import Doubling, Pointwise, Residual, conv
-
-
-def double_conv(inputs: int, outputs: int, norm: str) -> nn.Sequential:
-    """The U-Net's stage: two 3×3 convolutions, each with its ReLU."""
-    return nn.Sequential(conv(inputs, outputs, norm), conv(outputs, outputs, norm))
+from heads._blocks import Doubling, Pointwise, Residual, conv_stack
 
 
 class Weighing(nn.Module):
-    """A part that weighs features by what some of its layers predict from them."""
+    """A module that multiplies features by weights that it predicts from them."""
 
     predictors: ClassVar[tuple[str, ...]]
-    """Names of the layers whose output is the weights before their sigmoid or softmax."""
+    """Names of the layers whose output goes through a sigmoid or softmax to become the weights."""
 
     def start_even(self) -> None:
-        """Weights start near the same for all features: from large random ones a sigmoid or softmax hardly learns.
-
-        The deviation is the one of CARAFE's authors for their kernels.
-        """
+        """Give the predictors small random parameters, so that all features begin with nearly the same weight: from
+        large ones a sigmoid or softmax hardly learns. The deviation is that of CARAFE's kernels in the paper."""
         for name in self.predictors:
             nn.init.normal_(self.get_parameter(f"{name}.weight"), std=0.001)
 
 
 class AttentionGate(Weighing):
-    """Additive attention: what comes up decides where the skip is let through.
+    """Additive attention: the up-sampled features decide which cells of the skip pass.
 
-    Oktay et al., *Attention U-Net*, MIDL 2018, eq. 1. There the gating signal is one stage coarser than the skip,
-    and the weights are up-sampled; here it is already of the skip's size, so nothing is resampled.
+    Oktay et al., *Attention U-Net*, MIDL 2018, eq. 1. In the paper the gating signal is one stage coarser than the skip
+    and the weights are up-sampled; here it already has the size of the skip.
     """
 
     predictors = ("psi",)
@@ -42,24 +36,24 @@ class AttentionGate(Weighing):
     def __init__(self, channels: int) -> None:
         super().__init__()
         inner = max(channels // 2, 1)
-        # the paper's W_x and W_g side by side
+        # W_x and W_g of the paper in one layer
         self.inner = Pointwise(2 * channels, inner)
         self.psi = Pointwise(inner, 1)
 
     def weights(self, skip: Tensor, gating: Tensor) -> Tensor:
-        """Two times (R, C, H, W) -> (R, 1, H, W) in [0, 1]."""
+        """Skip and gating signal, (R, C, H, W) each -> (R, 1, H, W) in [0, 1]."""
         return self.psi(F.relu(self.inner(torch.cat([skip, gating], dim=1)))).sigmoid()
 
     def forward(self, skip: Tensor, gating: Tensor) -> Tensor:
-        """The skip, each cell times its weight: (R, C, H, W)."""
+        """(R, C, H, W): the skip, each cell times its weight."""
         return skip * self.weights(skip, gating)
 
 
 class SCSE(Weighing):
-    """Features weighed by channel and by cell at once: (R, C, H, W) -> (R, C, H, W).
+    """Features weighed by channel and by cell: (R, C, H, W) -> (R, C, H, W).
 
-    Roy et al., *Concurrent Spatial and Channel Squeeze & Excitation*, MICCAI 2018: the sum of both excitations,
-    the channels' one squeezed to half as many.
+    Roy et al., *Concurrent Spatial and Channel Squeeze & Excitation*, MICCAI 2018: the sum of both excitations; that of
+    the channels goes through half as many.
     """
 
     predictors = ("channel", "spatial")
@@ -79,8 +73,8 @@ class CARAFE(Weighing):
     """Doubles a grid by kernels that are predicted for every new cell: (R, C, H, W) -> (R, C', 2H, 2W).
 
     Wang et al., *CARAFE: Content-Aware ReAssembly of FEatures*, ICCV 2019, with its 5×5 kernels, predicted by a
-    3×3 convolution from 64 channels (or all, where there are fewer). Every channel is reassembled alike, so the 1×1
-    convolution to C' channels goes first, where there are fewer cells.
+    3×3 convolution from 64 channels (or all, where there are fewer). All channels share the kernels, so the 1×1
+    convolution to C' channels gives the same before up-sampling as after it, and is cheaper there.
     """
 
     predictors = ("kernels",)
@@ -101,8 +95,8 @@ def reassemble(x: Tensor, kernels: Tensor) -> Tensor:
     """Each cell of a doubled grid as a weighted sum over the neighbourhood of the cell that it lies in.
 
     Args:
-        x: (R, C, H, W); beyond its border lie zeros.
-        kernels: (R, H, W, 4, k²): weights of the four new cells of each cell, both row by row; k is odd.
+        x: (R, C, H, W), padded with zeros.
+        kernels: (R, H, W, 4, k²): weights for the four new cells of each cell, both row by row; k is odd.
 
     Returns:
         (R, C, 2H, 2W).
@@ -111,7 +105,7 @@ def reassemble(x: Tensor, kernels: Tensor) -> Tensor:
     size = math.isqrt(area)
     padded = F.pad(x, [size // 2] * 4)
     around = padded.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 4, 5, 1).flatten(3, 4)
-    # the four share the neighbourhood: one small matrix product a cell gives (R, H, W, 4, C)
+    # the four new cells share a neighbourhood: one small matrix product gives (R, H, W, 4, C)
     cells = (kernels @ around).unflatten(3, (2, 2))
     return cells.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
@@ -119,10 +113,10 @@ def reassemble(x: Tensor, kernels: Tensor) -> Tensor:
 def bilinear(inputs: int, outputs: int) -> nn.Sequential:
     """Doubles a grid by bilinear interpolation: (R, C, H, W) -> (R, C', 2H, 2W).
 
-    The 1×1 convolution to C' channels goes first: the order makes no difference, and there are fewer cells.
+    The 1×1 convolution to C' channels comes first: the result is the same as in the other order, and cheaper.
     """
     return nn.Sequential(Pointwise(inputs, outputs), nn.Upsample(scale_factor=2, mode="bilinear"))
 
 
-BLOCKS = {"conv": double_conv, "residual": Residual}
+BLOCKS: dict[str, Callable[[int, int, str], nn.Module]] = {"conv": conv_stack, "residual": Residual}
 UPS = {"deconv": Doubling, "bilinear": bilinear, "carafe": CARAFE}

@@ -1,41 +1,38 @@
-"""PointRend: a coarse mask, then points where it is unsure."""
+"""PointRend: a coarse mask, then single points where it is uncertain."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads._blocks import conv, doublings, initialise
+from heads._blocks import check_at_least, conv, doublings, initialise
 from instseg.detector.rois import MaskHead, MaskTargets, RoIs, class_channel
 from instseg.errors import UserError
 
 LEVEL = 2
 POINTS_AT_ONCE = 2**16
-"""Points of all RoIs that the point head reads at once when it predicts: with 256 channels, some 0.1 GB a layer."""
+"""Points of all RoIs in one call of the point head at prediction: with 256 channels about 0.1 GB for each layer."""
 
 
 class PointRend(MaskHead):
     """Kirillov et al., *PointRend: Image Segmentation as Rendering*, CVPR 2020. The defaults are the paper's.
 
-    The coarse head reads P2 in a 14×14 grid: a 2×2 convolution of stride 2, two fully connected layers, masks of 7×7.
-    The point head, three fully connected layers and a last one, reads P2 at single points, and the coarse masks'
-    values there again at each layer. It learns on random points, most of them where the coarse mask is unsure. A
-    prediction starts from the coarse mask and doubles it until ``output_size``; after each doubling the point head
-    decides the cells that are least sure.
+    The coarse head reads P2, (R, C, 14, 14): a 2×2 convolution of stride 2 to (R, C, 7, 7) and fully connected layers
+    to coarse logits (R, K, 7, 7). The point head, three fully connected layers and a last one, reads P2 at single
+    points, (R, P, C) -> (R, P, K); each of its layers also gets the coarse logits there. It learns on random points,
+    most of them where the coarse mask is uncertain. At prediction the coarse mask is doubled until ``output_size``;
+    after each doubling the point head decides the most uncertain cells, those whose logits are nearest to 0.
 
-    :meth:`forward` gives the coarse logits, (R, num_classes, 7, 7); :meth:`predict` masks of ``output_size``.
+    :meth:`forward` gives the coarse logits; :meth:`predict` masks of ``output_size``.
+
+    Cost: 18.5 M parameters, 1.86 GFLOP.
 
     Args:
-        in_channels: channels of the pyramid's maps.
-        num_classes: output channels.
-        width: channels of the coarse head's convolution and of the point head; None: as many as the pyramid's.
         fc_width: channels of the coarse head's fully connected layers; None: four times ``width``.
-        points: points an RoI in training.
-        oversampling: how many times as many points are drawn, to find unsure ones among them.
-        importance: share of the points that are chosen for being unsure; the others are uniform.
+        points: points per RoI in training.
+        oversampling: how many times as many points are drawn, to choose uncertain ones among them.
+        importance: share of the points that are chosen for being uncertain; the others are uniform.
         subdivision_points: cells of each RoI that the point head decides after each doubling.
-        norm: of the coarse head's convolution: ``none``, ``group`` or ``batch``.
-        roi_size: height and width of the RoIs' grid, twice those of the coarse masks.
-        output_size: height and width of the predicted masks: ``roi_size`` times 1, 2, 4 or so on.
+        roi_size: as for every head, and even: the coarse masks have half of it.
     """
 
     def __init__(
@@ -56,12 +53,8 @@ class PointRend(MaskHead):
         super().__init__()
         width = in_channels if width is None else width
         fc_width = 4 * width if fc_width is None else fc_width
-        counts = {"width": width, "fc_width": fc_width, "points": points, "subdivision_points": subdivision_points}
-        for option, value in counts.items():
-            if value < 1:
-                raise UserError(f"head.options: {option}={value} must be 1 or more")
-        if oversampling < 1:
-            raise UserError(f"head.options: oversampling={oversampling} must be 1 or more")
+        check_at_least(1, width=width, fc_width=fc_width, points=points, subdivision_points=subdivision_points)
+        check_at_least(1, oversampling=oversampling)
         if not 0 <= importance <= 1:
             raise UserError(f"head.options: importance={importance} must be between 0 and 1")
         if roi_size < 2 or roi_size % 2:
@@ -69,8 +62,8 @@ class PointRend(MaskHead):
         self.steps = 1 + doublings(roi_size, output_size)
         self.roi_size = roi_size
         self.points = points
-        self.drawn = round(oversampling * points)
-        self.unsure = round(importance * points)
+        self.candidates = round(oversampling * points)
+        self.uncertain = round(importance * points)
         self.subdivision_points = subdivision_points
 
         side = roi_size // 2
@@ -93,25 +86,26 @@ class PointRend(MaskHead):
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
-        # both masks start out unsure everywhere
-        for last in (coarse_logits, self.point_logits):
-            nn.init.normal_(last.weight, std=0.001)
+        # so that both masks start with logits near 0
+        for layer in (coarse_logits, self.point_logits):
+            nn.init.normal_(layer.weight, std=0.001)
 
     def forward(self, rois: RoIs) -> Tensor:
         return self.coarse(rois.align(self.roi_size, LEVEL))
 
     def loss(self, logits: Tensor, rois: RoIs, targets: MaskTargets) -> dict[str, Tensor]:
-        """``loss_mask`` of the coarse masks and ``loss_mask_point`` of the points, both mean binary cross-entropies
-        on the channel of the true class."""
+        """``loss_mask`` of the coarse masks and ``loss_mask_point`` of the points, both the mean binary cross-entropy
+        in the channel of the true class."""
         losses = super().loss(logits, rois, targets)
         points = self.training_points(class_channel(logits, targets.labels).detach().float())
-        chosen = _channel(self.point_head(points, logits, rois), targets.labels)
+        point_logits = _channel(self.point_head(points, logits, rois), targets.labels)
         if len(points) == 0:
-            return losses | {"loss_mask_point": chosen.sum() * 0}
-        return losses | {"loss_mask_point": F.binary_cross_entropy_with_logits(chosen.float(), targets.at(points))}
+            return losses | {"loss_mask_point": point_logits.sum() * 0}
+        loss = F.binary_cross_entropy_with_logits(point_logits.float(), targets.at(points))
+        return losses | {"loss_mask_point": loss}
 
     def training_points(self, coarse: Tensor) -> Tensor:
-        """Random points, ``importance`` of them the least sure of ``oversampling`` times as many.
+        """Random points, a share ``importance`` of them the most uncertain of ``oversampling`` times as many.
 
         Args:
             coarse: (R, M, M) logits.
@@ -119,25 +113,24 @@ class PointRend(MaskHead):
         Returns:
             (R, points, 2) in [0, 1], as (x, y).
         """
-        drawn = torch.rand(len(coarse), self.drawn, 2, device=coarse.device)
-        doubt = -_read(coarse[:, None], drawn)[:, 0].abs()
-        unsure = doubt.topk(self.unsure).indices[..., None].expand(-1, -1, 2)
-        uniform = torch.rand(len(coarse), self.points - self.unsure, 2, device=coarse.device)
-        return torch.cat([drawn.gather(1, unsure), uniform], dim=1)
+        candidates = torch.rand(len(coarse), self.candidates, 2, device=coarse.device)
+        uncertainty = -_read(coarse[:, None], candidates)[:, 0].abs()
+        uncertain = uncertainty.topk(self.uncertain).indices[..., None].expand(-1, -1, 2)
+        uniform = torch.rand(len(coarse), self.points - self.uncertain, 2, device=coarse.device)
+        return torch.cat([candidates.gather(1, uncertain), uniform], dim=1)
 
     def mask_logits(self, logits: Tensor, rois: RoIs, labels: Tensor) -> Tensor:
-        """The coarse mask, doubled until ``output_size``; after each doubling the point head decides the cells that
-        are least sure."""
+        """(R, output_size, output_size): the coarse mask, doubled and refined at its most uncertain cells in turns."""
         mask = class_channel(logits, labels).float()
         at_once = max(1, POINTS_AT_ONCE // max(1, len(rois)))
         for step in range(self.steps):
             mask = F.interpolate(mask[:, None], scale_factor=2.0, mode="bilinear")[:, 0]
             size = mask.shape[-1]
             if step < self.steps - 1 and self.subdivision_points >= 4 * size**2:
-                continue  # the next step decides every cell anyway
+                continue  # the next step decides every cell
             flat = mask.flatten(1)
-            unsure = (-flat.abs()).topk(min(self.subdivision_points, size**2)).indices
-            for cells in unsure.split(at_once, dim=1):
+            uncertain = (-flat.abs()).topk(min(self.subdivision_points, size**2)).indices
+            for cells in uncertain.split(at_once, dim=1):
                 points = (torch.stack([cells % size, cells // size], dim=-1) + 0.5) / size
                 decided = _channel(self.point_head(points, logits, rois), labels)
                 flat = flat.scatter(1, cells, decided.float())
@@ -145,19 +138,19 @@ class PointRend(MaskHead):
         return mask
 
     def point_head(self, points: Tensor, coarse: Tensor, rois: RoIs) -> Tensor:
-        """(R, P, num_classes) logits of the point head at points (R, P, 2)."""
-        guess = _read(coarse.float(), points).transpose(1, 2)
+        """(R, P, K) logits at points (R, P, 2), with the coarse logits (R, K, M, M)."""
+        coarse = _read(coarse.float(), points).transpose(1, 2)
         x = rois.sample(points, LEVEL).transpose(1, 2)
         for layer in self.point_layers:
-            x = F.relu_(layer(torch.cat([x, guess], dim=-1)))
-        return self.point_logits(torch.cat([x, guess], dim=-1))
+            x = F.relu_(layer(torch.cat([x, coarse], dim=-1)))
+        return self.point_logits(torch.cat([x, coarse], dim=-1))
 
 
 def _read(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values (R, C, P) of maps (R, C, M, M) that fill the boxes, at points (R, P, 2) in [0, 1]."""
+    """Maps (R, C, M, M) over the boxes, read bilinearly at points (R, P, 2) in [0, 1] -> (R, C, P)."""
     return F.grid_sample(maps, 2 * points[:, None] - 1, align_corners=False)[:, :, 0]
 
 
 def _channel(logits: Tensor, labels: Tensor) -> Tensor:
-    """(R, P, C) logits -> (R, P), the channel of each RoI's label; C = 1 serves every class."""
+    """(R, P, K) logits -> (R, P), the channel of each RoI's label, or the only one."""
     return class_channel(logits.permute(0, 2, 1)[..., None], labels)[..., 0]

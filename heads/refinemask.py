@@ -6,37 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads._blocks import FineFeatures, Pointwise, conv, doublings, initialise
+from heads._blocks import FineFeatures, Pointwise, conv, conv_stack, doublings, halved_widths, initialise
 from instseg.detector.rois import MaskHead, MaskTargets, RoIs
-from instseg.errors import UserError
 
-CONVS, DILATIONS = 2, (1, 3, 5)
+DILATIONS = (1, 3, 5)
 LOSS_WIDTH, PREDICTION_WIDTH = 2, 1
-"""Cells on either side of a contour that the loss reads and that a finer stage may change."""
-PLAIN = 2
-"""Stages that learn on whole masks and are predicted whole."""
+"""Cells on either side of a contour that the loss covers, and that a finer mask may change."""
+WHOLE = 2
+"""Masks that are learnt and predicted as a whole; the finer ones only near contours."""
 
 
 class RefineMask(MaskHead):
     """Zhang et al., *RefineMask: Towards High-Quality Instance Segmentation with Fine-Grained Features*, CVPR 2021.
 
-    Two 3×3 convolutions and a 1×1 convolution make a mask of 14×14. Each stage joins the features, the features of P2
-    in as many cells and the mask of the true (or predicted) class, reads them at three dilations, doubles the grid
-    and halves the channels, up to a mask of 112×112. From the third mask on, only cells near the contour of the mask
-    before are replaced, and with ``boundary_loss`` only those near that contour or the true one are learnt.
+    Two 3×3 convolutions at (R, C, 14, 14) and a 1×1 convolution make the first logits, (R, K, 14, 14). Each stage joins
+    the features, P2 on the same grid and the mask of the true (or predicted) class, convolves them at three dilations,
+    doubles the grid and halves the channels: (R, C/2, 28, 28), (R, C/4, 56, 56), (R, C/8, 112, 112), with a mask from
+    each. From the third mask on, only cells near the contour of the mask before are replaced, and with
+    ``boundary_loss`` only those near that contour or the true one are learnt.
 
-    Left out is the paper's semantic branch, which learns the foreground of whole images; the stages read P2 itself.
+    The paper's semantic branch, which learns the foreground of whole images, is left out; the stages read P2 itself.
 
-    :meth:`forward` gives the first logits, (R, num_classes, 14, 14); :meth:`predict` masks of ``output_size``.
+    :meth:`forward` gives the first logits; :meth:`predict` masks of ``output_size``.
+
+    Cost: 4.0 M parameters, 2.95 GFLOP.
 
     Args:
-        in_channels: channels of the pyramid's maps.
-        num_classes: output channels.
-        width: channels on the RoI's grid, halved at each stage; None: as many as the pyramid's.
-        boundary_loss: learn the third mask and those after it near contours alone.
-        norm: of the 3×3 convolutions: ``none``, ``group`` or ``batch``.
-        roi_size: height and width of the RoIs' grid.
-        output_size: height and width of the predicted masks: ``roi_size`` times 2, 4 or so on.
+        width: channels on the RoI's grid, halved at each stage; None: C.
+        boundary_loss: learn the third mask and those after it only near contours.
     """
 
     def __init__(
@@ -51,21 +48,13 @@ class RefineMask(MaskHead):
         output_size: int = 112,
     ) -> None:
         super().__init__()
-        stages = doublings(roi_size, output_size)
-        if stages == 0:
-            raise UserError(f"head.options: output_size={output_size} must be twice roi_size={roi_size} or more")
-        width = in_channels if width is None else width
-        if width < 2 ** (stages + 1):
-            raise UserError(
-                f"head.options: width={width} is halved {stages} times up to output_size={output_size}, and must be "
-                f"{2 ** (stages + 1)} or more"
-            )
+        stages = doublings(roi_size, output_size, least=1)
+        widths = halved_widths(in_channels if width is None else width, stages, output_size)
         self.roi_size = roi_size
         self.boundary_loss = boundary_loss
-        widths = [width // 2**i for i in range(stages + 1)]
-        self.convs = nn.Sequential(*(conv(width if i else in_channels, width, norm) for i in range(CONVS)))
-        self.stages = nn.ModuleList(_Stage(in_channels, w, half, norm) for w, half in pairwise(widths))
-        self.logits = nn.ModuleList(Pointwise(w, num_classes) for w in widths)
+        self.convs = conv_stack(in_channels, widths[0], norm)
+        self.stages = nn.ModuleList(_Stage(in_channels, width, half, norm) for width, half in pairwise(widths))
+        self.logits = nn.ModuleList(Pointwise(width, num_classes) for width in widths)
         initialise(self)
 
     def forward(self, rois: RoIs) -> Tensor:
@@ -74,46 +63,47 @@ class RefineMask(MaskHead):
         return self.logits[0](x)
 
     def masks(self, rois: RoIs, labels: Tensor) -> list[Tensor]:
-        """Logits of the masks of each size, (R, M, M), of the channel of each RoI's label.
+        """Logits (R, M, M) of the masks of all sizes, in the channel of each RoI's label.
 
         Args:
             rois: R RoIs.
             labels: (R,) their classes.
         """
-        kept = rois.take(self)
-        x = self.convs(rois.align(self.roi_size)) if kept is None else kept
-        found = [_one_class(self.logits[0], x, labels)]
+        x = rois.take(self)
+        if x is None:
+            x = self.convs(rois.align(self.roi_size))
+        masks = [_label_logits(self.logits[0], x, labels)]
         for stage, logits in zip(self.stages, self.logits[1:], strict=True):
-            x = stage(x, found[-1][:, None], rois)
-            found.append(_one_class(logits, x, labels))
-        return found
+            x = stage(x, masks[-1][:, None], rois)
+            masks.append(_label_logits(logits, x, labels))
+        return masks
 
     def loss(self, logits: Tensor, rois: RoIs, targets: MaskTargets) -> dict[str, Tensor]:
-        """``loss_mask``: binary cross-entropies of all masks, a quarter of the first, half of the second and so on
-        up to the whole of the last, of four. They go on from the features that :meth:`forward` kept."""
+        """``loss_mask``: the weighted sum of the binary cross-entropies of all masks; with four masks the weights are
+        1/4, 2/4, 3/4 and 1. It continues from the features that :meth:`forward` kept."""
         if len(targets.labels) == 0:
             return {"loss_mask": logits.sum() * 0}
         masks = [mask.float() for mask in self.masks(rois, targets.labels)]
         refined = refine([mask.detach() for mask in masks])
         total = logits.sum() * 0
         for i, mask in enumerate(masks):
-            cells = F.binary_cross_entropy_with_logits(mask, targets.crop(mask.shape[-1]), reduction="none")
-            if self.boundary_loss and i >= PLAIN:
+            losses = F.binary_cross_entropy_with_logits(mask, targets.crop(mask.shape[-1]), reduction="none")
+            if self.boundary_loss and i >= WHOLE:
                 truth = targets.crop(masks[i - 1].shape[-1]) > 0.5
                 near = _twice(near_contour(refined[i - 1] > 0, LOSS_WIDTH) | near_contour(truth, LOSS_WIDTH))
-                one = (cells * near).sum() / near.sum().clamp(min=1)
+                loss = (losses * near).sum() / near.sum().clamp(min=1)
             else:
-                one = cells.mean()
-            total = total + one * (i + 1) / len(masks)
+                loss = losses.mean()
+            total = total + loss * (i + 1) / len(masks)
         return {"loss_mask": total}
 
     def mask_logits(self, logits: Tensor, rois: RoIs, labels: Tensor) -> Tensor:
-        """The last mask, where it was near the contour of the one before."""
+        """(R, output_size, output_size): the refined last mask; see :func:`refine`."""
         return refine([mask.float() for mask in self.masks(rois, labels)])[-1]
 
 
 class _Stage(nn.Module):
-    """Features (R, width, M, M) and mask logits (R, 1, M, M) -> features (R, half, 2M, 2M), the mask among them."""
+    """Features (R, width, M, M), mask logits (R, 1, M, M) -> features (R, half, 2M, 2M), the last one the mask."""
 
     def __init__(self, in_channels: int, width: int, half: int, norm: str) -> None:
         super().__init__()
@@ -125,15 +115,15 @@ class _Stage(nn.Module):
     def forward(self, x: Tensor, logits: Tensor, rois: RoIs) -> Tensor:
         mask = logits.sigmoid()
         x = F.relu(self.fuse.joined([x, F.relu(self.fine(rois, x.shape[-1])), mask]))
-        # a stack would be laid out anew, channels first
+        # torch.stack would change the memory format to channels first
         x = self.merge(sum((branch(x) for branch in self.branches[1:]), start=self.branches[0](x)))
-        # joined along the last dimension, they stay channels last, in which doubling is many times faster
+        # concatenated along the last dimension they stay channels_last, where doubling is many times faster
         cells = torch.cat([x.permute(0, 2, 3, 1), mask.permute(0, 2, 3, 1)], dim=-1)
         return F.interpolate(cells.permute(0, 3, 1, 2), scale_factor=2.0, mode="bilinear")
 
 
-def _one_class(layer: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-    """What a 1×1 convolution gives of (R, C, M, M) in the channel of each RoI's label, (R, M, M), and no other."""
+def _label_logits(layer: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    """A 1×1 convolution of (R, C, M, M), computed only in the channel of each RoI's label: (R, M, M)."""
     assert isinstance(layer, Pointwise) and layer.bias is not None
     channel = labels if layer.out_channels > 1 else torch.zeros_like(labels)
     weight, bias = layer.weight.flatten(1)[channel], layer.bias[channel]
@@ -142,19 +132,27 @@ def _one_class(layer: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
 
 
 def refine(masks: list[Tensor]) -> list[Tensor]:
-    """Logits (R, M, M), (R, 2M, 2M) and so on, each from the third on kept near the contour of the one before, which
-    fills the rest."""
-    out = masks[:PLAIN]
-    for finer in masks[PLAIN:]:
-        near = _twice(near_contour(out[-1] > 0, PREDICTION_WIDTH))
-        out.append(torch.where(near, finer, F.interpolate(out[-1][:, None], scale_factor=2.0, mode="bilinear")[:, 0]))
-    return out
+    """Masks of which each from the third on replaces the mask before, doubled, only near the contour of that mask.
+
+    Args:
+        masks: logits (R, M, M), (R, 2M, 2M) and so on.
+
+    Returns:
+        Logits of the same shapes.
+    """
+    refined = masks[:WHOLE]
+    for finer in masks[WHOLE:]:
+        near = _twice(near_contour(refined[-1] > 0, PREDICTION_WIDTH))
+        coarser = F.interpolate(refined[-1][:, None], scale_factor=2.0, mode="bilinear")[:, 0]
+        refined.append(torch.where(near, finer, coarser))
+    return refined
 
 
 def near_contour(mask: Tensor, width: int) -> Tensor:
-    """Cells of boolean masks (R, M, M) that have an unlike one at most ``width`` cells away along either axis."""
-    either = torch.stack([mask, ~mask], dim=1).float()
-    return F.max_pool2d(either, 2 * width + 1, stride=1, padding=width).bool().all(dim=1)
+    """(R, M, M) bool: cells of boolean masks (R, M, M) with a cell of the other value at most ``width`` away along
+    either axis."""
+    both = torch.stack([mask, ~mask], dim=1).float()
+    return F.max_pool2d(both, 2 * width + 1, stride=1, padding=width).bool().all(dim=1)
 
 
 def _twice(cells: Tensor) -> Tensor:

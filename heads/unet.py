@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads._blocks import doublings, initialise, predictor
+from heads._blocks import check_at_least, check_depth, doublings, initialise, predictor
 from heads._unet_blocks import BLOCKS, SCSE, UPS, AttentionGate, Weighing
 from instseg.detector.rois import MaskHead, RoIs
-from instseg.errors import UserError, unknown_name
+from instseg.errors import unknown_name
 
 SKIPS = ("concat", "add", "none", "attention")
 
@@ -15,30 +15,23 @@ SKIPS = ("concat", "add", "none", "attention")
 class UNet(MaskHead):
     """Ronneberger et al., *U-Net*, MICCAI 2015, on the RoI's features in place of the FCN's plain convolutions.
 
-    Each stage has two 3×3 convolutions. Going down, max-pooling halves the grid (odd sizes round up, 14 -> 7 -> 4)
-    and the channels double; coming up, the grid is doubled and the channels halved, cut to the size of the stage's
-    skip, so that each cell lies where it was pooled. The end is the FCN's: deconvolutions up to ``output_size`` and
-    a 1×1 convolution.
+    Each stage has two 3×3 convolutions. On the way down, max-pooling halves the grid (odd sizes round up) and the
+    channels double: (R, C/2, 14, 14), (R, C, 7, 7), (R, 2C, 4, 4). On the way up, the grid is doubled, cut to the
+    size of the stage's skip, so that each cell lies where it was pooled, and the channels are halved. The end is the
+    FCN's: deconvolutions up to ``output_size`` and a 1×1 convolution, (R, K, 28, 28).
+
+    Cost: 7.8 M parameters, 0.79 GFLOP.
 
     Args:
-        in_channels: channels of the pyramid's maps.
-        num_classes: output channels.
         depth: how often the grid is halved.
-        width: channels of the first stage; None: half as many as the pyramid's.
-        block: a stage's two convolutions: one after the other (``conv``) or with a shortcut around them
-            (``residual``: He et al., CVPR 2016).
-        skip: what joins the way up with the way down: ``concat`` (U-Net), ``add``, ``none``, which leaves a
-            plain encoder and decoder, or ``attention``: concatenation behind an attention gate (Oktay et al.,
-            *Attention U-Net*, MIDL 2018).
+        width: channels of the first stage; None: C/2.
+        block: the two convolutions of a stage: plain (``conv``) or with a shortcut around them (``residual``: He et
+            al., *Deep Residual Learning*, CVPR 2016).
+        skip: how the way down joins the way up: ``concat`` (U-Net), ``add``, ``none`` (a plain encoder and decoder) or
+            ``attention``: concatenation behind an attention gate (Oktay et al., *Attention U-Net*, MIDL 2018).
         scse: whether every stage ends by weighing its channels and cells (Roy et al., MICCAI 2018).
         up: how the grid is doubled: ``deconv`` (2×2, U-Net), ``bilinear``, or ``carafe``, by kernels predicted from
             the features (Wang et al., ICCV 2019).
-        norm: ``none``, ``group`` or ``batch``.
-        roi_size: height and width of the RoIs' grid.
-        output_size: height and width of the masks: ``roi_size`` times 1, 2, 4 or so on.
-
-    Raises:
-        UserError: an option has a value that it can't take.
     """
 
     def __init__(
@@ -57,21 +50,18 @@ class UNet(MaskHead):
         output_size: int = 28,
     ) -> None:
         super().__init__()
-        for option, chosen, known in (("block", block, BLOCKS), ("skip", skip, SKIPS), ("up", up, UPS)):
-            if chosen not in known:
-                raise unknown_name(f"head.options.{option}", chosen, known)
+        for option, value, known in (("block", block, BLOCKS), ("skip", skip, SKIPS), ("up", up, UPS)):
+            if value not in known:
+                raise unknown_name(f"head.options.{option}", value, known)
         width = max(1, in_channels // 2) if width is None else width
-        if width < 1 or not 1 <= depth <= 8 or roi_size < 2**depth:
-            raise UserError(
-                f"head.options: width={width}, depth={depth}, roi_size={roi_size}: width must be 1 or more, depth "
-                "1 to 8, and roi_size at least 2 to the power of depth"
-            )
+        check_at_least(1, width=width)
+        check_depth(depth, roi_size)
         self.skip = skip
         self.roi_size = roi_size
 
         def stage(inputs: int, outputs: int) -> nn.Module:
-            made = BLOCKS[block](inputs, outputs, norm)
-            return nn.Sequential(made, SCSE(outputs)) if scse else made
+            convs = BLOCKS[block](inputs, outputs, norm)
+            return nn.Sequential(convs, SCSE(outputs)) if scse else convs
 
         widths = [width * 2**i for i in range(depth + 1)]
         upwards = widths[-2::-1]
@@ -84,9 +74,9 @@ class UNet(MaskHead):
         self.gates = nn.ModuleList(AttentionGate(w) for w in upwards if skip == "attention")
         self.predictor = predictor(width, num_classes, doublings(roi_size, output_size))
         initialise(self)
-        for part in self.modules():
-            if isinstance(part, Weighing):
-                part.start_even()
+        for module in self.modules():
+            if isinstance(module, Weighing):
+                module.start_even()
 
     def forward(self, rois: RoIs) -> Tensor:
         x = rois.align(self.roi_size)

@@ -7,9 +7,9 @@ import importlib
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from experiments.benchmark import outcome, setup, study
+from experiments.benchmark import cases, outcome, setup, study
 from experiments.config import apps, cli
 from experiments.render import table
 from experiments.runs.study import read
@@ -21,10 +21,10 @@ def _job(cfg: DictConfig) -> None:
         _study(options)
         return
     made = setup.make(options)
-    # what can't be written is said before minutes of measuring
+    # fails before minutes of measuring where the results can't be written
     Path(options.out).mkdir(parents=True, exist_ok=True)
-    found = importlib.import_module(f"experiments.benchmark.cases.{options.what}").measure(made)
-    print(outcome.write(found, options, made.config, made.device))
+    result = importlib.import_module(f"{cases.__name__}.{options.what}").measure(made)
+    print(outcome.write(result, options, made.config, made.device))
 
 
 def _study(options: apps.Benchmark) -> None:
@@ -40,4 +40,6 @@ def _study(options: apps.Benchmark) -> None:
 if __name__ == "__main__":
     sys.argv[1:] = [cli.as_list("against|heads", argument) for argument in sys.argv[1:]]
     apps.register()
+    # conf_apps/benchmark.yaml shows them in --help
+    OmegaConf.register_new_resolver("benchmarks", cases.help_text)
     cli.run(cli.app("pkg://experiments.conf_apps", "benchmark", _job))

@@ -1,13 +1,11 @@
-"""Detectors that take turns: times, stages, memory and FLOPs of train and inference."""
+"""Detectors measured in alternating rounds: times, stages, memory and FLOPs of train and inference."""
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from experiments.benchmark import reference_models
 from experiments.benchmark.outcome import SHARE, BenchmarkResult, Row
@@ -22,14 +20,14 @@ TRUNK = "trunk alone"
 
 @dataclass
 class Entry:
-    """What takes part.
+    """A detector, or a part of it, that is measured.
 
     Attributes:
-        call: one step, or one batch of images.
-        keeps: gives what it holds between calls, whose bytes belong to its memory.
-        drop: lets go of what the next call makes anew, such as gradients.
-        stages: names the stages for the profiler while it is entered; None: it has none.
-        detections: of an image, mean; None where it makes none.
+        call: a training step, or inference on a batch.
+        keeps: returns the tensors that it holds between calls; their bytes count as its memory.
+        drop: frees what the next call makes again, such as gradients.
+        stages: a context that names the stages for the profiler; None: there are no stages.
+        detections: mean number per image; None where it makes no detections.
     """
 
     call: Callable[[], Any]
@@ -37,27 +35,26 @@ class Entry:
     drop: Callable[[], None] = lambda: None
     stages: Callable[[], AbstractContextManager[Any]] | None = nullcontext
     detections: float | None = None
-    numbers: dict[str, float] = field(default_factory=dict)
 
 
-def found_peers(setup: Setup, ours: MaskRCNN) -> tuple[dict[str, reference_models.Peer], list[Row]]:
-    """The peers that can run here, and a row for each that can't; prints those, one line each. Ours is compiled once
-    they have their copies of it."""
-    found, absent = {}, []
+def make_peers(setup: Setup, ours: MaskRCNN) -> tuple[dict[str, reference_models.Peer], list[Row]]:
+    """The peers that can run here, and a row for each that can't, which is also printed. Our model is compiled after
+    they have copied its weights."""
+    peers, absent = {}, []
     for name in setup.options.against:
         try:
-            found[name] = reference_models.PEERS[name](ours, setup.config, setup.classes, setup.images)
-            found[name].model.to(setup.device)
+            peers[name] = reference_models.PEERS[name](ours, setup.config, setup.classes, setup.images)
+            peers[name].model.to(setup.device)
         except reference_models.NotRun as reason:
             absent.append(Row(name, note=f"not run: {reason}"))
             progress.say(f"{name}: {reason}")
     if setup.compiles:
         ours.compile_layers()
-    return found, absent
+    return peers, absent
 
 
 def trunk_input(setup: Setup) -> torch.Tensor:
-    """(B, 3, H, W) as the trunk gets it: padded to whole cells of 32 pixels."""
+    """(B, 3, H, W): a random batch as the trunk gets it, padded to multiples of 32 pixels."""
     height, width = (-(-side // 32) * 32 for side in setup.size)
     generator = torch.Generator().manual_seed(0)
     batch = torch.randn(len(setup.batch[0]), 3, height, width, generator=generator)
@@ -65,25 +62,19 @@ def trunk_input(setup: Setup) -> torch.Tensor:
 
 
 def time_entries(setup: Setup, entries: Mapping[str, Entry], absent: list[Row]) -> BenchmarkResult:
-    """Time all entries in turns, then look at each alone."""
+    """Time all entries in alternating rounds, then measure memory, FLOPs and stages of each by itself."""
     device, images = setup.device, len(setup.batch[0])
     for entry in entries.values():
-        # compilers and choosers of kernels are done before the clock runs
+        # compilation and the choice of kernels end before the clock starts
         for _ in range(3 if setup.compiles or device.type == "cuda" else 1):
             entry.call()
-    seconds = timing.alternating(
-        {name: entry.call for name, entry in entries.items()},
-        rounds=setup.options.rounds,
-        device=device,
-        budget=math.inf,
-    )
+    seconds = setup.time({name: entry.call for name, entry in entries.items()})
     for entry in entries.values():
         entry.drop()
     rows = []
     for name, entry in progress.bar(iterable=entries.items(), desc="memory, FLOPs, stages", unit="row"):
-        row = Row(name, seconds[name], images, OURS, dict(entry.numbers))
-        peak = timing.peak_memory(entry.call, device, timing.bytes_of(entry.keeps()))
-        row.numbers["peak_memory_mib"] = peak / 2**20
+        row = Row(name, seconds[name], images, OURS)
+        row.numbers["peak_memory_mib"] = setup.peak_mib(entry.call, timing.bytes_of(entry.keeps()))
         row.numbers["gflop_per_image"] = timing.flops(entry.call) / images / 1e9
         if entry.detections is not None:
             row.numbers["detections_per_image"] = entry.detections
@@ -98,18 +89,11 @@ def time_entries(setup: Setup, entries: Mapping[str, Entry], absent: list[Row]) 
     config = setup.config
     measured = {
         "images": images,
-        "height": setup.size[0],
-        "width": setup.size[1],
+        **setup.about_size,
         "instances": setup.options.instances,
         "classes": setup.classes,
         "trunk": config.trunk.name,
         "head": config.head.variant,
-        "precision": config.schedule.precision,
-        "compiled": "yes" if setup.compiles else "no",
+        **setup.about_execution,
     }
     return BenchmarkResult(rows + absent, "images", measured, plot=rates_and_stages)
-
-
-def parameters_of(model: nn.Module) -> list[Any]:
-    """Weights and buffers, whose bytes a model holds."""
-    return [model.state_dict()]

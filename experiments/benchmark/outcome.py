@@ -1,4 +1,4 @@
-"""What a benchmark found, as a table for people and as CSV, Markdown and JSON files."""
+"""The result of a benchmark: its rows, and how they become a table, CSV, Markdown and JSON files."""
 
 import json
 import math
@@ -19,8 +19,19 @@ from instseg import timing
 from instseg.files import write_atomically
 
 SHARE = "share_"
-STAGES = ("transform", "trunk", "rpn", "box", "mask", "paste", "backward", "optimizer", "rest")
-"""Stages in the order of a step; others come behind."""
+"""Prefix of the columns with a stage's share of the time."""
+STAGES = {
+    "transform": "#F0E442",
+    "trunk": "#0072B2",
+    "rpn": "#56B4E9",
+    "box": "#009E73",
+    "mask": "#D55E00",
+    "paste": "#E69F00",
+    "backward": "#CC79A7",
+    "optimizer": "#000000",
+    "rest": "#dddddd",
+}
+"""Stages in the order of a step and their colours; others come last."""
 _HEADINGS = {
     "peak_memory_mib": "peak MiB",
     "gflop_per_image": "GFLOP/image",
@@ -31,15 +42,15 @@ _HEADINGS = {
 
 @dataclass
 class Row:
-    """One implementation's times.
+    """The times of an implementation.
 
     Attributes:
         name: what was timed.
-        seconds: of a call, one a round; empty where it was not run.
-        items: how many of the outcome's units a call does.
-        base: name of the row that it is compared with; None: it is not compared.
+        seconds: of a call, a number for each round; empty where it was not run.
+        items: number of the result's units in a call.
+        base: name of an earlier row, or its own, that it is compared with; None: none.
         numbers: further columns.
-        note: what else must be said, such as why it was not run.
+        note: anything else, such as why it was not run.
     """
 
     name: str
@@ -55,11 +66,11 @@ class BenchmarkResult:
     """A benchmark's rows.
 
     Attributes:
-        rows: the first one is what others are compared with, as a rule.
+        rows: a row comes after the one that it is compared with.
         unit: of ``Row.items``, in the plural.
-        measured: what was measured: sizes, counts and the like.
-        notes: lines to print below the table.
-        plot: makes a figure of the frame, with a line on what was measured where.
+        measured: sizes, counts and other settings of the measurement.
+        notes: lines below the table.
+        plot: makes a figure of the frame and a caption.
     """
 
     rows: list[Row]
@@ -69,107 +80,98 @@ class BenchmarkResult:
     plot: Callable[[pd.DataFrame, str], Figure] | None = None
 
 
-def frame(outcome: BenchmarkResult) -> pd.DataFrame:
-    """One line a row: ``name, seconds_median|low|high`` of a call, ``ratio`` to the base's median, units a second
-    and the further columns; empty where there is nothing."""
-    rate = f"{outcome.unit}_per_s"
+def frame(result: BenchmarkResult) -> pd.DataFrame:
+    """A line for each row: ``name``, ``seconds_median|low|high`` of a call, ``compared_with`` and the ``ratio`` of the
+    medians, ``<unit>_per_s_median|low|high``, the row's numbers and ``note``; nan where there is no value."""
     lines: list[dict[str, Any]] = []
     medians: dict[str, float] = {}
-    for row in outcome.rows:
+    for row in result.rows:
         line: dict[str, Any] = {"name": row.name}
         if row.seconds:
-            took = timing.spread(row.seconds)
-            medians[row.name] = took["median"]
-            line |= {f"seconds_{part}": value for part, value in took.items()}
+            seconds = timing.spread(row.seconds)
+            medians[row.name] = seconds["median"]
+            line |= {f"seconds_{part}": value for part, value in seconds.items()}
             line["compared_with"] = row.base
-            line["ratio"] = took["median"] / medians[row.base] if row.base else math.nan
-            for part, value in timing.spread([row.items / s for s in row.seconds]).items():
-                line[f"{rate}_{part}"] = value
+            line["ratio"] = seconds["median"] / medians[row.base] if row.base else math.nan
+            rates = timing.spread([row.items / s for s in row.seconds])
+            line |= {f"{result.unit}_per_s_{part}": value for part, value in rates.items()}
         lines.append({**line, **row.numbers, "note": row.note})
     table = pd.DataFrame(lines)
-    # whatever columns there are, words come last
     return table[[*table.columns.drop("note"), "note"]]
 
 
-def text(table: pd.DataFrame, outcome: BenchmarkResult) -> str:
-    """The frame as Markdown: times, then shares of stages where there are any, then notes and ratios in words."""
-    rate = f"{outcome.unit}_per_s"
-    shown = []
-    for _, row in table.iterrows():
-        cells = {"": row["name"]}
-        if "seconds_median" in table:
-            cells["ms (quartiles)"] = _range(row, "seconds", 1000)
-            cells["time to base"] = _figure(row["ratio"])
-            cells[f"{outcome.unit}/s (quartiles)"] = _range(row, rate, 1)
-        for key in table.columns:
-            if key.startswith((rate, "seconds_", SHARE)) or key in ("name", "ratio", "compared_with", "note"):
-                continue
-            cells[_HEADINGS.get(key, key.replace("_", " "))] = (
-                row[key] if isinstance(row[key], str) else _figure(row[key])
-            )
-        shown.append({**cells, "note": row["note"]})
-    parts = [_markdown(pd.DataFrame(shown))]
+def text(table: pd.DataFrame, result: BenchmarkResult) -> str:
+    """The frame as Markdown: times, the shares of stages where there are any, the ratios in words, and the notes."""
+    rate = f"{result.unit}_per_s"
+    shown = pd.DataFrame({"": table["name"]})
+    if "seconds_median" in table:
+        shown["ms (quartiles)"] = table.apply(_range, axis=1, key="seconds", unit=1000)
+        shown["time to base"] = table["ratio"].map(figure)
+        shown[f"{result.unit}/s (quartiles)"] = table.apply(_range, axis=1, key=rate, unit=1)
+    for key in table.columns:
+        if not key.startswith((rate, "seconds_", SHARE)) and key not in ("name", "ratio", "compared_with", "note"):
+            shown[_HEADINGS.get(key, key.replace("_", " "))] = table[key].map(figure)
+    parts = [_markdown(shown.assign(note=table["note"]))]
     shares = [f"{SHARE}{stage}" for stage in stages(table)]
     if shares:
-        some = table.dropna(subset=shares, how="all")
-        lines = [
-            {"share of the time in": row["name"], **{key.removeprefix(SHARE): _percent(row[key]) for key in shares}}
-            for _, row in some.iterrows()
-        ]
-        parts.append(_markdown(pd.DataFrame(lines)))
-    words = []
-    for _, row in table.iterrows():
-        if row.get("compared_with") and row["compared_with"] != row["name"] and row["ratio"] == row["ratio"]:
-            words.append(f"{row['name']} takes {_figure(row['ratio'])} times as long as {row['compared_with']}.")
-    return "\n\n".join([*parts, "\n".join([*words, *outcome.notes])]).rstrip()
+        timed = table.dropna(subset=shares, how="all")
+        percent = timed[shares].map(_percent).rename(columns=lambda column: column.removeprefix(SHARE))
+        parts.append(_markdown(pd.concat([timed["name"].rename("share of the time in"), percent], axis=1)))
+    comparisons = [
+        f"{row['name']} takes {figure(row['ratio'])} times as long as {row['compared_with']}."
+        for _, row in table.iterrows()
+        if row.get("compared_with") not in (None, row["name"]) and pd.notna(row["ratio"])
+    ]
+    return "\n\n".join([*parts, "\n".join([*comparisons, *result.notes])]).rstrip()
 
 
 def stages(table: pd.DataFrame) -> list[str]:
-    """The stages that take half a percent of any row's time, in the order of a step."""
+    """The stages that take half a percent of the time of a row or more, in the order of a step."""
     shares = table[[column for column in map(str, table) if column.startswith(SHARE)]].max()
-    found = [column.removeprefix(SHARE) for column in map(str, shares.index) if shares[column] >= 0.005]
-    return sorted(found, key=lambda stage: STAGES.index(stage) if stage in STAGES else len(STAGES))
+    large = [column.removeprefix(SHARE) for column in map(str, shares.index) if shares[column] >= 0.005]
+    order = list(STAGES)
+    return sorted(large, key=lambda stage: order.index(stage) if stage in order else len(order))
 
 
-def write(outcome: BenchmarkResult, options: Benchmark, config: Config, device: Any) -> str:
+def write(result: BenchmarkResult, options: Benchmark, config: Config, device: Any) -> str:
     """Write ``<out>/<what>-<study>.csv|md|json`` and the plot, and return the text for the terminal."""
-    table = frame(outcome)
-    words = text(table, outcome)
+    table = frame(result)
+    body = text(table, result)
     about = {**provenance(device), "finished": now()}
     stem = Path(options.out) / f"{options.what}-{options.study}"
     write_atomically(stem.with_name(f"{stem.name}.csv"), table.to_csv(index=False, na_rep="", lineterminator="\n"))
     commit = f"{about['commit']}{' with changes' if about['dirty'] else ''}"
     origin = f"{about['device']}; torch {about['versions']['torch']}; commit {commit}"
-    settings = ", ".join(f"{key} {value}" for key, value in outcome.measured.items())
-    write_atomically(stem.with_name(f"{stem.name}.md"), f"{words}\n\n{settings}\n\n{origin}\n")
+    settings = ", ".join(f"{key} {value}" for key, value in result.measured.items())
+    write_atomically(stem.with_name(f"{stem.name}.md"), f"{body}\n\n{settings}\n\n{origin}\n")
     record = {
         "provenance": about,
-        "what": {"what": options.what, "study": options.study, "rounds": options.rounds, **outcome.measured},
+        "what": {"what": options.what, "study": options.study, "rounds": options.rounds, **result.measured},
         "settings": config.settings(),
-        "unit": outcome.unit,
-        "rows": [asdict(row) for row in outcome.rows],
-        "notes": outcome.notes,
+        "unit": result.unit,
+        "rows": [asdict(row) for row in result.rows],
+        "notes": result.notes,
     }
     write_atomically(stem.with_name(f"{stem.name}.json"), json.dumps(record, indent=1))
-    if outcome.plot is not None:
-        make = outcome.plot
+    if (make := result.plot) is not None:
         plots.draw(stem, lambda: make(table, f"{settings}; {about['device']}"))
-    return f"{settings}\n{origin}\n\n{words}\n\nwritten: {stem}.*"
+    return f"{settings}\n{origin}\n\n{body}\n\nwritten: {stem}.*"
+
+
+def figure(value: float | str) -> str:
+    """A number with three figures and no exponent; words stay."""
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return MISSING
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:,.{digits}f}"
 
 
 def _markdown(table: pd.DataFrame) -> str:
     filled = table.loc[:, [bool((table[column] != "").any()) for column in table]].fillna(MISSING)
-    words = [column in ("", "note") or column == table.columns[0] for column in filled]
-    align = ["left" if word else "right" for word in words]
+    align = ["left" if column in (table.columns[0], "note") else "right" for column in filled]
     return str(filled.to_markdown(index=False, disable_numparse=True, colalign=align))
-
-
-def _figure(value: float) -> str:
-    """Three figures and no exponent."""
-    if not isinstance(value, int | float) or math.isnan(value):
-        return MISSING
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
-    return f"{value:,.{digits}f}"
 
 
 def _percent(value: float) -> str:
@@ -177,5 +179,5 @@ def _percent(value: float) -> str:
 
 
 def _range(row: pd.Series, key: str, unit: float) -> str:
-    median, low, high = (_figure(unit * row[f"{key}_{part}"]) for part in ("median", "low", "high"))
+    median, low, high = (figure(unit * row[f"{key}_{part}"]) for part in ("median", "low", "high"))
     return median if median == MISSING else f"{median} ({low}–{high})"

@@ -1,9 +1,13 @@
-"""Random images with random objects, the same for every implementation."""
+"""Random images, objects and results, the same for every implementation."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from instseg.data.batches.loader import Batch
+from instseg.evaluation.coco import Results
+from instseg.masks import paste
 
 SEED = 0
 
@@ -23,8 +27,8 @@ def batch(size: tuple[int, int], count: int, instances: int, classes: int) -> Ba
     generator = torch.Generator().manual_seed(SEED)
     images, targets = [], []
     for image_id in range(count):
-        found = boxes(size, instances, generator)
-        masks = ellipses(found, size)
+        objects = boxes(size, instances, generator)
+        masks = ellipses(objects, size)
         image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
         for mask in masks:
             colour = torch.randint(0, 256, (3, 1), generator=generator, dtype=torch.uint8)
@@ -32,7 +36,7 @@ def batch(size: tuple[int, int], count: int, instances: int, classes: int) -> Ba
         images.append(image)
         targets.append(
             {
-                "boxes": found,
+                "boxes": objects,
                 "labels": torch.randint(1, classes, (instances,), generator=generator),
                 "masks": masks.to(torch.uint8),
                 "area": masks.flatten(1).sum(1).float(),
@@ -58,6 +62,56 @@ def detections(size: tuple[int, int], count: int, generator: torch.Generator) ->
     sides = extent / 2 * 25 ** -torch.rand(count, 2, generator=generator)
     corners = (extent - sides) * torch.rand(count, 2, generator=generator)
     return torch.cat([corners, corners + sides], dim=1)
+
+
+def coco_results(
+    size: tuple[int, int], images: int, instances: int, classes: int, detections: int, *, jitter: float, right: float
+) -> tuple[dict[str, Any], Results]:
+    """Random ground truth in COCO's format, and detections near its objects.
+
+    Args:
+        size: (H, W) of every image, in pixels.
+        images: number of images.
+        instances: objects in each image.
+        classes: the background included.
+        detections: detections in each image.
+        jitter: standard deviation of the sides of the detections' boxes from those of an object, in sides of it.
+        right: share of the detections that get the class of their object; the others get a random one.
+
+    Returns:
+        The annotation file's content and the results.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    truth: dict[str, Any] = {
+        "images": [{"id": i, "height": size[0], "width": size[1]} for i in range(1, images + 1)],
+        "categories": [{"id": c, "name": str(c)} for c in range(1, classes)],
+        "annotations": [],
+    }
+    results: Results = []
+    for image_id in range(1, images + 1):
+        objects = boxes(size, instances, generator)
+        labels = torch.randint(1, classes, (instances,), generator=generator)
+        for shape, label in zip(_shapes(objects, size), labels.tolist(), strict=True):
+            annotation = {"id": len(truth["annotations"]) + 1, "image_id": image_id, "category_id": label, "iscrowd": 0}
+            truth["annotations"].append({**annotation, **shape, "area": shape["bbox"][2] * shape["bbox"][3]})
+        index = torch.randint(instances, (detections,), generator=generator)
+        near = objects[index]
+        near += jitter * (near[:, 2:] - near[:, :2]).repeat(1, 2) * torch.randn(detections, 4, generator=generator)
+        near[:, 2:] = torch.maximum(near[:, 2:], near[:, :2] + 1)
+        predicted = torch.randint(1, classes, (detections,), generator=generator)
+        if right:
+            predicted = torch.where(torch.rand(detections, generator=generator) < right, labels[index], predicted)
+        scores = torch.rand(detections, generator=generator)
+        for shape, label, score in zip(_shapes(near, size), predicted.tolist(), scores.tolist(), strict=True):
+            results.append({"image_id": image_id, "category_id": label, "score": score, **shape})
+    return truth, results
+
+
+def _shapes(inside: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """``bbox`` and ``segmentation`` of the ellipses in boxes."""
+    xywh = torch.cat([inside[:, :2], inside[:, 2:] - inside[:, :2]], dim=1).tolist()
+    rles = paste.encode(ellipses(inside, size).numpy())
+    return [{"bbox": box, "segmentation": rle} for box, rle in zip(xywh, rles, strict=True)]
 
 
 def ellipses(inside: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Other suites' Mask R-CNNs with our sizes, to be timed beside ours on the same tensors."""
+"""The Mask R-CNN of other suites with our sizes, to be timed beside ours on the same tensors."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -35,13 +35,13 @@ class NotRun(Exception):
 
 @dataclass
 class Peer:
-    """A model that takes what ours takes.
+    """A model with the inputs and outputs of ours.
 
     Attributes:
-        model: ``model(images, targets)`` gives a dict of losses in training mode.
-        detect: images -> one dict an image with ``boxes`` and what the suite gives as masks.
-        encode: its detections -> the masks as RLE; None where there is none.
-        stages: names its parts for the profiler while it is entered.
+        model: ``model(images, targets)`` returns a dict of losses in training mode.
+        detect: images -> a dict for each image with ``boxes`` and the suite's masks.
+        encode: detections -> the same with the masks as RLE.
+        stages: a context that names its stages for the profiler.
     """
 
     model: nn.Module
@@ -59,10 +59,10 @@ def faster_rcnn(ours: MaskRCNN, config: Config, classes: int) -> FasterRCNN:
 
 
 def torchvision(ours: MaskRCNN, config: Config, classes: int, images: list[Tensor]) -> Peer:
-    """torchvision's Mask R-CNN as it is, with a copy of our trunk and our weights.
+    """torchvision's Mask R-CNN with a copy of our trunk and our weights.
 
     Raises:
-        NotRun: it has no such mask head.
+        NotRun: torchvision has no such mask head.
     """
     options = config.head.options
     if not _is_classic(config):
@@ -89,7 +89,7 @@ def anchors(config: Config) -> AnchorGenerator:
 
 
 def _is_classic(config: Config) -> bool:
-    """Whether the mask head is the paper's but for its sizes."""
+    """Whether the mask head is that of the paper, in any size."""
     head = config.head
     if head.name != "fcn" or head.class_agnostic:
         return False
@@ -97,7 +97,7 @@ def _is_classic(config: Config) -> bool:
 
 
 def _arguments(ours: MaskRCNN, config: Config, classes: int) -> dict[str, Any]:
-    """What torchvision's constructors take, from our configuration."""
+    """Arguments of torchvision's constructors from our configuration."""
     options = dict(vars(config.detector))
     for key in ("anchor_sizes", "anchor_ratios"):
         del options[key]
@@ -110,7 +110,7 @@ def _arguments(ours: MaskRCNN, config: Config, classes: int) -> dict[str, Any]:
         "box_predictor": FastRCNNPredictor(features, classes),
         "min_size": config.dataset.min_size,
         "max_size": config.dataset.max_size,
-        # training images come at their size
+        # images have their size already; torchvision has no public way to leave resizing out
         "_skip_resize": True,
         **options,
     }
@@ -119,14 +119,14 @@ def _arguments(ours: MaskRCNN, config: Config, classes: int) -> dict[str, Any]:
 def detectron2(ours: MaskRCNN, config: Config, classes: int, images: list[Tensor]) -> Peer:
     """detectron2's Mask R-CNN from its own configuration, with our sizes and numbers.
 
-    Written after detectron2's documentation and never run: no machine at hand had it. Its weights are its own,
-    scaled like ours; its RoIs are pooled with our two samples a bin instead of as many as fit.
+    Written after detectron2's documentation and never run. Its random weights are its own, scaled like ours; RoIAlign
+    has our two samples per bin instead of detectron2's adaptive number.
 
     Raises:
-        NotRun: detectron2 can't be imported, or the trunk or head is none of its.
+        NotRun: detectron2 can't be imported, or does not have the trunk or the head.
     """
     try:
-        # by name, since a type checker could not find it either
+        # by name, since mypy has no types for it
         zoo = import_module("detectron2.model_zoo")
         build_model = import_module("detectron2.modeling").build_model
     except ImportError as error:
@@ -178,7 +178,7 @@ def detectron2(ours: MaskRCNN, config: Config, classes: int, images: list[Tensor
 
 
 class _Detectron2(nn.Module):
-    """A detectron2 model that takes and gives what torchvision's do."""
+    """A detectron2 model with the inputs and outputs of torchvision's."""
 
     def __init__(self, suite: nn.Module) -> None:
         super().__init__()
@@ -186,11 +186,11 @@ class _Detectron2(nn.Module):
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Any]] | None = None) -> Any:
         structures = import_module("detectron2.structures")
-        given: list[dict[str, Any]] = [{"image": 255 * image} for image in images]
+        inputs: list[dict[str, Any]] = [{"image": 255 * image} for image in images]
         if targets is None:
-            found = [one["instances"] for one in self.suite(given)]
-            return [{"boxes": one.pred_boxes.tensor, "masks": one.pred_masks[:, None]} for one in found]
-        for entry, target in zip(given, targets, strict=True):
+            detections = [output["instances"] for output in self.suite(inputs)]
+            return [{"boxes": d.pred_boxes.tensor, "masks": d.pred_masks[:, None]} for d in detections]
+        for entry, target in zip(inputs, targets, strict=True):
             entry["instances"] = structures.Instances(
                 tuple(entry["image"].shape[-2:]),
                 gt_boxes=structures.Boxes(target["boxes"]),
@@ -198,7 +198,7 @@ class _Detectron2(nn.Module):
                 gt_masks=structures.BitMasks(target["masks"].bool()),
             )
         with import_module("detectron2.utils.events").EventStorage():
-            return self.suite(given)
+            return self.suite(inputs)
 
 
 PEERS: dict[str, Callable[..., Peer]] = {"torchvision": torchvision, "detectron2": detectron2}
@@ -217,7 +217,7 @@ def _torchvision_stages(model: nn.Module) -> Iterator[None]:
         "roi_heads.mask_predictor.forward": "mask",
     }
     with _stages(model, parts), ExitStack() as stack:
-        # what follows the mask head is no module
+        # no modules, so their names in torchvision's module are patched while the profiler runs
         for name in ("maskrcnn_loss", "maskrcnn_inference"):
             stack.enter_context(patch.object(roi_heads, name, _named("mask", getattr(roi_heads, name))))
         yield
@@ -225,8 +225,9 @@ def _torchvision_stages(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _stages(model: nn.Module, parts: Mapping[str, str]) -> Iterator[None]:
-    """Name methods of a model's modules for the profiler. A range inside another counts for itself, so that the box
-    branch is what is left of the RoI heads when the mask branch is taken out."""
+    """Name methods of a model's modules for the profiler; they have no hooks around methods other than ``forward``, so
+    they are patched. The time of a range inside another counts only for the inner one: "box" is the RoI heads without
+    the mask branch."""
     with ExitStack() as stack:
         for path, stage in parts.items():
             owner, _, method = path.rpartition(".")
@@ -244,9 +245,9 @@ def _named(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _encode_pasted(found: Detections) -> Any:
-    """Pasted masks to RLE as is usual: thresholded, fetched, and given to pycocotools column by column."""
-    for image in found:
+def _encode_pasted(detections: Detections) -> Any:
+    """Add the RLE of pasted masks in the usual way: threshold, copy to the CPU, column-major order, pycocotools."""
+    for image in detections:
         masks = (image["masks"][:, 0] > 0.5).cpu().numpy().astype(np.uint8)
         image["segmentations"] = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
-    return found
+    return detections

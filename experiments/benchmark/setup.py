@@ -1,7 +1,10 @@
 """What a benchmark runs on: a study's configuration with the user's changes, and a model with random weights."""
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_module
@@ -12,6 +15,7 @@ from experiments.config import checks, control, run
 from experiments.config.apps import Benchmark
 from experiments.config.run import Config
 from experiments.runs.end_to_end import build_model, prepare, wants_compiling
+from instseg import timing
 from instseg.data.batches.loader import Batch, to_unit
 from instseg.detector import MaskRCNN
 from instseg.errors import DataError
@@ -19,11 +23,11 @@ from instseg.errors import DataError
 
 @dataclass(frozen=True)
 class Setup:
-    """One benchmark.
+    """What a benchmark runs on.
 
     Attributes:
-        options: what the user asked for.
-        config: the study's configuration with these changes.
+        options: the keys of the command line.
+        config: the study's configuration with the changes that these keys make.
         device: where everything runs.
     """
 
@@ -47,11 +51,11 @@ class Setup:
         try:
             return self.config.make_dataset("val").num_classes
         except DataError as error:
-            raise DataError(f"classes=N must be given where the study's data is not at hand: {error}") from error
+            raise DataError(f"classes=N must be given where the study's data can't be read: {error}") from error
 
     @cached_property
     def batch(self) -> Batch:
-        """One random training batch, on the CPU."""
+        """A random training batch, on the CPU."""
         count = self.config.schedule.batch_size
         return random_data.batch(self.size, count, self.options.instances, self.classes)
 
@@ -62,11 +66,34 @@ class Setup:
 
     @property
     def compiles(self) -> bool:
-        """Whether ours is compiled; peers run as they come."""
+        """Whether our model is compiled; peers are not."""
         return wants_compiling(self.config, self.device)
 
+    @property
+    def about_size(self) -> dict[str, Any]:
+        """The size of the images, for ``BenchmarkResult.measured``."""
+        return {"height": self.size[0], "width": self.size[1]}
+
+    @property
+    def about_execution(self) -> dict[str, Any]:
+        """Precision and compilation, for ``BenchmarkResult.measured``."""
+        return {"precision": self.config.schedule.precision, "compiled": "yes" if self.compiles else "no"}
+
+    def time(self, work: Mapping[str, Callable[[], Any]], device: torch.device | None = None) -> dict[str, list[float]]:
+        """Seconds a call of each piece of work in alternating rounds, as many as the user asked for.
+
+        Args:
+            work: name -> what is timed.
+            device: where it runs; None: :attr:`device`.
+        """
+        return timing.alternating(work, rounds=self.options.rounds, device=device or self.device, budget=math.inf)
+
+    def peak_mib(self, call: Callable[[], Any], held: int = 0) -> float:
+        """Peak memory of a call in MiB, with ``held`` bytes that were there before."""
+        return timing.peak_memory(call, self.device, held) / 2**20
+
     def model(self) -> MaskRCNN:
-        """The study's model, not yet compiled, its random weights scaled by
+        """The study's model, not compiled, with random weights scaled by
         :func:`experiments.benchmark.weights.scale`."""
         untrained = replace(self.config, trunk=replace(self.config.trunk, weights=None))
         model = build_model(untrained, self.classes).to(self.device).to(memory_format=torch.channels_last)
@@ -76,35 +103,36 @@ class Setup:
 
 
 def make(options: Benchmark) -> Setup:
-    """Compose the study and put the user's keys into it.
+    """Compose the study's configuration and change it by the user's keys.
 
     Raises:
-        UserError, HydraException: no such study or head, or a key that the study can't take.
+        UserError, HydraException: there is no such study or head, or the study can't take a key.
     """
-    chosen = {"head": options.head, "augmentation": options.augmentation}
-    one = load(options.study, *(f"{group}={name}" for group, name in chosen.items() if name))
-    one.data_root, one.runtime.device = options.data_root, options.device
-    # a study's own number may be for several runs side by side
-    one.runtime.threads = options.threads
+    groups = {"head": options.head, "augmentation": options.augmentation}
+    config = load(options.study, *(f"{group}={name}" for group, name in groups.items() if name))
+    config.data_root, config.runtime.device = options.data_root, options.device
+    # the study's number of threads may be for several runs in parallel
+    config.runtime.threads = options.threads
     if options.batch is not None:
-        one.schedule.batch_size = options.batch
+        config.schedule.batch_size = options.batch
     if options.precision is not None:
-        one.schedule.precision = options.precision
+        config.schedule.precision = options.precision
     if options.compile is not None:
-        one.runtime.compile = options.compile
+        config.runtime.compile = options.compile
     if options.image is not None:
         # so that no implementation resizes anything
-        one.dataset.min_size, one.dataset.max_size = min(options.image), max(options.image)
-        one.dataset.train_min_size, one.dataset.train_max_size = [one.dataset.min_size], one.dataset.max_size
-    checks.check(one)
-    setup = Setup(options, one, prepare(one))
-    return replace(setup, config=control.resolved(one, lambda: setup.classes))
+        dataset = config.dataset
+        dataset.min_size, dataset.max_size = min(options.image), max(options.image)
+        dataset.train_min_size, dataset.train_max_size = [dataset.min_size], dataset.max_size
+    checks.check(config)
+    setup = Setup(options, config, prepare(config))
+    return replace(setup, config=control.resolved(config, lambda: setup.classes))
 
 
 def load(study: str, *overrides: str) -> Config:
-    """A study's configuration as of ``conf/study``."""
+    """A study's configuration from ``conf/study``."""
     run.register()
-    # an app's own files are what Hydra is at work on
+    # Hydra is initialised with the files of the app, and refuses others until it is cleared
     GlobalHydra.instance().clear()
     with initialize_config_module("experiments.conf", version_base="1.3"):
         return run.to_config(compose("config", overrides=[f"study={study}", *overrides]))

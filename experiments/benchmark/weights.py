@@ -1,7 +1,7 @@
-"""Random weights scaled so that an untrained detector does a trained one's work.
+"""Random weights scaled so that an untrained detector does the work of a trained one.
 
-Freshly drawn, a frozen trunk's activations explode and no score passes a threshold; then most of inference is
-skipped and its time says nothing.
+With unscaled random weights the activations of a trunk with frozen normalisation explode and no score passes a
+threshold, so that most of inference is skipped and its time says nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,23 +14,23 @@ from torch import Tensor, nn
 from instseg.detector import MaskRCNN
 
 Spread = tuple[float, float]
-"""Mean and standard deviation that a layer's output shall have."""
+"""Mean and standard deviation that the output of a layer is to have."""
 
 OBJECTNESS: Spread = (0.0, 2.0)
 PROPOSAL_DELTAS: Spread = (0.0, 0.3)
 CLASS_LOGITS: Spread = (0.0, 4.0)
 BOX_DELTAS: Spread = (0.0, 1.0)
 MASK_LOGITS: Spread = (2.0, 1.0)
-"""Masks that mostly fill their boxes: as objects do, and unlike noise, whose RLE would be long."""
+"""Masks that mostly fill their boxes, as objects do; the RLE of noise would be long."""
 
 
 def scale(model: MaskRCNN, reference: nn.Module, images: list[Tensor]) -> None:
     """Scale a model's weights in place.
 
     Args:
-        model: ours.
-        reference: torchvision's Faster R-CNN of the same weights. The core is measured there, since its layers can be
-            watched whatever ours makes of them.
+        model: our Mask R-CNN.
+        reference: torchvision's Faster R-CNN with the same weights. The core is measured there, since hooks on its
+            layers always run, whereas our model may compute a layer without calling its module.
         images: (3, H, W) in [0, 1], on the models' device.
     """
     core = {
@@ -49,22 +49,22 @@ def scale(model: MaskRCNN, reference: nn.Module, images: list[Tensor]) -> None:
 def fit(
     model: nn.Module, spreads: Mapping[str, Spread], call: Callable[[], Any], within: nn.Module | None = None
 ) -> None:
-    """Give batch normalisation the statistics it meets, and layers outputs of a wanted spread, in one forward pass.
+    """Set the statistics of batch normalisation and scale the output of layers, in a single forward pass.
 
     Args:
         model: put into evaluation mode.
-        spreads: name of a linear or convolutional layer with a bias -> what its first output shall be spread like;
-            each channel gets this mean.
+        spreads: name of a linear or convolutional layer with a bias -> the spread of its first output; each channel
+            gets this mean.
         call: the forward pass.
-        within: the module whose normalisation is fitted; None: all of the model's.
+        within: the module whose normalisation is fitted; None: the whole model.
     """
     handles = [
-        module.register_forward_pre_hook(_take_statistics)
+        module.register_forward_pre_hook(_set_statistics)
         for module in (within or model).modules()
         if hasattr(module, "running_var")
     ]
     for name, spread in spreads.items():
-        handles.append(model.get_submodule(name).register_forward_hook(partial(_take_spread, [spread])))
+        handles.append(model.get_submodule(name).register_forward_hook(partial(_scale_output, [spread])))
     with torch.no_grad():
         model.eval()
         call()
@@ -72,20 +72,20 @@ def fit(
         handle.remove()
 
 
-def _take_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
+def _set_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
     variance, mean = torch.var_mean(inputs[0].float(), dim=(0, 2, 3))
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance.clamp(min=1e-6))
 
 
-def _take_spread(wanted: list[Spread], layer: Any, _: Any, output: Tensor) -> Tensor | None:
-    # a head that serves all levels is called once a level; the first, the finest map, decides
-    if not wanted:
+def _scale_output(spreads: list[Spread], layer: Any, _: Any, output: Tensor) -> Tensor | None:
+    # a layer shared by all levels is called once per level; the first call, for the finest map, decides
+    if not spreads:
         return None
-    mean, std = wanted.pop()
-    channels = [i for i in range(output.ndim) if i != 1]
-    found = output.mean(dim=channels)
-    factor = std / (output - found.reshape(1, -1, *[1] * (output.ndim - 2))).std()
+    mean, std = spreads.pop()
+    channel_mean = output.mean(dim=[i for i in range(output.ndim) if i != 1])
+    centred = output - channel_mean.reshape(1, -1, *[1] * (output.ndim - 2))
+    factor = std / centred.std()
     layer.weight.mul_(factor)
-    layer.bias.copy_((layer.bias - found) * factor + mean)
-    return (output - found.reshape(1, -1, *[1] * (output.ndim - 2))) * factor + mean
+    layer.bias.copy_((layer.bias - channel_mean) * factor + mean)
+    return centred * factor + mean

@@ -1,6 +1,7 @@
 """The typed form of ``conf_apps/``: the keys of the small apps, and what can be said against them beforehand."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
@@ -114,8 +115,8 @@ class Report(App):
         _not_empty("publish", self.publish)
 
 
-WHATS = ("study", "train", "inference", "heads", "rle", "nms", "eval", "intervals", "data", "accuracy", "frozen_core")
-"""What ``experiments.benchmark`` can measure; all but ``study`` are modules of ``experiments.benchmark.cases``."""
+WHATS = ("study", *sorted(path.stem for path in Path(__file__).parents[1].glob("benchmark/cases/[!_]*.py")))
+"""What ``experiments.benchmark`` can measure; all but ``study`` are files in ``experiments/benchmark/cases``."""
 PEERS = ("torchvision", "detectron2")
 EIGHT = ("fcn", "unet", "hourglass", "resnet_head", "smp", "unet_p2", "pointrend", "refinemask")
 """Heads that ``frozen_core`` trains at once where no others are named."""

@@ -1,6 +1,7 @@
 """Every registered head keeps the contract, with every option set that a study may use."""
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 import heads
 from heads._blocks import BatchNorm, Doubling, GroupNorm, Pointwise, Predictor
+from instseg import timing
 from instseg.detector.rois import MaskTargets, RoIs
 from instseg.detector.shape_losses import boundary_loss, dice_loss
 from instseg.errors import UserError
@@ -70,7 +72,7 @@ def _rois(*counts: int) -> RoIs:
         k: torch.rand(len(counts), CHANNELS, 128 // 2**k, 128 // 2**k, generator=generator) for k in (2, 3, 4, 5, 6)
     }
     for k, features in pyramid.items():
-        # one channel tells where the masks of _targets end; the others are noise
+        # one channel says where the masks of _targets end; the others are noise
         rows = (torch.arange(features.shape[-2]) + 0.5) * 2**k
         features[:, 0] = ((rows - 40) / 20)[:, None]
     boxes = []
@@ -186,8 +188,8 @@ def test_learns_sixteen_rois(name: str, options: dict[str, Any], size: int) -> N
         schedule.step()
         if step % 20 == 19:
             with torch.no_grad():
-                found = head.predict(rois, targets.labels).probabilities > 0.5
-            reached.append(((found & truth).sum() / (found | truth).sum()).item())
+                masks = head.predict(rois, targets.labels).probabilities > 0.5
+            reached.append(((masks & truth).sum() / (masks | truth).sum()).item())
             if reached[-1] >= wanted:
                 return
     pytest.fail(f"IoU went {reached}, not to {wanted}")
@@ -222,14 +224,14 @@ def test_every_head_takes_the_losses_on_shape(name: str, options: dict[str, Any]
     torch.testing.assert_close(both["loss_mask_boundary"], 2 * boundary_loss(masks, truth))
     (both["loss_mask_dice"] + both["loss_mask_boundary"]).backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
-    nobody = _rois(0, 0)
-    empty = head.train().losses(head(nobody), nobody, _targets(nobody))
-    assert sum(empty.values()) == 0
+    no_rois = _rois(0, 0)
+    losses = head.train().losses(head(no_rois), no_rois, _targets(no_rois))
+    assert sum(losses.values()) == 0
 
 
 @pytest.mark.parametrize("name", heads.names())
 def test_compiled_heads_give_the_same_numbers(name: str) -> None:
-    options = next(options for one, options, _ in CASES if one == name)
+    options = next(options for head_name, options, _ in CASES if head_name == name)
     head = _build(name, options).eval()
     torch._dynamo.reset()
     compiled = torch.compile(head, backend="eager")
@@ -249,6 +251,17 @@ def test_the_default_loss_is_the_mean_cross_entropy_of_the_true_class() -> None:
         truth > 0.5, 2.0, -2.0
     )
     torch.testing.assert_close(head.loss(logits, rois, targets)["loss_mask"], expected.mean())
+
+
+@pytest.mark.parametrize("name", heads.names())
+def test_the_costs_in_the_docstrings(name: str) -> None:
+    head = heads.build(name, 256, 81)
+    documented = re.search(r"Cost.*: ([\d.]+) M parameters, ([\d.]+) GFLOP", type(head).__doc__ or "")
+    assert documented, f"{type(head).__name__} does not say what it costs"
+    assert documented[1] == f"{sum(p.numel() for p in head.parameters()) / 1e6:.1f}"
+    meta = torch.device("meta")
+    flops = timing.head_flops(head.eval().to(meta), timing.random_rois(256, (800, 1066), 100, meta))
+    assert documented[2] == f"{flops / 1e9:.2f}"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import heads
 from heads._blocks import Residual
-from heads.hourglass import _Stack
+from heads.hourglass import Stack
 from instseg.detector.rois import MaskTargets, RoIs
 
 
@@ -21,7 +21,7 @@ def _rois(count: int, channels: int = 16) -> RoIs:
 
 @pytest.mark.parametrize("side", [14, 7, 5])
 def test_each_cell_of_an_hourglass_gets_the_greatest_of_its_own_patch_at_every_size(side: int) -> None:
-    stack, x = _Stack(2, 3, "none"), torch.rand(2, 3, side, side)
+    stack, x = Stack(2, 3, "none"), torch.rand(2, 3, side, side)
     for block in stack.modules():
         if isinstance(block, Residual):
             # without its convolutions a residual block lets what is positive through

@@ -1,4 +1,4 @@
-"""Whether the fast path learns as plain float32 does: short trainings of both, two seeds each, side by side."""
+"""A short training in plain float32 and on the fast path, two seeds each: whether both learn alike."""
 
 import json
 import tempfile
@@ -20,24 +20,24 @@ PLAIN, FAST = "plain", "fast"
 
 
 def measure(setup: Setup) -> BenchmarkResult:
-    """A row a number: the mean loss of each stretch of the training, each loss's mean, and AP at its end.
+    """A row for each number: the mean loss in each quarter of the training, the mean of each loss, and AP at the end.
 
-    The plain path is not compiled and has no TF32; the fast one has the ``precision`` that is asked for, bfloat16
-    where none is, and is compiled where runs are. Weights and logs of the runs are thrown away.
+    The plain path is not compiled and has no TF32; the fast one has the ``precision`` of the command line, bfloat16 by
+    default, and is compiled where runs are. Weights and logs of the runs are deleted.
     """
     precision = setup.options.precision or "bfloat16"
-    ways = {PLAIN: ("float32", "false"), FAST: (precision, setup.config.runtime.compile)}
-    measured: dict[str, list[dict[str, float]]] = {}
+    settings = {PLAIN: ("float32", "false"), FAST: (precision, setup.config.runtime.compile)}
+    runs: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for path, way in ways.items():
-            measured[path] = [_numbers(run(_config(setup, Path(folder, path), seed, *way))) for seed in SEEDS]
-    rows = [_row(name, measured) for name in measured[PLAIN][0]]
+        for path, setting in settings.items():
+            runs[path] = [_numbers(run(_config(setup, Path(folder, path), seed, *setting))) for seed in SEEDS]
+    rows = [compare_seeds(name, runs) for name in runs[PLAIN][0]]
     within = sum(row.numbers["within"] == "yes" for row in rows)
     notes = [
         f"{within} of {len(rows)} differences between the means of the two paths are no larger than the larger of the "
         "two paths' differences between seeds.",
     ]
-    about = {
+    measured = {
         "iterations": setup.options.iterations,
         "seeds": " ".join(map(str, SEEDS)),
         "batch": setup.config.schedule.batch_size,
@@ -46,17 +46,19 @@ def measure(setup: Setup) -> BenchmarkResult:
         "plain": "float32",
         "fast": f"{precision}{', compiled' if setup.compiles else ''}",
     }
-    return BenchmarkResult(rows, "runs", about, notes)
+    return BenchmarkResult(rows, "runs", measured, notes)
 
 
 def _config(setup: Setup, folder: Path, seed: int, precision: str, compiled: str) -> Config:
     iterations = setup.options.iterations
-    recipe: dict[str, Any] = {**asdict(setup.config.make_schedule()), "iterations": iterations, "precision": precision}
+    schedule: dict[str, Any] = asdict(setup.config.make_schedule())
+    schedule |= {"iterations": iterations, "precision": precision, "reference_batch": None}
+    schedule["milestones"] = list(schedule["milestones"])
     return replace(
         setup.config,
         seed=seed,
         results_dir=str(folder),
-        schedule=ScheduleConfig(**{**recipe, "milestones": list(recipe["milestones"]), "reference_batch": None}),
+        schedule=ScheduleConfig(**schedule),
         runtime=replace(
             setup.config.runtime,
             compile=compiled,
@@ -68,7 +70,7 @@ def _config(setup: Setup, folder: Path, seed: int, precision: str, compiled: str
 
 
 def _numbers(folder: Path) -> dict[str, float]:
-    """Name -> number of one run."""
+    """Name -> number of a run, from its log and its result."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     numbers = {}
     begins = [0, *(line["iteration"] for line in lines)]
@@ -83,12 +85,18 @@ def _numbers(folder: Path) -> dict[str, float]:
     return numbers | {f"{kind} AP": metrics[kind]["AP"] for kind in ("box", "mask")}
 
 
-def _row(name: str, measured: dict[str, list[dict[str, float]]]) -> Row:
-    values = {path: [numbers[name] for numbers in runs] for path, runs in measured.items()}
+def compare_seeds(name: str, runs: dict[str, list[dict[str, float]]]) -> Row:
+    """The difference of a number between the two paths, and the larger of the two paths' differences between seeds.
+
+    Args:
+        name: of the number.
+        runs: path -> the numbers of its run of each seed.
+    """
+    values = {path: [numbers[name] for numbers in seeds] for path, seeds in runs.items()}
     difference = mean(values[FAST]) - mean(values[PLAIN])
     spread = max(max(seeds) - min(seeds) for seeds in values.values())
     numbers: dict[str, float | str] = {
-        f"{path}_seed_{seed}": value for path, of in values.items() for seed, value in zip(SEEDS, of, strict=True)
+        f"{path}_seed_{seed}": value for path, seeds in values.items() for seed, value in zip(SEEDS, seeds, strict=True)
     }
     numbers |= {"difference": difference, "seed_spread": spread, "within": "yes" if abs(difference) <= spread else "no"}
     return Row(name, numbers=numbers)

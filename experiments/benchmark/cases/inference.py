@@ -1,46 +1,41 @@
-"""Images to detections with masks: in their boxes, as RLE, or pasted into images."""
+"""Images to detections with masks, in their boxes, as RLE and pasted, and the trunk's share of it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from experiments.benchmark.contest import OURS, TRUNK, Entry, found_peers, parameters_of, time_entries, trunk_input
+from experiments.benchmark import calls
+from experiments.benchmark.contest import OURS, TRUNK, Entry, make_peers, time_entries, trunk_input
 from experiments.benchmark.outcome import BenchmarkResult
-from experiments.benchmark.reference_models import Peer
 from experiments.benchmark.setup import Setup
-from instseg.training.loop import autocast
 
 
 def measure(setup: Setup) -> BenchmarkResult:
-    """Ours with RLE, ours with masks in boxes, each peer as it is and with RLE, and the trunk alone."""
-    ours = setup.model()
-    found, absent = found_peers(setup, ours)
+    """Our model with RLE and with masks in boxes, each peer with its own masks and with RLE, and the trunk alone."""
+    ours, images = setup.model(), setup.images
+    peers, absent = make_peers(setup, ours)
     entries = {
-        OURS: _entry(setup, ours, lambda: ours.detect_rle(setup.images)),
-        f"{OURS}, masks in boxes": _entry(setup, ours, lambda: ours.detect(setup.images)),
+        OURS: _entry(setup, ours, lambda: ours.detect_rle(images)),
+        f"{OURS}, masks in boxes": _entry(setup, ours, lambda: ours.detect(images)),
     }
-    for name, peer in found.items():
-        entries[name] = _entry(setup, peer.model, partial(peer.detect, setup.images), peer.stages)
-        entries[f"{name} + RLE"] = _entry(setup, peer.model, partial(_with_rle, peer, setup.images), peer.stages)
-    batch = trunk_input(setup)
-    trunk = ours.backbone
+    for name, peer in peers.items():
+        detect = partial(peer.detect, images)
+        entries[name] = _entry(setup, peer.model, detect, peer.stages)
+        with_rle = partial(lambda peer, detect: peer.encode(detect()), peer, detect)
+        entries[f"{name} + RLE"] = _entry(setup, peer.model, with_rle, peer.stages)
+    batch, trunk = trunk_input(setup), ours.backbone
     entries[f"{TRUNK}, forward"] = Entry(
-        _inferring(setup, trunk, lambda: trunk(batch)), lambda: parameters_of(trunk), stages=None
+        _inference(setup, trunk, lambda: trunk(batch)), lambda: [trunk.state_dict()], stages=None
     )
-    outcome = time_entries(setup, entries, absent)
-    outcome.notes.append(
+    result = time_entries(setup, entries, absent)
+    result.notes.append(
         f"{OURS}: detections with run-length encoded masks; the limit is "
         f"{setup.config.detector.box_detections_per_img} detections an image."
     )
-    return outcome
-
-
-def _with_rle(peer: Peer, images: list[Tensor]) -> Any:
-    return peer.encode(peer.detect(images))
+    return result
 
 
 def _entry(
@@ -49,20 +44,10 @@ def _entry(
     detect: Callable[[], Any],
     stages: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Entry:
-    call = _inferring(setup, model, detect)
-    found = call()
-    return Entry(
-        call,
-        lambda: parameters_of(model),
-        stages=stages,
-        detections=sum(len(one["boxes"]) for one in found) / len(found),
-    )
+    call = _inference(setup, model, detect)
+    counts = [len(detections["boxes"]) for detections in call()]
+    return Entry(call, lambda: [model.state_dict()], stages=stages, detections=sum(counts) / len(counts))
 
 
-def _inferring(setup: Setup, model: nn.Module, call: Callable[[], Any]) -> Callable[[], Any]:
-    def work() -> Any:
-        model.eval()
-        with torch.inference_mode(), autocast(setup.device, setup.config.schedule.precision):
-            return call()
-
-    return work
+def _inference(setup: Setup, model: nn.Module, call: Callable[[], Any]) -> Callable[[], Any]:
+    return calls.inference(model, call, setup.device, setup.config.schedule.precision)

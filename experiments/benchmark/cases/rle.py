@@ -1,6 +1,4 @@
-"""Masks in boxes to run-length encoding: ours, and pasting with torchvision and encoding with pycocotools."""
-
-import math
+"""Masks in boxes to run-length encoding: ours, and torchvision's pasting with pycocotools' encoding."""
 
 import numpy as np
 import torch
@@ -11,7 +9,6 @@ from experiments.benchmark import random_data
 from experiments.benchmark.contest import OURS
 from experiments.benchmark.outcome import BenchmarkResult, Row
 from experiments.benchmark.setup import Setup
-from instseg import timing
 from instseg.masks import paste
 
 GRID = 28
@@ -28,24 +25,21 @@ def measure(setup: Setup) -> BenchmarkResult:
     def ours() -> list[str]:
         return [rle["counts"] for rle in paste.to_rle(probabilities, boxes, setup.size, THRESHOLD)]
 
-    def theirs() -> list[str]:
+    def peer() -> list[str]:
         pasted = paste_masks_in_image(probabilities[:, None], boxes, setup.size)[:, 0] > THRESHOLD
         columns = np.asfortranarray(pasted.cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
         return [rle["counts"].decode() for rle in coco_mask.encode(columns)]
 
-    expected = theirs()
+    expected = peer()
     differ = sum(a != b for a, b in zip(ours(), expected, strict=True))
     if differ:
         raise AssertionError(f"{differ} of {len(expected)} masks are encoded otherwise than by pycocotools")
-    work = {OURS: ours, PEER: theirs}
-    seconds = timing.alternating(work, rounds=setup.options.rounds, device=setup.device, budget=math.inf)
-    rows = [Row(name, seconds[name], setup.options.rois, OURS) for name in work]
-    for row in rows:
-        row.numbers["peak_memory_mib"] = timing.peak_memory(work[row.name], setup.device) / 2**20
-    measured = {"masks": setup.options.rois, "grid": GRID, "height": setup.size[0], "width": setup.size[1]}
-    return BenchmarkResult(
-        rows,
-        "masks",
-        measured,
-        [f"All {len(expected)} encodings are the same bytes.", "Peak memory is that of torch's tensors."],
-    )
+    work = {OURS: ours, PEER: peer}
+    seconds = setup.time(work)
+    rows = [
+        Row(name, seconds[name], setup.options.rois, OURS, {"peak_memory_mib": setup.peak_mib(call)})
+        for name, call in work.items()
+    ]
+    measured = {"masks": setup.options.rois, "grid": GRID, **setup.about_size}
+    notes = [f"All {len(expected)} encodings are the same bytes.", "Peak memory is that of torch's tensors."]
+    return BenchmarkResult(rows, "masks", measured, notes)

@@ -1,4 +1,4 @@
-"""Full training steps: to the device, forward, backward, clipping, optimiser."""
+"""A full training step, ours and that of other suites, and the trunk's share of it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,45 +6,34 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.benchmark.contest import OURS, TRUNK, Entry, found_peers, parameters_of, time_entries, trunk_input
+from experiments.benchmark.calls import fixed_optimizer, training_step
+from experiments.benchmark.contest import OURS, TRUNK, Entry, make_peers, time_entries, trunk_input
 from experiments.benchmark.outcome import BenchmarkResult
 from experiments.benchmark.setup import Setup
-from instseg.training.loop import autocast, step
+from instseg.training.loop import autocast
 
 
 def measure(setup: Setup) -> BenchmarkResult:
-    """Ours and each peer on the same batch with the same optimiser, and the trunk alone, forward and backward."""
+    """Our model and each peer on the same batch with the same optimiser, and the trunk alone, forward and backward."""
     ours = setup.model()
-    found, absent = found_peers(setup, ours)
+    peers, absent = make_peers(setup, ours)
     entries = {OURS: _entry(setup, ours)}
-    for name, peer in found.items():
+    for name, peer in peers.items():
         entries[name] = _entry(setup, peer.model)
         entries[name].stages = peer.stages
     trunk = ours.backbone
     entries[f"{TRUNK}, forward + backward"] = Entry(
-        _trunk(setup, trunk),
-        lambda: parameters_of(trunk),
-        lambda: trunk.zero_grad(set_to_none=True),
-        stages=None,
+        _trunk(setup, trunk), lambda: [trunk.state_dict()], lambda: trunk.zero_grad(set_to_none=True), stages=None
     )
     return time_entries(setup, entries, absent)
 
 
 def _entry(setup: Setup, model: Any) -> Entry:
     schedule = setup.config.make_schedule()
-    optimizer = schedule.make_optimizer(model)
-    # the weights stay as they are, so that every step is like the first
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-
-    def work() -> None:
-        model.train()
-        torch.manual_seed(0)
-        step(model, optimizer, schedule, setup.batch, setup.device)
-
+    optimizer = fixed_optimizer(schedule, model)
     return Entry(
-        work,
-        lambda: [*parameters_of(model), optimizer.state_dict()],
+        training_step(model, optimizer, schedule, setup.batch, setup.device),
+        lambda: [model.state_dict(), optimizer.state_dict()],
         lambda: optimizer.zero_grad(set_to_none=True),
     )
 

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import fields
-from importlib import resources
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ SMALL = "image=[64,96]"
 
 
 @pytest.fixture(autouse=True)
-def _torch_as_it_was() -> Iterator[None]:
+def _restore_torch_settings() -> Iterator[None]:
     threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
     convolutions = torch.backends.cudnn.allow_tf32
     yield
@@ -48,11 +47,11 @@ def measured(folder: Path, *overrides: str) -> tuple[pd.DataFrame, dict[str, Any
     """The CSV file by name, the JSON file, and the text for the terminal."""
     made = setup.make(options(*TINY, f"out={folder}", *overrides))
     what = made.options.what
-    found = importlib.import_module(f"experiments.benchmark.cases.{what}").measure(made)
-    words = outcome.write(found, made.options, made.config, made.device)
+    result = importlib.import_module(f"experiments.benchmark.cases.{what}").measure(made)
+    text = outcome.write(result, made.options, made.config, made.device)
     stem = folder / f"{what}-quick"
     assert stem.with_suffix(".md").read_text().count("|") > 10
-    return pd.read_csv(f"{stem}.csv").set_index("name"), json.loads(stem.with_suffix(".json").read_text()), words
+    return pd.read_csv(f"{stem}.csv").set_index("name"), json.loads(stem.with_suffix(".json").read_text()), text
 
 
 def check_times(table: pd.DataFrame, record: dict[str, Any], unit: str) -> None:
@@ -65,7 +64,7 @@ def check_times(table: pd.DataFrame, record: dict[str, Any], unit: str) -> None:
         if pd.notna(row["compared_with"]):
             base = timed.loc[row["compared_with"]]
             assert row["ratio"] == pytest.approx(row["seconds_median"] / base["seconds_median"])
-        (raw,) = [one for one in record["rows"] if one["name"] == name]
+        (raw,) = [raw for raw in record["rows"] if raw["name"] == name]
         assert len(raw["seconds"]) == record["what"]["rounds"] == 2
         assert row["seconds_median"] == pytest.approx(sum(raw["seconds"]) / 2)
         rate = sorted(raw["items"] / s for s in raw["seconds"])
@@ -120,8 +119,8 @@ def test_heads_at_once_and_apart(tmp_path: Path) -> None:
     check_times(table, record, "images")
     assert list(table["compared_with"].fillna("")) == [apart for apart, _ in groups for _ in range(3)] + [""] * 2
     raw = {row["name"]: row["seconds"] for row in record["rows"]}
-    for both, one, other in zip(raw[groups[0][0]], *(raw[name] for name in lone), strict=True):
-        assert both == one + other
+    for both, fcn, unet in zip(raw[groups[0][0]], *(raw[name] for name in lone), strict=True):
+        assert both == fcn + unet
     for _, together, with_core in names:
         assert all(more > less for more, less in zip(raw[with_core], raw[together], strict=True))
         assert f"{together} takes" in words
@@ -144,7 +143,9 @@ def test_another_number_of_detections_is_not_compared() -> None:
         name: contest.Entry(lambda: torch.zeros(1), list, stages=None, detections=count)
         for name, count in (("ours", 20.0), ("same", 20.0), ("fewer", 19.5))
     }
-    table = outcome.frame(contest.hold(made, entries, [outcome.Row("absent", note="not run")])).set_index("name")
+    table = outcome.frame(contest.time_entries(made, entries, [outcome.Row("absent", note="not run")])).set_index(
+        "name"
+    )
     assert list(table.index) == ["ours", "same", "fewer", "absent"]
     assert table.loc["same", "ratio"] > 0 and math.isnan(table.loc["fewer", "ratio"])
     assert "other number of detections" in table.loc["fewer", "note"] and not table.loc["same", "note"]
@@ -156,24 +157,24 @@ def test_torchvision_does_the_same_work() -> None:
     peer = reference_models.torchvision(ours, made.config, made.classes, made.images)
     peer.model.eval()
     with torch.inference_mode():
-        expected, found = peer.encode(peer.detect(made.images)), ours.detect_rle(made.images)
+        expected, detections = peer.encode(peer.detect(made.images)), ours.detect_rle(made.images)
     same = []
-    for e, f in zip(expected, found, strict=True):
-        torch.testing.assert_close(f["boxes"], e["boxes"], atol=1e-2, rtol=0)
-        assert torch.equal(f["labels"], e["labels"])
-        pairs = zip(f["segmentations"], e["segmentations"], strict=True)
+    for reference, image in zip(expected, detections, strict=True):
+        torch.testing.assert_close(image["boxes"], reference["boxes"], atol=1e-2, rtol=0)
+        assert torch.equal(image["labels"], reference["labels"])
+        pairs = zip(image["segmentations"], reference["segmentations"], strict=True)
         same += [a["counts"] == b["counts"].decode() for a, b in pairs]
     # a logit at the threshold may fall to either side
     assert len(same) == 40 and sum(same) >= 35
 
 
-def test_a_head_that_torchvision_has_not() -> None:
+def test_a_head_that_torchvision_does_not_have() -> None:
     made = setup.make(options(*TINY, SMALL, "head=unet"))
     ours = made.model()
     with pytest.raises(reference_models.NotRun, match="fcn head alone"):
         reference_models.torchvision(ours, made.config, made.classes, made.images)
     with torch.inference_mode():
-        assert all(len(one["boxes"]) == 20 for one in ours.detect(made.images))
+        assert all(len(image["boxes"]) == 20 for image in ours.detect(made.images))
 
 
 @pytest.mark.parametrize(
@@ -185,8 +186,8 @@ def test_a_wrong_answer_is_never_timed(
     right = getattr(module, function)
 
     def wrong(*args: Any) -> Any:
-        found = right(*args)
-        return found[::-1] if what == "rle" else torch.zeros_like(found)
+        result = right(*args)
+        return result[::-1] if what == "rle" else torch.zeros_like(result)
 
     monkeypatch.setattr(module, function, wrong)
     with pytest.raises(AssertionError, match="otherwise than"):
@@ -209,8 +210,8 @@ def test_accuracy(tmp_path: Path) -> None:
 
 def test_within_the_noise_of_two_seeds() -> None:
     def row(plain: tuple[float, float], fast: tuple[float, float]) -> dict[str, Any]:
-        of = {"plain": [{"AP": v} for v in plain], "fast": [{"AP": v} for v in fast]}
-        return accuracy._row("AP", of).numbers
+        runs = {"plain": [{"AP": v} for v in plain], "fast": [{"AP": v} for v in fast]}
+        return accuracy.compare_seeds("AP", runs).numbers
 
     assert row((40.0, 42.0), (40.5, 40.5)) | {"difference": -0.5, "seed_spread": 2.0, "within": "yes"} == row(
         (40.0, 42.0), (40.5, 40.5)
@@ -255,8 +256,9 @@ def test_the_app_names_a_peer_that_is_absent(tmp_path: Path) -> None:
 
 
 def test_help_names_all_that_can_be_measured() -> None:
-    shown = (resources.files("experiments.conf_apps") / "benchmark.yaml").read_text().partition("template:")[2]
-    assert all(f"  {what} " in shown or f"= {what} " in shown for what in app_config.WHATS)
+    shown = apps.run("benchmark", "--help").stdout
+    described = dict(line.split(maxsplit=1) for line in shown.splitlines() if line.startswith(" " * 2) and "." in line)
+    assert {"study", "train", "frozen_core"} <= set(app_config.WHATS) <= set(described)
     keys = {field.name for field in fields(Benchmark)} - {"what", "results_dir", "device"}
     assert all(f"{key}=" in shown for key in keys)
 
@@ -270,9 +272,9 @@ def test_help_names_all_that_can_be_measured() -> None:
         ("refinemask", "14×14 of the fitting level, 14×14 of P2, 28×28 of P2, 56×56 of P2", "112×112"),
     ],
 )
-def test_what_a_head_reads_and_gives_is_told(head: str, reads: str, output: str) -> None:
+def test_what_a_head_reads_and_gives(head: str, reads: str, output: str) -> None:
     made = setup.make(options("what=heads", *TINY))
-    numbers = heads_benchmark._numbers(made, setup.load("quick", f"head={head}").make_head(2))
+    numbers = heads_benchmark.properties(made, setup.load("quick", f"head={head}").make_head(2))
     assert (numbers["reads"], numbers["output"]) == (reads, output)
 
 

@@ -24,9 +24,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_and_files(tmp_path: Path) -> None:
-    wanted = options(*KEYS, f"out={tmp_path}")
-    made = setup.make(wanted)
-    words = outcome.write(intervals.measure(made), wanted, made.config, made.device)
+    made = setup.make(options(*KEYS, f"out={tmp_path}"))
+    text = outcome.write(intervals.measure(made), made.options, made.config, made.device)
     table = pd.read_csv(tmp_path / "intervals-quick.csv").set_index("name")
     names = [f"matching, {kind}: {who}" for kind in ("box", "mask") for who in ("ours", "pycocotools")]
     names.append("matching, boundary: ours")
@@ -35,11 +34,11 @@ def test_rows_and_files(tmp_path: Path) -> None:
     assert table.loc[names[1], "compared_with"] == names[0]
     record = json.loads((tmp_path / "intervals-quick.json").read_text())
     assert record["what"]["resampled_images"] == 30 and record["what"]["peak_process_mib"] > 50
-    assert "on 30 such images takes" in words
+    assert "on 30 such images takes" in text
 
 
 def test_artificial_detectors_are_neither_perfect_nor_useless() -> None:
-    made = intervals._matches(np.random.default_rng(0))
+    made = intervals.random_matches(np.random.default_rng(0))
     assert 5 < average_precision(made)[0] < 95
     assert sum(len(category.image) for category in made.categories) == 300
 

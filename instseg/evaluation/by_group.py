@@ -44,8 +44,8 @@ def mask_ap(truth: COCO, predictions: list[dict[str, Any]], groups: NDArray[np.i
         for number, (entry, group) in enumerate(zip(predictions, of_predictions, strict=True), start=1)
         if group != NO_GROUP
     ]
-    indices = (coco.index({**truth.dataset, "annotations": entries}) for entries in (annotations, detections))
-    evaluation = evaluator(*indices, "mask")
+    objects, detected = (coco.index({**truth.dataset, "annotations": entries}) for entries in (annotations, detections))
+    evaluation = evaluator(objects, detected, "mask")
     evaluation.params.areaRng = [[group - 0.5, group + 0.5] for group in range(count)]
     evaluation.params.areaRngLbl = [str(group) for group in range(count)]
     evaluation.params.maxDets = [100]

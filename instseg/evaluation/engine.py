@@ -67,8 +67,8 @@ class _ByKind:
             return []
         params = self.params  # type: ignore[attr-defined]
         best = sorted(detections, key=lambda entry: -entry["score"])[: params.maxDets[-1]]
-        shapes = ([entry[self.kind.needs] for entry in entries] for entries in (best, objects))
-        return self.kind.overlap(*shapes, [entry["iscrowd"] for entry in objects], at_least=params.iouThrs.min())
+        detected, targets = ([entry[self.kind.needs] for entry in entries] for entries in (best, objects))
+        return self.kind.overlap(detected, targets, [entry["iscrowd"] for entry in objects], params.iouThrs.min())
 
 
 class _Reference(_ByKind, COCOeval):
@@ -78,6 +78,7 @@ class _Reference(_ByKind, COCOeval):
 class _Fast(_ByKind, COCOeval_faster):
     """faster-coco-eval's evaluation, to pycocotools' last bit."""
 
+    eval: dict[str, Any]
     summarize = COCOeval.summarize
 
     def __init__(self, truth: COCO, detected: COCO, kind: MetricKind) -> None:

@@ -3,9 +3,9 @@
 A kind more is an overlap and an entry here. Scoring, matching and checking read this registry and name no kind.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,27 +17,16 @@ Kind = str
 """The name of a kind, a key of :data:`METRIC_KINDS`."""
 
 
-class Overlap(Protocol):
-    """How well D detections and G objects of one image and category agree."""
+Overlap = Callable[[Sequence[Any], Sequence[Any], Sequence[int], float], NDArray[np.float64]]
+"""How well D detections and G objects of one image and category agree: (D, G) in [0, 1].
 
-    def __call__(
-        self, detected: Sequence[Any], objects: Sequence[Any], crowd: Sequence[int], at_least: float
-    ) -> NDArray[np.float64]:
-        """The overlap of each pair.
-
-        Args:
-            detected: D >= 1 boxes xywh or compressed RLEs.
-            objects: G >= 1, likewise.
-            crowd: (G,) 1 for a crowd region, of which the share of the detection that lies in it counts.
-            at_least: the lowest threshold; the overlap of pairs below it need not be exact.
-
-        Returns:
-            (D, G) in [0, 1].
-        """
+It is given D and G boxes xywh or compressed RLEs, at least one each; (G,) 1 for a crowd region, of which the share of
+the detection that lies in it counts; and the lowest threshold, below which an overlap need not be exact.
+"""
 
 
 def iou(detected: Sequence[Any], objects: Sequence[Any], crowd: Sequence[int], at_least: float) -> NDArray[np.float64]:
-    """COCO's own :class:`Overlap`: the IoU of boxes or of masks."""
+    """COCO's own :data:`Overlap`: the IoU of boxes or of masks."""
     return np.asarray(coco_mask.iou(list(detected), list(objects), [int(value) for value in crowd]))
 
 

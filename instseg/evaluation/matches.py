@@ -95,11 +95,11 @@ def match(ground_truth: COCO, predictions: coco.Results, kind: Kind) -> Matches:
         if annotations:
             detections = [predictions[i] for i in order[start : start + size].tolist()]
             crowd = [annotation.get("iscrowd", 0) for annotation in annotations]
-            shapes = (
+            detected, targets = (
                 [ground_truth.annToRLE(entry) if metric.of_masks else entry[metric.needs] for entry in entries]
                 for entries in (detections, annotations)
             )
-            overlaps = metric.overlap(*shapes, crowd, at_least=_FLOORS[0])
+            overlaps = metric.overlap(detected, targets, crowd, _FLOORS[0])
             _assign(overlaps, crowd, hit[:, start : start + size], ignored[:, start : start + size])
 
     with_any = np.union1d(category, np.asarray([key[0] for key in objects], dtype=np.int64))

@@ -52,6 +52,11 @@ def encode(index: COCO) -> None:
 class _ByKind:
     """Has an engine's evaluation match by a kind's overlap where that is not COCO's IoU, which engines compute."""
 
+    cocoGt: COCO
+    cocoDt: COCO
+    params: Any
+    eval: dict[str, Any]
+
     def __init__(self, truth: COCO, detected: COCO, kind: MetricKind, **options: Any) -> None:
         super().__init__(truth, detected, kind.iou_type, **options)  # type: ignore[call-arg]
         self.kind = kind
@@ -61,14 +66,13 @@ class _ByKind:
             return super().computeIoU(imgId, catId)  # type: ignore[misc]
         detections, objects = (
             [entry for entry in index.imgToAnns[imgId] if entry["category_id"] == catId]
-            for index in (self.cocoDt, self.cocoGt)  # type: ignore[attr-defined]
+            for index in (self.cocoDt, self.cocoGt)
         )
         if not detections or not objects:
             return []
-        params = self.params  # type: ignore[attr-defined]
-        best = sorted(detections, key=lambda entry: -entry["score"])[: params.maxDets[-1]]
+        best = sorted(detections, key=lambda entry: -entry["score"])[: self.params.maxDets[-1]]
         detected, targets = ([entry[self.kind.needs] for entry in entries] for entries in (best, objects))
-        return self.kind.overlap(detected, targets, [entry["iscrowd"] for entry in objects], params.iouThrs.min())
+        return self.kind.overlap(detected, targets, [entry["iscrowd"] for entry in objects], self.params.iouThrs.min())
 
 
 class _Reference(_ByKind, COCOeval):
@@ -78,7 +82,6 @@ class _Reference(_ByKind, COCOeval):
 class _Fast(_ByKind, COCOeval_faster):
     """faster-coco-eval's evaluation, to pycocotools' last bit."""
 
-    eval: dict[str, Any]
     summarize = COCOeval.summarize
 
     def __init__(self, truth: COCO, detected: COCO, kind: MetricKind) -> None:
@@ -110,13 +113,7 @@ class _Fast(_ByKind, COCOeval_faster):
         kept = np.searchsorted(self._all_thresholds, self._thresholds)
         precision, scores = precision[:, kept], self.eval["scores"][:, kept]
         precision[(precision == 1) & alone[:, None]] = _ONE
-        self.eval = {
-            "params": self.params,
-            "counts": list(precision.shape),
-            "precision": precision,
-            "recall": self.eval["recall"],
-            "scores": scores,
-        }
+        self.eval |= {"params": self.params, "counts": list(precision.shape), "precision": precision, "scores": scores}
 
     def _count_objects(self) -> NDArray[np.int64]:
         """(K, A) objects of each category and range of areas that are no crowd regions."""

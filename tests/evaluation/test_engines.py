@@ -115,12 +115,12 @@ def test_parameters_may_be_changed_first(kind: coco.Kind) -> None:
     index = coco.load(truth)
     done = []
     for engine in ENGINES:
-        one = evaluator(index, coco.load_results(index, results, kind), kind, engine)
-        one.params.areaRng, one.params.areaRngLbl, one.params.maxDets = [[0, 1e10]], ["all"], [7]
-        one.params.imgIds, one.params.catIds = [2, 3, 4, 5], [1, 2, 4]
-        one.evaluate()
-        one.accumulate()
-        done.append(one.eval)
+        evaluation = evaluator(index, coco.load_results(index, results, kind), kind, engine)
+        evaluation.params.areaRng, evaluation.params.areaRngLbl, evaluation.params.maxDets = [[0, 1e10]], ["all"], [7]
+        evaluation.params.imgIds, evaluation.params.catIds = [2, 3, 4, 5], [1, 2, 4]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        done.append(evaluation.eval)
     assert done[0]["precision"].shape == (10, 101, 3, 1, 1)
     for key in ("precision", "recall", "scores"):
         assert np.array_equal(done[0][key], done[1][key])

@@ -1,4 +1,4 @@
-"""What goes wrong because of what a user gave: one clear line, never a traceback."""
+"""Errors caused by what a user gave: one clear line, never a traceback."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ class DataError(UserError):
     """A data set, annotation file or image cannot be used as it is.
 
     Attributes:
-        lines: everything that was found wrong, a line each; of one fault, the message alone.
+        lines: all faults, a line each; for a single one, the message alone.
     """
 
     def __init__(self, message: str, lines: Sequence[str] = ()) -> None:

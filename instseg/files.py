@@ -1,11 +1,11 @@
-"""Files that are whole or absent."""
+"""Files that are either complete or absent."""
 
 import os
 from pathlib import Path
 
 
 def write_atomically(path: Path, data: str | bytes) -> Path:
-    """Write a whole file or nothing, so that no reader ever sees half of it; the folder is made where needed."""
+    """Write a whole file or nothing, so that no reader ever sees half of it; makes the folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

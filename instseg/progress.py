@@ -9,7 +9,7 @@ _line: int | None = None
 
 
 def use_line(line: int) -> None:
-    """Keep this process's bars on one line of the terminal, counted from 0, since others write beside it."""
+    """Keep this process's bars on one line of the terminal, counted from 0; other processes have the other lines."""
     global _line
     _line = line
 
@@ -20,10 +20,10 @@ def say(line: str) -> None:
 
 
 def bar(*, nested: bool = False, **options: Any) -> tqdm:
-    """A tqdm bar; where stderr is no terminal it says where it is every ten seconds instead of ten times a second.
+    """A tqdm bar; where stderr is no terminal it is written every ten seconds instead of ten times a second.
 
     Args:
-        nested: the bar is shown while another one is; left out where this process has one line.
+        nested: whether another bar is shown meanwhile; a process with one line leaves nested bars out.
         options: tqdm's own.
     """
     live = sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""Random streams that depend on names and counters, never on what ran before."""
+"""Random streams that depend on names and counters, never on what was drawn before."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ def derive(seed: int, *keys: int | str) -> int:
 
 @contextmanager
 def stream(seed: int, *keys: int | str) -> Iterator[None]:
-    """Inside, torch's CPU generator gives the stream of (seed, keys); outside it goes on as if nothing was drawn."""
+    """Inside, torch's CPU generator gives the stream of (seed, keys); afterwards it continues its own stream."""
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(derive(seed, *keys))
         yield

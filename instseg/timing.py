@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
+
+# public modules have no hook on every operator and no leaves of nested containers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from instseg.detector.rois import MaskHead, RoIs
 
 STAGE = "stage/"
-"""What the names of ``torch.profiler.record_function`` ranges begin with that :func:`stages` tells apart."""
+"""Prefix of the names of the ``torch.profiler.record_function`` ranges that :func:`stages` reports."""
 REST = "rest"
 
 
@@ -31,13 +33,13 @@ def alternating(
     least: float = 0.1,
     budget: float = 60.0,
 ) -> dict[str, list[float]]:
-    """Seconds a call of each piece of work, which take turns, so that what else the machine does meets all alike.
+    """Seconds per call of several functions, measured in turns, so that other load on the machine affects all alike.
 
     Args:
-        work: name -> what to time; called once beforehand to warm up.
+        work: name -> what to time; called once or twice beforehand to warm up.
         rounds: how often each is measured; fewer, but at least 3, where that would take longer than the budget.
         device: waited for before the clock is read.
-        least: seconds that a measurement lasts at least; short work is called again and again in it.
+        least: seconds that a measurement lasts at least; short work is repeated in it.
         budget: seconds that all measurements together should not exceed; may be infinite.
 
     Returns:
@@ -52,15 +54,15 @@ def alternating(
         _wait(device)
         return (time.perf_counter() - began) / repeats
 
-    once = {name: measure(call, 1) for name, call in work.items()}
-    # the first call is slower than those that follow: short work is measured again to know how short it is
-    once = {name: min(first, measure(work[name], 1)) if first < 1 else first for name, first in once.items()}
-    repeats = {name: math.ceil(least / seconds) for name, seconds in once.items()}
-    a_round = sum(once[name] * repeats[name] for name in work)
-    rounds = min(rounds, max(3, int(min(rounds, budget / a_round))))
+    estimates = {name: measure(call, 1) for name, call in work.items()}
+    # the first call is the slowest: short work is measured again to know how often to repeat it
+    estimates = {name: min(took, measure(work[name], 1)) if took < 1 else took for name, took in estimates.items()}
+    repeats = {name: math.ceil(least / seconds) for name, seconds in estimates.items()}
+    per_round = sum(estimates[name] * repeats[name] for name in work)
+    rounds = min(rounds, max(3, int(min(rounds, budget / per_round))))
     times: dict[str, list[float]] = {name: [] for name in work}
     for i in range(rounds):
-        # every other round backwards, so that none always follows the same one
+        # every other round backwards, so that the same work does not always come before
         for name in list(work)[:: 1 if i % 2 == 0 else -1]:
             times[name].append(measure(work[name], repeats[name]))
     return times
@@ -75,15 +77,15 @@ def spread(values: list[float]) -> dict[str, float]:
 def stages(call: Callable[[], Any], device: torch.device, repeats: int = 3) -> dict[str, float]:
     """What share of a call's time each of its stages takes.
 
-    A stage is a ``torch.profiler.record_function`` range named ``stage/NAME``; a range inside another counts for
-    itself alone. On the CPU it is wall time; on a GPU the time of the kernels that were launched while the range was
-    open, by any thread, so that a backward pass counts where it was called.
+    A stage is a ``torch.profiler.record_function`` range named ``stage/NAME``; the time of a range inside another is
+    the inner one's alone. On the CPU it is wall time; on a GPU the time of the kernels that were launched while the
+    range was open, by any thread, so that a backward pass counts where it was called.
 
     Returns:
-        stage -> share, the longest first, and ``rest`` for what is in none; they add up to 1. Empty where the
-        profiler is not let at a GPU's counters.
+        stage -> share, the longest first, and ``rest`` for time outside stages; they add up to 1. Empty where the
+        profiler may not read a GPU's counters.
     """
-    # the profiler greets on stderr otherwise
+    # or the profiler prints its settings
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
@@ -96,7 +98,7 @@ def stages(call: Callable[[], Any], device: torch.device, repeats: int = 3) -> d
     spans = sorted(
         ((e.time_range.start, -e.time_range.end, e.name) for e in events if e.name.startswith(STAGE) and _on_cpu(e)),
     )
-    times = _kernel_times(events, spans) if cuda else _wall_times(spans)
+    times = kernel_times(events, spans) if cuda else _wall_times(spans)
     whole = sum(times.values())
     if not whole:
         return {}
@@ -123,37 +125,43 @@ def _wall_times(spans: list[tuple[float, float, str]]) -> dict[str, float]:
     return times
 
 
-def _kernel_times(events: list[FunctionEvent], spans: list[tuple[float, float, str]]) -> dict[str, float]:
-    """Time of kernels by the innermost range in which each was launched."""
+def kernel_times(events: list[FunctionEvent], spans: list[tuple[float, float, str]]) -> dict[str, float]:
+    """Microseconds of a GPU's kernels by the innermost stage in which each was launched.
+
+    Args:
+        events: the profiler's.
+        spans: (start, -end, name) of the stages' ranges, sorted.
+    """
     # a GPU also reports every range as if it were a kernel
     ranges = {event.name for event in events if event.is_user_annotation or event.name.startswith(STAGE)}
     times: dict[str, float] = {}
     for event in events:
         took = sum(kernel.duration for kernel in event.kernels if kernel.name not in ranges) if _on_cpu(event) else 0
         if took:
-            begun = event.time_range.start
-            open_then = [name for start, minus_end, name in spans if start <= begun <= -minus_end]
-            stage = open_then[-1].removeprefix(STAGE) if open_then else REST
+            launched = event.time_range.start
+            ranges_then = [name for start, minus_end, name in spans if start <= launched <= -minus_end]
+            stage = ranges_then[-1].removeprefix(STAGE) if ranges_then else REST
             times[stage] = times.get(stage, 0.0) + took
     return times
 
 
 def flops(call: Callable[[], Any]) -> int:
-    """Floating-point operations of a call, as ``torch.utils.flop_counter`` counts them: convolutions and matrix
-    products, two operations a multiply-add; interpolation and normalisation are not in it, and RoIAlign only where it
-    is done as a matrix product.
+    """Floating-point operations of a call by ``torch.utils.flop_counter``: those of convolutions and matrix products,
+    two for a multiply-add. Interpolation and normalisation are left out, and so is RoIAlign unless it is
+    done as a matrix product.
 
-    What is compiled runs as it was written meanwhile, since the counter sees no operator of a compiled graph."""
+    Compiled code runs uncompiled meanwhile, since the counter does not look into compiled graphs."""
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device, held: int = 0) -> int:
-    """Most bytes of tensors alive at once during a call, and ``held``, what the caller says was kept before.
+    """Most bytes of tensors alive at once during a call.
 
-    What else was alive before does not count. On a GPU the allocator tells; on the CPU every storage that an
-    operator makes is counted until it dies, and scratch memory inside operators is not seen.
+    Tensors from before the call don't count; the caller gives those that should as ``held`` bytes. On a GPU the
+    number is the allocator's. On the CPU every storage that an operator makes counts until it is freed, and scratch
+    memory inside operators is not included.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -167,12 +175,12 @@ def peak_memory(call: Callable[[], Any], device: torch.device, held: int = 0) ->
 
 
 def bytes_of(tensors: Any) -> int:
-    """Bytes of the tensors in a nest of lists and dicts."""
+    """Bytes of the tensors in nested lists and dicts."""
     return sum(t.numel() * t.element_size() for t in tree_leaves(tensors) if isinstance(t, Tensor))
 
 
 def random_rois(channels: int, size: tuple[int, int], count: int, device: torch.device) -> Callable[[], RoIs]:
-    """A maker of RoIs over one random pyramid; each call forgets what was aligned before.
+    """A function that makes RoIs over one random pyramid; each call gives new ones, which remember no RoIAlign.
 
     Args:
         channels: of each map.
@@ -195,12 +203,12 @@ def random_rois(channels: int, size: tuple[int, int], count: int, device: torch.
 
 def head_flops(head: MaskHead, rois: Callable[[], RoIs]) -> float:
     """FLOPs that a mask head predicts one RoI's mask with, RoIAlign left out."""
-    made = rois()
-    labels = made.boxes[0].new_ones(len(made), dtype=torch.int64)
+    regions = rois()
+    labels = regions.boxes[0].new_ones(len(regions), dtype=torch.int64)
     with torch.inference_mode():
-        # what was aligned once is remembered, and not counted again
-        head.predict(made, labels)
-        return flops(lambda: head.predict(made, labels)) / len(made)
+        # RoIs remember what was aligned, so the second call does not count it
+        head.predict(regions, labels)
+        return flops(lambda: head.predict(regions, labels)) / len(regions)
 
 
 def _wait(device: torch.device) -> None:
@@ -214,17 +222,17 @@ class _Alive(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # what an operator is given without another one having made it was there before
-        self._seen.update(t.untyped_storage() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+        # an operator's input that no operator made was there before
+        self._known.update(t.untyped_storage() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
-                if storage not in self._seen:
-                    self._seen.add(storage)
+                if storage not in self._known:
+                    self._known.add(storage)
                     self.now += storage.nbytes()
                     self.peak = max(self.peak, self.now)
                     weakref.finalize(storage, self._free, storage.nbytes())

@@ -12,12 +12,11 @@ from experiments.config.groups import DatasetConfig
 from experiments.render.table import MISSING, fitted
 from instseg.data import InstanceDataset
 from instseg.data.annotations.coco_shapes import to_rle
+from instseg.evaluation.coco import SIZES
 from instseg.files import write_atomically
 from instseg.progress import bar
 
 SPLITS = ("train", "val")
-SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
-"""COCO's sizes: areas in pixels of the image as it is stored."""
 CELL = 4 * 4
 """Pixels in a cell of the finest feature map, P2: of a smaller mask a head sees next to nothing."""
 _NAMED = 12  # classes that the terminal names; the files name all

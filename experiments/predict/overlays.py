@@ -19,15 +19,15 @@ from instseg.evaluation import coco, pairing
 Rgb = tuple[int, int, int]
 
 _SMALL = 640
-"""About how long the longer side of a smaller image is made, by a whole number of pixels for each of its own."""
+"""About how long the longer side of a smaller image is made, by repeating its pixels."""
 _PER_ROW = 4
 _TITLE_CHARACTERS = 24
 
 
 @dataclass
 class Drawn:
-    """An object of a drawing: its mask (h, w) bool and its box, xyxy, at the drawing's scale, its colour, and what is
-    said of it."""
+    """An object of a drawing: its mask (h, w) bool and its box xyxy, both at the drawing's scale, its colour and its
+    caption."""
 
     mask: NDArray[np.bool_]
     box: list[float]
@@ -44,31 +44,31 @@ def colours(runs: Sequence[coco.Results]) -> list[list[Rgb]]:
     """
     spare = _strong_colours()
     known: coco.Results = []
-    theirs: list[Rgb] = []
-    found = []
+    known_colours: list[Rgb] = []
+    colours_of_runs = []
     for results in runs:
         # heads may see different classes in one object; those on one core have the very same boxes
-        same = np.asarray([[one["bbox"] == other["bbox"] for other in known] for one in results], dtype=bool)
+        same = np.asarray([[result["bbox"] == other["bbox"] for other in known] for result in results], dtype=bool)
         same = same.reshape(len(results), len(known))
-        apart = ~same.any(axis=1, keepdims=True) & ~same.any(axis=0, keepdims=True)
-        masks, objects = ([one["segmentation"] for one in ones] for ones in (results, known))
-        pairs = pairing.pair(masks, objects, same | apart)
-        mine = [theirs[pairs[n][0]] if n in pairs else next(spare) for n in range(len(results))]
+        unmatched = ~same.any(axis=1, keepdims=True) & ~same.any(axis=0, keepdims=True)
+        masks, objects = ([result["segmentation"] for result in group] for group in (results, known))
+        pairs = pairing.pair(masks, objects, same | unmatched)
+        chosen = [known_colours[pairs[n][0]] if n in pairs else next(spare) for n in range(len(results))]
         fresh = [n for n in range(len(results)) if n not in pairs]
         known += [results[n] for n in fresh]
-        theirs += [mine[n] for n in fresh]
-        found.append(mine)
-    return found
+        known_colours += [chosen[n] for n in fresh]
+        colours_of_runs.append(chosen)
+    return colours_of_runs
 
 
 def _strong_colours() -> Iterator[Rgb]:
-    """The panels' colours, and when they begin to repeat themselves any others."""
-    seen = {(0, 0, 0)}
+    """The panels' colours, and then all others on a grid; none twice."""
+    used = {(0, 0, 0)}
     panels = ((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in map(colour_of, range(500)))
     others = ((r, g, b) for r, g, b in product(range(255, -1, -5), repeat=3))
     for colour in chain(panels, others):
-        if colour not in seen:
-            seen.add(colour)
+        if colour not in used:
+            used.add(colour)
             yield colour
 
 
@@ -91,58 +91,61 @@ def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def overlay(pixels: NDArray[np.uint8], objects: Sequence[Drawn], *, captions: bool) -> Image.Image:
     """An image with objects on it.
 
+    torchvision's ``draw_segmentation_masks`` has no outlines and gives overlapping masks a colour that is neither's,
+    and its ``draw_bounding_boxes`` writes captions over each other.
+
     Args:
         pixels: (h, w, 3) at the drawing's scale.
         objects: the last ones on top.
-        captions: whether what is said of them is written on their boxes.
+        captions: whether they are written on the boxes.
     """
     blended = pixels.copy()
     width = max(1, round(max(pixels.shape[:2]) / 300))
-    for one in objects:
-        rows, columns = (np.flatnonzero(one.mask.any(axis=axis)) for axis in (1, 0))
+    for drawn in objects:
+        rows, columns = (np.flatnonzero(drawn.mask.any(axis=axis)) for axis in (1, 0))
         if len(rows):
             crop = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            mask, part = one.mask[crop], blended[crop]
-            part[mask] = np.rint((1 - OPACITY) * part[mask] + OPACITY * np.asarray(one.colour))
-            # beyond the crop is outside, so that outlines close at the image's edge
+            mask, part = drawn.mask[crop], blended[crop]
+            part[mask] = np.rint((1 - OPACITY) * part[mask] + OPACITY * np.asarray(drawn.colour))
+            # beyond the crop counts as outside, so that outlines close at the image's edge
             inner = minimum_filter(mask.astype(np.uint8), size=2 * width + 1, mode="constant").astype(bool)
-            part[mask & ~inner] = one.colour
+            part[mask & ~inner] = drawn.colour
     image = Image.fromarray(blended)
     draw = ImageDraw.Draw(image)
-    for one in objects:
-        draw.rectangle(one.box, outline=one.colour, width=max(1, width // 2))
+    for drawn in objects:
+        draw.rectangle(drawn.box, outline=drawn.colour, width=max(1, width // 2))
     if captions:
         _write_captions(draw, image.size, objects)
     return image
 
 
 def _write_captions(draw: ImageDraw.ImageDraw, size: tuple[int, int], objects: Sequence[Drawn]) -> None:
-    """Each on a plate of its object's colour: above the box, inside or below it, where it is in the image and hides
-    no other."""
+    """Write each caption on a plate of its object's colour: above, inside or below the box, at the first of these
+    places that lies in the image and hides no other caption."""
     font = _font(max(11, round(max(size) / 55)))
     taken: list[tuple[float, float, float, float]] = []
-    for one in reversed(objects):
-        left, top, right, bottom = draw.textbbox((0, 0), one.caption, font=font)
+    for drawn in reversed(objects):
+        left, top, right, bottom = draw.textbbox((0, 0), drawn.caption, font=font)
         width, height = right - left + 4, bottom - top + 4
-        x = min(max(one.box[0], 0), max(size[0] - width, 0))
-        plates = [(x, y, x + width, y + height) for y in (one.box[1] - height, one.box[1], one.box[3])]
+        x = min(max(drawn.box[0], 0), max(size[0] - width, 0))
+        plates = [(x, y, x + width, y + height) for y in (drawn.box[1] - height, drawn.box[1], drawn.box[3])]
         inside = [plate for plate in plates if plate[1] >= 0 and plate[3] <= size[1]] or [plates[1]]
         plate = next((plate for plate in inside if not any(_overlap(plate, other) for other in taken)), inside[0])
         taken.append(plate)
-        draw.rectangle(plate, fill=one.colour)
-        light = np.dot(one.colour, (0.299, 0.587, 0.114)) > 140
-        draw.text((plate[0] + 2 - left, plate[1] + 2 - top), one.caption, font=font, fill="black" if light else "white")
+        draw.rectangle(plate, fill=drawn.colour)
+        fill = "black" if np.dot(drawn.colour, (0.299, 0.587, 0.114)) > 140 else "white"
+        draw.text((plate[0] + 2 - left, plate[1] + 2 - top), drawn.caption, font=font, fill=fill)
 
 
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def side_by_side(tiles: Sequence[Image.Image], titles: Sequence[str], max_side: int) -> Image.Image:
     """Drawings of one size in a row, or in several where there are many, with titles above them.
 
     Args:
-        tiles: the drawings; half of ``max_side`` is the most that is left of their longer side.
+        tiles: the drawings; they are shrunk where their longer side is more than half of ``max_side``.
         titles: one each.
         max_side: in pixels.
     """

@@ -1,7 +1,5 @@
 """AP of groups of objects, as COCO has it for small, medium and large ones, but for any grouping."""
 
-import contextlib
-import io
 from collections import defaultdict
 from typing import Any
 
@@ -10,7 +8,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from instseg.evaluation import engine
+from instseg.evaluation import coco
+from instseg.evaluation.engine import evaluator
 
 NO_GROUP = -1
 
@@ -18,9 +17,9 @@ NO_GROUP = -1
 def mask_ap(truth: COCO, predictions: list[dict[str, Any]], groups: NDArray[np.int64], count: int) -> list[float]:
     """Mask AP over IoU 0.50:0.95 of each group of objects, with objects of other groups ignored.
 
-    COCO puts a detection that found nothing into a group by its own area. Here it is in the group of the object of its
-    category that its box overlaps most, so that the shape of the mask in question has no say in where it counts; one
-    whose box overlaps none is in no group.
+    COCO puts a detection that matches no object into a group by its own area. Here it is in the group of the object of
+    its category that its box overlaps most, so that the shape of its mask has no say in where it counts; a detection
+    whose box overlaps no object is in no group.
 
     Args:
         truth: the index of the annotations.
@@ -33,27 +32,29 @@ def mask_ap(truth: COCO, predictions: list[dict[str, Any]], groups: NDArray[np.i
     Returns:
         AP of each group in percent, nan where it has no objects.
     """
-    # by position: annotations' own ids may be 0, which pycocotools takes for no match
+    # COCO groups by area, so the number of a group takes its place. Ids are by position: annotations' own may be 0,
+    # which pycocotools takes for no match.
     annotations = [
         {**annotation, "id": number, "area": float(group)}
         for number, (annotation, group) in enumerate(zip(truth.dataset["annotations"], groups, strict=True), start=1)
     ]
-    grouped = _groups_of(annotations, predictions)
+    of_predictions = _groups_of(annotations, predictions)
     detections = [
-        {**one, "score": one.get("mask_score", one["score"]), "id": number, "area": group, "iscrowd": 0}
-        for number, (one, group) in enumerate(zip(predictions, grouped, strict=True), start=1)
+        {**entry, "score": entry.get("mask_score", entry["score"]), "id": number, "area": group, "iscrowd": 0}
+        for number, (entry, group) in enumerate(zip(predictions, of_predictions, strict=True), start=1)
         if group != NO_GROUP
     ]
-    evaluator = engine.evaluator(_index(truth, annotations), _index(truth, detections), "mask")
-    evaluator.params.areaRng = [[group - 0.5, group + 0.5] for group in range(count)]
-    evaluator.params.areaRngLbl = [str(group) for group in range(count)]
-    evaluator.params.maxDets = [100]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.evaluate()
-        evaluator.accumulate()
-    precision = evaluator.eval["precision"][..., 0]
-    found = [precision[..., group][precision[..., group] > -1] for group in range(count)]
-    return [100 * float(values.mean()) if values.size else float("nan") for values in found]
+    objects, detected = (coco.index({**truth.dataset, "annotations": entries}) for entries in (annotations, detections))
+    evaluation = evaluator(objects, detected, "mask")
+    evaluation.params.areaRng = [[group - 0.5, group + 0.5] for group in range(count)]
+    evaluation.params.areaRngLbl = [str(group) for group in range(count)]
+    evaluation.params.maxDets = [100]
+    with coco.quiet():
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., 0]
+    measured = [precision[..., group][precision[..., group] > -1] for group in range(count)]
+    return [100 * float(values.mean()) if values.size else float("nan") for values in measured]
 
 
 def _groups_of(annotations: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> list[float]:
@@ -62,22 +63,13 @@ def _groups_of(annotations: list[dict[str, Any]], predictions: list[dict[str, An
     for annotation in annotations:
         if not annotation.get("iscrowd"):
             objects[annotation["image_id"], annotation["category_id"]].append(annotation)
-    found: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for number, one in enumerate(predictions):
-        found[one["image_id"], one["category_id"]].append(number)
+    positions: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for position, prediction in enumerate(predictions):
+        positions[prediction["image_id"], prediction["category_id"]].append(position)
     groups = np.full(len(predictions), float(NO_GROUP))
-    for key, numbers in found.items():
-        if key in objects:
-            boxes, targets = [predictions[number]["bbox"] for number in numbers], objects[key]
-            iou = np.asarray(coco_mask.iou(boxes, [one["bbox"] for one in targets], [False] * len(targets)))
-            best = np.asarray([one["area"] for one in targets])[iou.argmax(axis=1)]
-            groups[numbers] = np.where(iou.max(axis=1) > 0, best, NO_GROUP)
+    for key in positions.keys() & objects.keys():
+        boxes, targets = [predictions[position]["bbox"] for position in positions[key]], objects[key]
+        iou = np.asarray(coco_mask.iou(boxes, [target["bbox"] for target in targets], [0] * len(targets)))
+        nearest = np.asarray([target["area"] for target in targets])[iou.argmax(axis=1)]
+        groups[positions[key]] = np.where(iou.max(axis=1) > 0, nearest, NO_GROUP)
     return list(groups.tolist())
-
-
-def _index(truth: COCO, annotations: list[dict[str, Any]]) -> COCO:
-    found = COCO()
-    found.dataset = {**truth.dataset, "annotations": annotations}
-    with contextlib.redirect_stdout(io.StringIO()):
-        found.createIndex()
-    return found

@@ -2,7 +2,7 @@
 
 import reprlib
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -10,16 +10,15 @@ import numpy as np
 
 from instseg.data.annotations.coco_shapes import shape_fault, sound_codes
 from instseg.errors import DataError
+from instseg.evaluation.kinds import METRIC_KINDS, Kind
 
-_ID = "it must be a whole number, as COCO's ids are"
+_WHOLE = "it must be a whole number, as COCO's ids are"
 _LARGEST = sys.float_info.max
 _MAX_PIXELS = 2**31 - 1
-_OPTIONAL = ("bbox", "mask_score")
 _ANY_BOX = [0, 0, 1, 1]
-_SHAPES = {"box": "bbox", "mask": "segmentation", "boundary": "segmentation"}
 
 
-def check_results(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: str) -> None:
+def check_results(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: Kind) -> None:
     """Raise a :class:`DataError` of one line where results can't be scored against a ground truth.
 
     The ground truth is trusted; see :func:`check_ground_truth`.
@@ -28,67 +27,68 @@ def check_results(ground_truth: dict[str, Any], results: list[dict[str, Any]], k
         raise DataError(f"results are a {type(results).__name__}, not a list of COCO results")
     sizes = {image["id"]: (image.get("height"), image.get("width")) for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
-    needed = ("image_id", "category_id", "score", _SHAPES[kind])
+    metric = METRIC_KINDS[kind]
+    needed = ("image_id", "category_id", "score", metric.needs)
     first = results[0] if results and isinstance(results[0], dict) else {}
-    boxes, rated = "bbox" in first, "mask_score" in first
-    sound: Sequence[bool] = sound_codes(results, sizes).tolist() if kind != "box" else []
-    if all(sound) and _without_fault(results, kind, sizes, categories):
+    # what either all results have or none, and whether they do
+    optional = {key: key in first for key in (("bbox", "mask_score") if metric.of_masks else ("bbox",))}
+    sound: Sequence[bool] = sound_codes(results, sizes).tolist() if metric.of_masks else [True] * len(results)
+    if all(sound) and _all_sound(results, metric.needs, optional, sizes, categories):
         return
-    for i, result in enumerate(results):
+    for position, result in enumerate(results):
         if not isinstance(result, dict):
-            raise DataError(f"result {i} is a {type(result).__name__}, not an object with image_id, score and so on")
+            has = type(result).__name__
+            raise DataError(f"result {position} is a {has}, not an object with image_id, score and so on")
         if missing := [key for key in needed if key not in result]:
-            raise DataError(f"result {i} (image {_short(result.get('image_id', '?'))}) has no {', '.join(missing)}")
-        reason = _result_fault(result, sizes, categories) or _mixed_boxes(result, boxes)
-        if reason is None and kind != "box":
-            reason = _mask_score_fault(result, rated)
-        if reason is None and kind != "box" and not sound[i]:
+            image = _short(result.get("image_id", "?"))
+            raise DataError(f"result {position} (image {image}) has no {', '.join(missing)}")
+        reason = _result_fault(result, optional, sizes, categories)
+        if reason is None and not sound[position]:
             reason = _segmentation_fault(result["segmentation"], *sizes[result["image_id"]])
-            if reason is None and not boxes and not _is_compressed(result["segmentation"]):
+            if reason is None and not optional["bbox"] and not _is_compressed(result["segmentation"]):
                 reason = "segmentation must be RLE with a compressed string where results have no bbox"
         if reason:
-            raise DataError(f"result {i} (image {_short(result['image_id'])}): {reason}")
+            raise DataError(f"result {position} (image {_short(result['image_id'])}): {reason}")
 
 
-def _without_fault(
-    results: list[dict[str, Any]], kind: str, images: Collection[int], categories: Collection[int]
+def _all_sound(
+    results: list[dict[str, Any]],
+    needed: str,
+    optional: Mapping[str, bool],
+    images: Collection[int],
+    categories: Collection[int],
 ) -> bool:
-    """A quick look at all results together, less their masks; what it doesn't let pass may still be right."""
-    having = {key: sum(key in result for result in results if isinstance(result, dict)) for key in _OPTIONAL}
-    if not set(having.values()) <= {0, len(results)} or (kind == "box" and not having["bbox"]):
-        return not results
-    boxes, rated = bool(having["bbox"]), kind != "box" and bool(having["mask_score"])
+    """A quick look at all results together, except at masks; False says no more than that each must be looked at."""
+    present = [key for key, expected in optional.items() if expected]
+    keys = ["image_id", "category_id", "score", *present]
     try:
-        images_of, categories_of, numbers = (
-            [result[key] for result in results] for key in ("image_id", "category_id", "score")
-        )
+        columns = {key: [result[key] for result in results] for key in keys}
     except (KeyError, TypeError):
         return False
-    for ids, known in ((images_of, images), (categories_of, categories)):
-        if not set(map(type, ids)) <= {int} or not set(ids) <= set(known):
+    if any(key in result for key in optional.keys() - present for result in results):
+        return False
+    if needed == "bbox" and "bbox" not in present:
+        return not results
+    for key, known in (("image_id", images), ("category_id", categories)):
+        if not _all_of(columns[key], int) or not set(columns[key]) <= set(known):
             return False
-    if rated:
-        numbers += [result["mask_score"] for result in results]
-    if boxes:
-        shapes = [result["bbox"] for result in results]
-        if not set(map(type, shapes)) <= {list} or not set(map(len, shapes)) <= {4}:
-            return False
-        numbers += chain.from_iterable(shapes)
+    boxes: list[Any] = columns.get("bbox", [])
+    if not _all_of(boxes, list) or not set(map(len, boxes)) <= {4}:
+        return False
+    numbers = [*columns["score"], *columns.get("mask_score", ()), *chain.from_iterable(boxes)]
     try:
-        return set(map(type, numbers)) <= {int, float} and bool(
-            np.isfinite(np.asarray(numbers, dtype=np.float64)).all()
-        )
+        return _all_of(numbers, int, float) and bool(np.isfinite(np.asarray(numbers, dtype=np.float64)).all())
     except OverflowError:
         return False
 
 
-def check_ground_truth(truth: Any, kinds: Collection[str]) -> None:
+def check_ground_truth(truth: Any, kinds: Collection[Kind]) -> None:
     """Raise a :class:`DataError` of one line where pycocotools can't score against a COCO annotation dict.
 
     Args:
         truth: the content of an annotation file, whatever it is.
-        kinds: what will be scored, of ``"box"``, ``"mask"`` and ``"boundary"``; for boxes alone, segmentations
-            aren't looked at.
+        kinds: what will be scored, names of :data:`instseg.evaluation.kinds.METRIC_KINDS`; where none of them is of
+            masks, segmentations aren't looked at.
     """
     for key in ("images", "annotations", "categories"):
         if not isinstance(truth, dict) or not isinstance(truth.get(key), list):
@@ -106,7 +106,7 @@ def check_ground_truth(truth: Any, kinds: Collection[str]) -> None:
             raise DataError(
                 f"image {image['id']} is of {image['width']} x {image['height']} pixels: more than COCO's RLE can count"
             )
-    masks = any(_SHAPES[kind] == "segmentation" for kind in kinds)
+    masks = any(METRIC_KINDS[kind].of_masks for kind in kinds)
     needed = ["image_id", "category_id", "bbox", "area", "iscrowd", *(["segmentation"] if masks else [])]
     for annotation in _by_id(truth["annotations"], "annotation").values():
         if missing := [key for key in needed if key not in annotation]:
@@ -121,26 +121,36 @@ def check_ground_truth(truth: Any, kinds: Collection[str]) -> None:
 
 
 def _by_id(entries: list[Any], what: str) -> dict[int, dict[str, Any]]:
-    found: dict[int, dict[str, Any]] = {}
+    by_id: dict[int, dict[str, Any]] = {}
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise DataError(f"{what} entry {position} is a {type(entry).__name__}, not an object with an id")
         if "id" not in entry:
             raise DataError(f"{what} entry {position} has no id; a whole number is needed")
         if not _is_id(entry["id"]):
-            raise DataError(f"{what} entry {position} has id {_short(entry['id'])}; {_ID}")
-        if entry["id"] in found:
+            raise DataError(f"{what} entry {position} has id {_short(entry['id'])}; {_WHOLE}")
+        if entry["id"] in by_id:
             raise DataError(f"{what} id {entry['id']} is there twice; ids must differ")
-        found[entry["id"]] = entry
-    return found
+        by_id[entry["id"]] = entry
+    return by_id
 
 
-def _result_fault(result: dict[str, Any], images: Collection[int], categories: Collection[int]) -> str | None:
+def _result_fault(
+    result: dict[str, Any], optional: Mapping[str, bool], images: Collection[int], categories: Collection[int]
+) -> str | None:
+    """What is wrong with a result, apart from its mask."""
     if fault := _reference_fault(result, images, categories):
         return fault
-    if not _is_finite(result["score"]):
-        return f"score is {_short(result['score'])}; a finite number is needed"
-    return _box_fault(result["bbox"]) if "bbox" in result else None
+    for key, expected in {"score": True, **optional}.items():
+        # pycocotools' loadRes looks at the first result alone to tell where areas come from
+        if (key in result) != expected:
+            has = f"{'no' if expected else 'a'} {key}"
+            return f"it has {has}, unlike result 0; either all results have one or none"
+        if expected and key != "bbox" and not _is_finite(result[key]):
+            return f"{key} is {_short(result[key])}; a finite number is needed"
+        if expected and key == "bbox" and (fault := _box_fault(result[key])):
+            return fault
+    return None
 
 
 def _annotation_fault(annotation: dict[str, Any], images: Collection[int], categories: Collection[int]) -> str | None:
@@ -156,30 +166,14 @@ def _annotation_fault(annotation: dict[str, Any], images: Collection[int], categ
 
 def _reference_fault(entry: dict[str, Any], images: Collection[int], categories: Collection[int]) -> str | None:
     image_id, category_id = entry["image_id"], entry["category_id"]
-    if not _is_id(image_id):
-        return f"image_id is {_short(image_id)}; {_ID}"
+    for key in ("image_id", "category_id"):
+        if not _is_id(entry[key]):
+            return f"{key} is {_short(entry[key])}; {_WHOLE}"
     if image_id not in images:
         return f"is of image {image_id}, which the annotations don't have"
-    if not _is_id(category_id):
-        return f"category_id is {_short(category_id)}; {_ID}"
     if category_id not in categories:
         known = ", ".join(map(str, sorted(categories)[:10]))
         return f"is of category {category_id}, which the annotations don't have; they have {known}"
-    return None
-
-
-def _mixed_boxes(result: dict[str, Any], boxes: bool) -> str | None:
-    # loadRes looks at the first result alone to tell where areas come from
-    if ("bbox" in result) == boxes:
-        return None
-    return f"it has {'no' if boxes else 'a'} bbox, unlike result 0; either all results have one or none"
-
-
-def _mask_score_fault(result: dict[str, Any], rated: bool) -> str | None:
-    if ("mask_score" in result) != rated:
-        return f"it has {'no' if rated else 'a'} mask_score, unlike result 0; either all results have one or none"
-    if rated and not _is_finite(result["mask_score"]):
-        return f"mask_score is {_short(result['mask_score'])}; a finite number is needed"
     return None
 
 
@@ -190,7 +184,7 @@ def _box_fault(box: Any) -> str | None:
 
 
 def _segmentation_fault(segmentation: Any, height: Any, width: Any) -> str | None:
-    """What keeps pycocotools from making a mask of it; one that covers no pixel is none of that."""
+    """What keeps pycocotools from making a mask of it; a mask that covers no pixel is no fault."""
     if not isinstance(segmentation, list | dict):
         return f"segmentation is {_short(segmentation)}; polygons [[x1, y1, ...], ...] or RLE are needed"
     try:
@@ -204,13 +198,17 @@ def _is_compressed(segmentation: Any) -> bool:
     return isinstance(segmentation, dict) and isinstance(segmentation["counts"], str)
 
 
+def _all_of(values: Iterable[Any], *types: type) -> bool:
+    return set(map(type, values)) <= set(types)
+
+
 def _is_id(value: Any) -> bool:
     # numpy, which pycocotools sorts ids with, makes inexact numbers of larger ones
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _is_finite(value: Any) -> bool:
-    # of a whole number too long for a float, too, the comparison tells
+    # the comparison also works for a whole number too long for a float
     return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
 
 

@@ -1,8 +1,8 @@
 """COCO's metrics: pycocotools' numbers, by pycocotools itself or by faster-coco-eval; and boundary AP."""
 
-import contextlib
 import io
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,19 @@ from pycocotools.cocoeval import COCOeval
 from instseg.evaluation.checks import check_ground_truth as check_ground_truth
 from instseg.evaluation.checks import check_results as check_results
 from instseg.evaluation.engine import DEFAULT as DEFAULT_ENGINE
-from instseg.evaluation.engine import Kind as Kind
 from instseg.evaluation.engine import evaluator
+from instseg.evaluation.kinds import METRIC_KINDS
+from instseg.evaluation.kinds import Kind as Kind
 
 Results = list[dict[str, Any]]
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""COCO's twelve numbers in pycocotools' order; sizes split at 32² and 96² pixels."""
-KINDS: tuple[Kind, ...] = ("box", "mask", "boundary")
-"""What detections are matched by: IoU of boxes, of masks, or the smaller one of masks' and boundaries' IoU."""
-IOU_TYPES: dict[Kind, str] = {"box": "bbox", "mask": "segm"}
+"""COCO's twelve numbers in pycocotools' order."""
+SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
+"""COCO's ranges of areas, in square pixels: from the first number up to, and without, the second."""
+KINDS: tuple[Kind, ...] = tuple(METRIC_KINDS)
+"""The kinds of AP, in the order of tables; :mod:`instseg.evaluation.kinds` says what each is."""
+IOU_TYPES: dict[Kind, str] = {kind.name: kind.iou_type for kind in METRIC_KINDS.values() if kind.in_pycocotools}
 """pycocotools' names of the kinds that it knows."""
 
 _SCORED = ("image_id", "category_id", "score", "bbox", "segmentation")
@@ -37,7 +40,7 @@ def evaluate(ground_truth: dict[str, Any], results: Results, kind: Kind, engine:
         ground_truth: COCO's annotation dict; ids of annotations may be 0.
         results: COCO's results list; ``bbox`` xywh and ``segmentation`` RLE as far as ``kind`` needs them. Where
             all of them have a ``mask_score``, masks are sorted by it in place of ``score``.
-        kind: ``"box"``, ``"mask"`` or ``"boundary"``.
+        kind: one of :data:`KINDS`.
         engine: one of :data:`instseg.evaluation.engine.ENGINES`; the numbers are the same.
 
     Returns:
@@ -50,7 +53,7 @@ def evaluate(ground_truth: dict[str, Any], results: Results, kind: Kind, engine:
     check_results(ground_truth, results, kind)
     truth = load(ground_truth)
     evaluation = evaluator(truth, load_results(truth, results, kind), kind, engine)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quiet():
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -63,25 +66,25 @@ def load(ground_truth: dict[str, Any]) -> COCO:
     pycocotools marks what is matched by the annotation's id, so an object of id 0 would count as missed.
     """
     annotations = ground_truth["annotations"]
-    return _indexed({**ground_truth, "annotations": [{**a, "id": i} for i, a in enumerate(annotations, 1)]})
+    return index({**ground_truth, "annotations": [{**a, "id": i} for i, a in enumerate(annotations, 1)]})
 
 
 def load_results(truth: COCO, results: Results, kind: Kind) -> COCO:
     """pycocotools' index of results without fault (see :func:`check_results`), with the scores of a kind."""
     if not results:
         # loadRes can't take an empty list
-        return _indexed({**truth.dataset, "annotations": []})
+        return index({**truth.dataset, "annotations": []})
     # loadRes takes results with a caption or keypoints for others than these
     scored = [{key: result[key] for key in _SCORED if key in result} for result in results]
-    for one, score in zip(scored, scores(results, kind), strict=True):
-        one["score"] = score
-    with contextlib.redirect_stdout(io.StringIO()):
+    for result, score in zip(scored, scores(results, kind), strict=True):
+        result["score"] = score
+    with quiet():
         return truth.loadRes(scored)
 
 
 def scores(results: Results, kind: Kind) -> list[float]:
-    """What results are sorted by: masks and boundaries by ``mask_score`` where results have it."""
-    rated = kind != "box" and bool(results) and "mask_score" in results[0]
+    """What results are sorted by: kinds of masks by ``mask_score`` where results have it."""
+    rated = METRIC_KINDS[kind].of_masks and bool(results) and "mask_score" in results[0]
     return [result["mask_score" if rated else "score"] for result in results]
 
 
@@ -94,7 +97,7 @@ def metrics(evaluation: COCOeval) -> dict[str, float | None]:
 
 def summary(evaluation: COCOeval) -> str:
     """pycocotools' own twelve lines."""
-    with contextlib.redirect_stdout(io.StringIO()) as text:
+    with quiet() as text:
         evaluation.summarize()
     return text.getvalue().rstrip()
 
@@ -111,32 +114,32 @@ def to_results(detections: Sequence[dict[str, Any]], image_ids: Sequence[int], c
         category_ids: the category of label 1, of label 2 and so on.
     """
     results: Results = []
-    for found, image_id in zip(detections, image_ids, strict=True):
-        boxes = found["boxes"].double().numpy()
+    for image, image_id in zip(detections, image_ids, strict=True):
+        boxes = image["boxes"].double().numpy()
         xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
-        rows = zip(xywh, found["labels"].tolist(), found["scores"].tolist(), found["segmentations"], strict=True)
-        first = len(results)
-        for box, label, score, segmentation in rows:
-            results.append(
-                {
-                    "image_id": image_id,
-                    "category_id": category_ids[label - 1],
-                    "bbox": box,
-                    "score": score,
-                    "segmentation": segmentation,
-                }
-            )
-        if "mask_scores" in found:
-            products = (found["scores"].double() * found["mask_scores"].double()).tolist()
-            for result, product in zip(results[first:], products, strict=True):
-                result["mask_score"] = product
+        columns: dict[str, Sequence[Any]] = {
+            "category_id": [category_ids[label - 1] for label in image["labels"].tolist()],
+            "bbox": xywh,
+            "score": image["scores"].tolist(),
+            "segmentation": image["segmentations"],
+        }
+        if "mask_scores" in image:
+            columns["mask_score"] = (image["scores"].double() * image["mask_scores"].double()).tolist()
+        for row in zip(*columns.values(), strict=True):
+            results.append({"image_id": image_id, **dict(zip(columns, row, strict=True))})
     return results
 
 
-def _indexed(dataset: dict[str, Any]) -> COCO:
+def index(dataset: dict[str, Any]) -> COCO:
+    """pycocotools' index of an annotation dict, of which no entry is copied."""
     coco = COCO()
     # loadRes copies info as it is
     coco.dataset = {"info": {}, **dataset}
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quiet():
         coco.createIndex()
     return coco
+
+
+def quiet() -> AbstractContextManager[io.StringIO]:
+    """Inside, what pycocotools prints is kept from the terminal."""
+    return redirect_stdout(io.StringIO())

@@ -1,6 +1,6 @@
 """The two engines of COCO's metrics: pycocotools, the measure of record, and faster-coco-eval, the same in C++."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from faster_coco_eval.core.faster_eval_api import COCOeval_faster
@@ -9,27 +9,24 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from instseg.errors import unknown_name
-from instseg.masks import boundary
-
-Kind = Literal["box", "mask", "boundary"]
+from instseg.evaluation.kinds import METRIC_KINDS, Kind, MetricKind
 
 DEFAULT = "faster_coco_eval"
 ENGINES = (DEFAULT, "pycocotools")
 
 _EXACT = 2**53  # above it, not every whole number is a double
 _ONE = 1 / (1 + np.spacing(1))
-_PARAMETERS = ("imgIds", "catIds", "iouThrs", "recThrs", "maxDets", "areaRng", "areaRngLbl", "useCats")
 
 
 def evaluator(truth: COCO, detected: COCO, kind: Kind, by: str = DEFAULT) -> COCOeval:
     """An evaluation that is yet to be done; ``params`` may be changed first.
 
-    After ``evaluate``, pycocotools' holds the matches in ``evalImgs``; the other one, being quicker, does not.
+    After ``evaluate``, pycocotools' holds the matches in ``evalImgs``; faster-coco-eval's does not.
 
     Args:
         truth: the ground truth, as :func:`instseg.evaluation.coco.load` gives it.
         detected: the detections, each with its ``score`` and ``area``.
-        kind: ``"box"``, ``"mask"`` or ``"boundary"``.
+        kind: a name of :data:`instseg.evaluation.kinds.METRIC_KINDS`.
         by: one of :data:`ENGINES`.
 
     Raises:
@@ -37,14 +34,13 @@ def evaluator(truth: COCO, detected: COCO, kind: Kind, by: str = DEFAULT) -> COC
     """
     if by not in ENGINES:
         raise unknown_name("engine", by, ENGINES)
-    if kind != "box":
+    metric = METRIC_KINDS[kind]
+    if metric.of_masks:
         encode(truth)
         encode(detected)
     # faster-coco-eval takes ids for doubles
     exact = all(-_EXACT <= number <= _EXACT for ids in (truth.imgs, truth.cats) for number in ids)
-    if by == "pycocotools" or not exact:
-        return (_Boundary if kind == "boundary" else COCOeval)(truth, detected, "bbox" if kind == "box" else "segm")
-    return _Fast(truth, detected, kind)
+    return (_Fast if by == DEFAULT and exact else _Reference)(truth, detected, metric)
 
 
 def encode(index: COCO) -> None:
@@ -53,85 +49,79 @@ def encode(index: COCO) -> None:
         annotation["segmentation"] = index.annToRLE(annotation)
 
 
-class _BoundaryIoU:
-    """Has an evaluation of masks match by :func:`boundary.overlaps`."""
+class _ByKind:
+    """Has an engine's evaluation match by a kind's overlap where that is not COCO's IoU, which engines compute."""
+
+    cocoGt: COCO
+    cocoDt: COCO
+    params: Any
+    eval: dict[str, Any]
+
+    def __init__(self, truth: COCO, detected: COCO, kind: MetricKind, **options: Any) -> None:
+        super().__init__(truth, detected, kind.iou_type, **options)  # type: ignore[call-arg]
+        self.kind = kind
 
     def computeIoU(self, imgId: int, catId: int) -> Any:
-        masks = super().computeIoU(imgId, catId)  # type: ignore[misc]
-        if len(masks) == 0:
-            return masks
-        found, objects = (
-            [one for one in index.imgToAnns[imgId] if one["category_id"] == catId]
-            for index in (self.cocoDt, self.cocoGt)  # type: ignore[attr-defined]
+        if self.kind.in_pycocotools:
+            return super().computeIoU(imgId, catId)  # type: ignore[misc]
+        detections, objects = (
+            [entry for entry in index.imgToAnns[imgId] if entry["category_id"] == catId]
+            for index in (self.cocoDt, self.cocoGt)
         )
-        best = sorted(found, key=lambda one: -one["score"])[: len(masks)]
-        return boundary.limited(
-            masks,
-            [one["segmentation"] for one in best],
-            [one["segmentation"] for one in objects],
-            [one["iscrowd"] for one in objects],
-            at_least=self.params.iouThrs.min(),  # type: ignore[attr-defined]
-        )
+        if not detections or not objects:
+            return []
+        best = sorted(detections, key=lambda entry: -entry["score"])[: self.params.maxDets[-1]]
+        detected, targets = ([entry[self.kind.needs] for entry in entries] for entries in (best, objects))
+        return self.kind.overlap(detected, targets, [entry["iscrowd"] for entry in objects], self.params.iouThrs.min())
 
 
-class _Boundary(_BoundaryIoU, COCOeval):
-    pass
+class _Reference(_ByKind, COCOeval):
+    """pycocotools' evaluation."""
 
 
-class _FastBoundary(_BoundaryIoU, COCOeval_faster):
-    pass
+class _Fast(_ByKind, COCOeval_faster):
+    """faster-coco-eval's evaluation, to pycocotools' last bit."""
 
+    summarize = COCOeval.summarize
 
-class _Fast(COCOeval):
-    """pycocotools' evaluation with the work done by faster-coco-eval, to the same last bit."""
-
-    def __init__(self, truth: COCO, detected: COCO, kind: Kind) -> None:
-        super().__init__(truth, detected, "bbox" if kind == "box" else "segm")
-        self._engine = _FastBoundary if kind == "boundary" else COCOeval_faster
+    def __init__(self, truth: COCO, detected: COCO, kind: MetricKind) -> None:
+        # threads would wait for one another: most of the work holds Python's lock
+        super().__init__(truth, detected, kind, separate_eval=True, rle_iou_max_workers=1)
 
     def evaluate(self) -> None:
-        # threads would wait for one another: most of the work holds Python's lock
-        options = {"separate_eval": True, "rle_iou_max_workers": 1}
-        self._fast = self._engine(self.cocoGt, self.cocoDt, self.params.iouType, **options)
-        for name in _PARAMETERS:
-            setattr(self._fast.params, name, getattr(self.params, name))
-        self._fast.evaluate()
+        self._thresholds = np.asarray(self.params.recThrs)
+        self._counted = self._count_objects()
+        # for accumulate, which takes the parameters of evaluate
+        self.params.recThrs = np.union1d(self._thresholds, 2 / np.unique(self._counted[self._counted > 1]))
+        self._all_thresholds = self.params.recThrs
+        super().evaluate()
+        self.params.recThrs = self._thresholds
 
     def accumulate(self, p: None = None) -> None:
         """Accumulate the matches, and make the last bit of the precisions pycocotools'.
 
         pycocotools divides by the number of detections plus 2**-52, which tells in 1 / 1 alone: its precision of one
         right detection, if the next one is wrong, is 1 - 2**-52. faster-coco-eval says 1 there. If the next one is
-        right, too, precision is 1 for both, and it is so at the recall of two objects, which is read here therefore.
+        right, too, precision is 1 for both, and it is so at the recall of two objects, which is therefore also read.
         """
-        counted = self._counted()
-        thresholds = np.asarray(self.params.recThrs)
-        parameters = self._fast._paramsEval
-        parameters.recThrs = np.union1d(thresholds, 2 / np.unique(counted[counted > 1]))
-        self._fast.accumulate()
-        second = np.searchsorted(parameters.recThrs, 2 / np.maximum(counted, 1))
-        second = np.minimum(second, len(parameters.recThrs) - 1)
-        precision = self._fast.eval["precision"]
-        k, a = np.indices(counted.shape)
-        alone = (precision[:, second, k, a] < 1) | (counted < 2)[..., None]
-        kept = np.searchsorted(parameters.recThrs, thresholds)
-        precision, scores = precision[:, kept], self._fast.eval["scores"][:, kept]
+        super().accumulate()
+        second = np.searchsorted(self._all_thresholds, 2 / np.maximum(self._counted, 1))
+        second = np.minimum(second, len(self._all_thresholds) - 1)
+        precision = self.eval["precision"]
+        k, a = np.indices(self._counted.shape)
+        alone = (precision[:, second, k, a] < 1) | (self._counted < 2)[..., None]
+        kept = np.searchsorted(self._all_thresholds, self._thresholds)
+        precision, scores = precision[:, kept], self.eval["scores"][:, kept]
         precision[(precision == 1) & alone[:, None]] = _ONE
-        self.eval = {
-            "params": self.params,
-            "counts": list(precision.shape),
-            "precision": precision,
-            "recall": self._fast.eval["recall"],
-            "scores": scores,
-        }
+        self.eval |= {"params": self.params, "counts": list(precision.shape), "precision": precision, "scores": scores}
 
-    def _counted(self) -> NDArray[np.int64]:
+    def _count_objects(self) -> NDArray[np.int64]:
         """(K, A) objects of each category and range of areas that are no crowd regions."""
-        images, categories = set(self.params.imgIds), {c: k for k, c in enumerate(self.params.catIds)}
+        images, categories = set(self.params.imgIds), {c: k for k, c in enumerate(np.unique(self.params.catIds))}
         objects = [
-            (categories[one["category_id"]], one["area"])
-            for one in self.cocoGt.anns.values()
-            if one["image_id"] in images and one["category_id"] in categories and not one["iscrowd"]
+            (categories[entry["category_id"]], entry["area"])
+            for entry in self.cocoGt.anns.values()
+            if entry["image_id"] in images and entry["category_id"] in categories and not entry["iscrowd"]
         ]
         index = np.asarray([k for k, _ in objects], dtype=np.int64)
         areas = np.asarray([area for _, area in objects], dtype=np.float64)

@@ -17,8 +17,7 @@ from instseg.masks import boundary
 from instseg.masks.rle import RLE
 from instseg.training.loop import autocast
 
-SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
-"""COCO's ranges of areas, in pixels."""
+SIZES = coco.SIZES
 Floats = NDArray[np.float64]
 
 

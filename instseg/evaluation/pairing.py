@@ -1,4 +1,4 @@
-"""Object by object: which mask found it and how well, and how complex its outline is."""
+"""Object by object: which mask covers it and how well, and how complex its outline is."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 RLE = dict[str, Any]
 
 SAME_OBJECT = 0.2
-"""A mask is an object's from this IoU on."""
+"""IoU from which on a mask is said to cover an object."""
 
 
 def pair(masks: list[RLE], objects: list[RLE], comparable: NDArray[np.bool_]) -> dict[int, tuple[int, float]]:
@@ -19,8 +19,8 @@ def pair(masks: list[RLE], objects: list[RLE], comparable: NDArray[np.bool_]) ->
 
     Args:
         masks: N run-length encoded masks.
-        objects: M, of the same image.
-        comparable: (N, M), which may be paired at all, such as those of one category.
+        objects: M masks of the same image, likewise.
+        comparable: (N, M), which pairs are allowed, such as those of one category.
 
     Returns:
         For each mask that covers an object, by its index: the object's index, and their IoU.
@@ -39,20 +39,22 @@ def pair(masks: list[RLE], objects: list[RLE], comparable: NDArray[np.bool_]) ->
 def perimeter(mask: NDArray[Any]) -> float:
     """Length of a mask's outline in pixels, by Crofton's formula: crossings of lines in four directions.
 
-    It is the same for an outline in any direction to some 5 %, unlike the number of edges between pixels.
+    Whatever its direction, an outline has the same length to some 5 %, unlike by the number of edges between pixels.
 
     Args:
         mask: (H, W) of 0 and 1; what lies beyond the array is 0.
     """
     padded = np.pad(mask.astype(bool), 1)
-    across = np.count_nonzero(padded[:, 1:] != padded[:, :-1]) + np.count_nonzero(padded[1:] != padded[:-1])
-    aslant = np.count_nonzero(padded[1:, 1:] != padded[:-1, :-1]) + np.count_nonzero(padded[1:, :-1] != padded[:-1, 1:])
-    return math.pi / 8 * (across + aslant / math.sqrt(2))
+    straight = np.count_nonzero(padded[:, 1:] != padded[:, :-1]) + np.count_nonzero(padded[1:] != padded[:-1])
+    slanted = np.count_nonzero(padded[1:, 1:] != padded[:-1, :-1]) + np.count_nonzero(
+        padded[1:, :-1] != padded[:-1, 1:]
+    )
+    return math.pi / 8 * (straight + slanted / math.sqrt(2))
 
 
 def complexity(rle: RLE) -> float:
-    """Isoperimetric quotient of a mask, perimeter² / (4π · area): about 1 for a disc, 1.1 for a square, more the more
-    winding, elongated or broken up; nan without pixels. Of a few pixels it says little."""
+    """Isoperimetric quotient of a mask, perimeter² / (4π · area): about 1 for a disc, 1.1 for a square, and higher for
+    a winding, elongated or broken-up one; nan without pixels. For a mask of a few pixels it means little."""
     x, y, w, h = np.asarray(coco_mask.toBbox(rle)).astype(int).tolist()
     mask = coco_mask.decode(rle)[y : y + h, x : x + w]
     area = np.count_nonzero(mask)

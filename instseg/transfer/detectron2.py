@@ -1,9 +1,9 @@
 """Weights of detectron2's Mask R-CNN (ResNet-FPN) and of Caffe2's ImageNet ResNets, as torchvision would have them.
 
-What differs: names; images are BGR in 0..255 with a mean and a deviation of their own; the background is the last
-class of the box branch and none of the boxes' and masks'. All of this is folded into the weights, exactly. What can't
-be is listed in :data:`TRAINED_AS`, and one thing can't be had at all: detectron2's RoIAlign takes more samples in large
-boxes, where this suite always takes two a bin and axis.
+What differs: the names; images are BGR in 0..255 with another mean and deviation; the background is the last class of
+the box branch's scores, and boxes and masks have no background. All of this is folded into the weights, exactly. What
+can't be folded in is listed in :data:`TRAINED_AS`. One difference stays: detectron2's RoIAlign takes more samples in
+large boxes, where this suite always takes two a bin and axis.
 """
 
 import re
@@ -23,10 +23,10 @@ TRAINED_AS: dict[str, Any] = {
     "detector.anchor_sizes": [[32], [64], [128], [256], [512]],
     "detector.anchor_ratios": [0.5, 1.0, 2.0],
 }
-"""What the model zoo's R50-FPN and R101-FPN were trained with; the files don't say."""
+"""Settings that the model zoo's R50-FPN and R101-FPN were trained with; their files don't hold them."""
 
 EPSILON = 1e-5
-"""Of the batch norms."""
+"""What the batch norms add to the variance."""
 
 _BLOCK = re.compile(r"backbone\.bottom_up\.res([2-5])\.(\d+)\.(conv[123]|shortcut)\.(norm\.)?(\w+)")
 _STEM = re.compile(r"backbone\.bottom_up\.stem\.conv1\.(norm\.)?(\w+)")
@@ -44,6 +44,8 @@ _REST = {
     "roi_heads.mask_head.predictor": "roi_heads.mask_predictor.mask_fcn_logits",
 }
 FIRST = "backbone.body.conv1.weight"
+_WITHOUT_BACKGROUND = {"roi_heads.box_predictor.bbox_pred": 4, "roi_heads.mask_predictor.mask_fcn_logits": 1}
+"""Layers that have outputs for objects' classes alone, and how many for each."""
 
 
 def is_detectron2(names: Mapping[str, Any]) -> bool:
@@ -62,57 +64,61 @@ def converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Parameters that are not known here keep their names.
 
     Raises:
-        UserError: the images' mean is another than ImageNet's, which padding with zeros would not forgive.
+        UserError: the images' mean is not ImageNet's; it can't be folded into the weights, as images are padded with
+            zeros after it is taken off.
     """
     state = {name: value for name, value in state.items() if not name.startswith("proposal_generator.anchor_gen")}
     mean, deviation = (state.pop(f"pixel_{kind}", None) for kind in ("mean", "std"))
-    usual = 255 * torch.tensor(IMAGENET_MEAN)
-    if mean is not None and not torch.allclose(mean.flatten().float(), usual.flip(0), atol=0.01):
+    usual = 255 * torch.tensor(IMAGENET_MEAN).flip(0)
+    if mean is not None and not torch.allclose(mean.flatten().float(), usual, atol=0.01):
         raise UserError(
             f"its images' mean is {[round(v, 3) for v in mean.flatten().tolist()]}, and only detectron2's usual one, "
-            f"{[round(v, 3) for v in usual.flip(0).tolist()]} in BGR, can be taken over"
+            f"{[round(v, 3) for v in usual.tolist()]} in BGR, can be taken over"
         )
-    found = {_name(name): value for name, value in state.items()}
-    if FIRST in found:
-        spread = torch.ones(3) if deviation is None else deviation.flatten().float()
-        scale = 255 * torch.tensor(IMAGENET_STD) / spread.flip(0)
-        found[FIRST] = found[FIRST].flip(1) * scale[:, None, None]
-    for name, value in found.items():
-        if name.startswith("roi_heads.box_predictor.cls_score."):
-            found[name] = torch.cat([value[-1:], value[:-1]])
-        # what is said of the background's box and mask is never read
-        elif name.startswith("roi_heads.box_predictor.bbox_pred."):
-            found[name] = torch.cat([torch.zeros_like(value[:4]), value])
-        elif name.startswith("roi_heads.mask_predictor.mask_fcn_logits."):
-            found[name] = torch.cat([torch.zeros_like(value[:1]), value])
-    return found
+    renamed = {_name(name): value for name, value in state.items()}
+    for name, value in renamed.items():
+        layer = name.rpartition(".")[0]
+        if name == FIRST:
+            divisor = torch.ones(3) if deviation is None else deviation.flatten().float()
+            scale = 255 * torch.tensor(IMAGENET_STD) / divisor.flip(0)
+            renamed[name] = value.flip(1) * scale[:, None, None]
+        elif layer == "roi_heads.box_predictor.cls_score":
+            renamed[name] = torch.cat([value[-1:], value[:-1]])
+        elif outputs := _WITHOUT_BACKGROUND.get(layer):
+            # the background's box and mask are never read
+            renamed[name] = torch.cat([torch.zeros_like(value[:outputs]), value])
+    return renamed
 
 
 def from_caffe2(blobs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A ResNet of Caffe2 by torchvision's names. Batch norms that are a scale and a shift alone get statistics that
-    change nothing, and what is left of its training is dropped."""
+    """A ResNet of Caffe2 by torchvision's names.
+
+    Batch norms that are a scale and a shift alone get statistics that change nothing; the momenta of its training are
+    dropped.
+    """
     state = {_caffe2_name(blob): value for blob, value in blobs.items() if not blob.endswith("_momentum")}
     for name in [name for name in state if name.endswith(".norm.weight")]:
-        one = torch.ones_like(state[name])
-        state.setdefault(name.replace(".weight", ".running_mean"), one * 0)
-        state.setdefault(name.replace(".weight", ".running_var"), one - EPSILON)
+        ones = torch.ones_like(state[name])
+        state.setdefault(name.replace(".weight", ".running_mean"), ones * 0)
+        state.setdefault(name.replace(".weight", ".running_var"), ones - EPSILON)
     return converted(state)
 
 
 def _name(name: str) -> str:
-    if found := _STEM.fullmatch(name):
-        norm, kind = found.groups()
+    """torchvision's name of one of detectron2's parameters."""
+    if match := _STEM.fullmatch(name):
+        norm, kind = match.groups()
         return f"backbone.body.{'bn1' if norm else 'conv1'}.{kind}"
-    if found := _BLOCK.fullmatch(name):
-        stage, block, layer, norm, kind = found.groups()
+    if match := _BLOCK.fullmatch(name):
+        stage, block, layer, norm, kind = match.groups()
         if layer == "shortcut":
             layer = f"downsample.{1 if norm else 0}"
         elif norm:
             layer = layer.replace("conv", "bn")
         return f"backbone.body.layer{int(stage) - 1}.{block}.{layer}.{kind}"
-    if found := _PYRAMID.fullmatch(name):
-        way, level, kind = found.groups()
-        blocks = "inner_blocks" if way == "lateral" else "layer_blocks"
+    if match := _PYRAMID.fullmatch(name):
+        direction, level, kind = match.groups()
+        blocks = "inner_blocks" if direction == "lateral" else "layer_blocks"
         return f"backbone.fpn.{blocks}.{int(level) - 2}.0.{kind}"
     layer, _, kind = name.rpartition(".")
     return f"{_REST[layer]}.{kind}" if layer in _REST else name
@@ -125,10 +131,11 @@ _KINDS |= {"rm": "running_mean", "riv": "running_var"}
 
 
 def _caffe2_name(blob: str) -> str:
-    found = _BLOB.fullmatch(blob)
-    if found is None:
+    """detectron2's name of one of Caffe2's parameters."""
+    match = _BLOB.fullmatch(blob)
+    if match is None:
         return blob
-    block, branch, norm, kind, stem_norm, stem_kind = found.groups()
+    block, branch, norm, kind, stem_norm, stem_kind = match.groups()
     layer = f"{block.replace('_', '.')}.{_LAYERS[branch]}" if block else "stem.conv1"
     kind = kind or stem_kind
     return f"backbone.bottom_up.{layer}{'.norm' if norm or stem_norm else ''}.{_KINDS.get(kind, kind)}"

@@ -11,11 +11,11 @@ from instseg.errors import UserError
 from instseg.transfer.sources import Source
 
 PARTS = ("backbone.body", "backbone.fpn", "rpn", "roi_heads.box_head", "roi_heads.box_predictor")
-"""Of the core, by torchvision's names."""
+"""The parts of the core, by torchvision's names."""
 HEAD = "mask head"
 HEADS = ("roi_heads.mask_head", "roi_heads.mask_predictor", "mask_head")
 COUNTER = "num_batches_tracked"
-"""Is in a state dict or not, and changes nothing."""
+"""Only some state dicts have it, and no result depends on it."""
 PER_CLASS = {
     "roi_heads.box_predictor.cls_score": 1,
     "roi_heads.box_predictor.bbox_pred": 4,
@@ -23,6 +23,7 @@ PER_CLASS = {
 }
 """Layers whose outputs are classes, and how many each has."""
 NAMED = 6
+"""How many unused layers the report names."""
 
 
 class Report(NamedTuple):
@@ -31,7 +32,7 @@ class Report(NamedTuple):
     loaded: list[str]
     """Layers that have their weights from the source."""
     new: dict[str, str]
-    """Layers that stay as they were drawn, and why."""
+    """Layers that keep their random first weights, and why."""
     unused: list[str]
     """Layers of the source that have no place."""
 
@@ -52,18 +53,17 @@ class Report(NamedTuple):
         return line
 
     def _new(self) -> list[str]:
-        told = []
+        """The layers of ``new``, those of a whole part together."""
+        lines = []
         for part in (*PARTS, HEAD):
             layers = [layer for layer in self.new if _part(layer) == part]
-            whole = not any(_part(layer) == part for layer in self.loaded)
             reasons = list(dict.fromkeys(self.new[layer] for layer in layers))
-            if whole and len(layers) > 2:
-                told.append(
-                    f"{part}, all {len(layers)} layers ({', '.join(reasons[:2])}{', ...' * (len(reasons) > 2)})"
-                )
+            if len(layers) > 2 and not any(_part(layer) == part for layer in self.loaded):
+                shown = ", ".join(reasons[:2]) + ", ..." * (len(reasons) > 2)
+                lines.append(f"{part}, all {len(layers)} layers ({shown})")
             else:
-                told += [f"{layer} ({self.new[layer]})" for layer in layers]
-        return told
+                lines += [f"{layer} ({self.new[layer]})" for layer in layers]
+        return lines
 
 
 def load(
@@ -71,8 +71,8 @@ def load(
 ) -> Report:
     """Put weights into a model, layer by layer, where names and shapes fit.
 
-    Layers of a mask head are loaded if it is the source's head, by the names of all its tensors. Where the source has
-    the model's classes by name, but in another order or with gaps, they are brought into the model's order.
+    A mask head is loaded only if all its tensors bear the names of the source's. Where the source has the model's
+    classes by name, but in another order or with gaps, they are brought into the model's order.
 
     Args:
         model: with its first weights.
@@ -84,26 +84,29 @@ def load(
     Raises:
         UserError: less than half of the backbone fits.
     """
-    own = model.state_dict()
-    given = _ordered(source, classes)
-    theirs, ours = _layers(given), _layers(own)
-    wanted = {layer: names for layer, names in ours.items() if (head if _part(layer) == HEAD else core)}
-    other_head = _other_head(own, given)
-    report = Report([], {}, _unused(ours, theirs, core=core, head=head and not other_head))
-    for layer, names in wanted.items():
-        why = other_head if _part(layer) == HEAD and other_head else _misfit(names, own, given)
-        if why:
-            report.new[layer] = why
+    own, given = model.state_dict(), _ordered(source, classes)
+    layers, given_layers = _layers(own), _layers(given)
+    other_head = _other_head(layers, given_layers)
+    asked = dict.fromkeys((*PARTS, ""), core) | {HEAD: head}
+    report = Report([], {}, [])
+    for layer, names in layers.items():
+        if not asked[_part(layer)]:
+            continue
+        if reason := (_part(layer) == HEAD and other_head) or _misfit(names, own, given):
+            report.new[layer] = reason
         else:
             report.loaded.append(layer)
-    if core:
-        body = [layer for layer in ours if _part(layer) == PARTS[0]]
-        fit = sum(layer in report.loaded for layer in body)
-        if 2 * fit < len(body):
-            raise UserError(
-                f"{source.name}: only {fit} of the {len(body)} layers of this trunk fit; it has another trunk"
-            )
+    for layer, names in given_layers.items():
+        if asked[_part(layer)] and not (other_head and _part(layer) == HEAD):
+            report.unused.extend([name for name in names if name not in own] if layer in layers else [layer])
+    body = [layer for layer in layers if _part(layer) == PARTS[0]]
+    fitting = len({*body}.intersection(report.loaded))
+    if core and 2 * fitting < len(body):
+        raise UserError(
+            f"{source.name}: only {fitting} of the {len(body)} layers of this trunk fit; it has another trunk"
+        )
     loaded = set(report.loaded)
+    # a layer's counter of batches comes with it
     model.load_state_dict({**own, **{k: v for k, v in given.items() if k in own and k.rpartition(".")[0] in loaded}})
     return report
 
@@ -118,6 +121,7 @@ def _layers(state: Mapping[str, Tensor]) -> dict[str, list[str]]:
 
 
 def _part(layer: str) -> str:
+    """The part of the model that a layer belongs to; empty for a layer that no model here has."""
     if layer.startswith(HEADS):
         return HEAD
     return next((part for part in PARTS if layer.startswith(f"{part}.")), "")
@@ -127,40 +131,31 @@ def _misfit(names: Sequence[str], own: Mapping[str, Tensor], given: Mapping[str,
     """Why a layer can't be loaded, or None."""
     for name in names:
         if name not in given:
-            return "not in it" if not any(one in given for one in names) else f"no {name.rpartition('.')[2]} in it"
+            absent = not any(other in given for other in names)
+            return "not in it" if absent else f"no {name.rpartition('.')[2]} in it"
         if given[name].shape != own[name].shape:
-            there, here = ("×".join(map(str, one.shape)) for one in (given[name], own[name]))
+            there, here = ("×".join(map(str, state[name].shape)) for state in (given, own))
             return f"{there} in it, {here} here"
     return None
 
 
-def _unused(ours: Mapping[str, list[str]], theirs: Mapping[str, list[str]], *, core: bool, head: bool) -> list[str]:
-    """Layers of the source, or single tensors of layers, that have no place."""
-    unused = []
-    for layer, names in theirs.items():
-        if head if _part(layer) == HEAD else core:
-            more = [name for name in names if name not in ours.get(layer, ())]
-            unused += more if layer in ours else [layer]
-    return unused
-
-
-def _other_head(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
-    """Why the mask head is none of the source's, or None."""
-    ours, theirs = (
-        {name for name in state if _part(name) == HEAD and not name.endswith(COUNTER)} for state in (own, given)
+def _other_head(layers: Mapping[str, list[str]], given: Mapping[str, list[str]]) -> str | None:
+    """Why the model's mask head is not the source's, or None."""
+    tensors, given_tensors = (
+        {name for layer, names in state.items() if _part(layer) == HEAD for name in names} for state in (layers, given)
     )
-    if ours == theirs:
+    if tensors == given_tensors:
         return None
-    return "another head's is in it" if theirs else "not in it"
+    return "another head's is in it" if given_tensors else "not in it"
 
 
 def _ordered(source: Source, classes: Sequence[str] | None) -> dict[str, Tensor]:
-    """The source's weights with the classes in the model's order, where both have the same ones."""
+    """The source's weights with the classes in the model's order, where both have the same classes."""
     if source.classes is None or classes is None or {*source.classes[1:], "N/A"} != {*classes, "N/A"}:
         return source.state
     rows = torch.tensor([0, *(source.classes.index(name) for name in classes)])
     state = dict(source.state)
     for name, value in state.items():
-        if each := PER_CLASS.get(name.rpartition(".")[0]):
-            state[name] = value.unflatten(0, (-1, each))[rows].flatten(0, 1)
+        if outputs := PER_CLASS.get(name.rpartition(".")[0]):
+            state[name] = value.unflatten(0, (-1, outputs))[rows].flatten(0, 1)
     return state

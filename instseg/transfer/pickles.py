@@ -1,24 +1,24 @@
-"""Pickles of numpy arrays, read without running anything that they ask for."""
+"""Pickles of numpy arrays, read without calling anything that they name."""
 
 import pickle
 from collections import OrderedDict
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from instseg.errors import UserError
 
-KINDS = "biuf"
-"""numpy's letters of booleans, whole numbers and floats: what may stand in an array."""
+_NUMBERS = "biuf"  # numpy's letters of booleans, whole numbers and floats
 
 
 def read(path: Path) -> Any:
     """The content of a pickle that holds nothing but numbers, texts, plain containers and numpy arrays of numbers.
 
-    What makes an array in the file is never called: own code puts the bytes together. Arrays come out as
-    ``numpy.ndarray``, read-only. Texts of Python 2 are taken for Latin-1, as Caffe2's and detectron2's files want it.
+    The functions that the file names to make its arrays are never called: stand-ins of this module collect the bytes.
+    Arrays come out as read-only ``numpy.ndarray``, tuples as lists. Texts of Python 2 are read as Latin-1, which the
+    files of Caffe2 and detectron2 need.
 
     Raises:
         UserError: the file is no pickle, is cut off, or wants anything else.
@@ -28,7 +28,7 @@ def read(path: Path) -> Any:
             return _plain(_Reader(file, encoding="latin1").load())
     except _Refused as error:
         raise UserError(f"{path}: {error}") from None
-    # a pickle that is damaged may end in nearly any error
+    # a damaged pickle may raise nearly anything
     except Exception as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(f"{path} is cut off or no pickle ({reason})") from error
@@ -38,7 +38,7 @@ class _Refused(Exception):
     pass
 
 
-class _Type:
+class _DataType:
     """Stands for ``numpy.dtype``."""
 
     def __init__(self, code: Any, *_: Any) -> None:
@@ -47,12 +47,12 @@ class _Type:
     def __setstate__(self, state: Any) -> None:
         self._order = str(state[1])
 
-    def get(self) -> np.dtype[Any]:
-        """The type itself, where it is one of numbers."""
-        found = np.dtype(self._order.replace("|", "") + self._code)
-        if found.kind not in KINDS:
+    def checked(self) -> np.dtype[Any]:
+        """The type itself; refused unless it is one of numbers."""
+        dtype = np.dtype(self._order.replace("|", "") + self._code)
+        if dtype.kind not in _NUMBERS:
             raise _Refused(f"an array of {self._code!r} in it is none of numbers; nothing of the file is used")
-        return found
+        return dtype
 
 
 class _Array:
@@ -61,19 +61,19 @@ class _Array:
     value: np.ndarray[Any, Any] | None = None
 
     def __setstate__(self, state: Any) -> None:
-        _, shape, kind, fortran, data = state
-        self.value = _array(data, kind, shape, "F" if fortran else "C")
+        _, shape, dtype, fortran, data = state
+        self.value = _array(data, dtype, shape, "F" if fortran else "C")
 
 
-def _array(data: Any, kind: Any, shape: Any, order: str = "C") -> np.ndarray[Any, Any]:
-    if not isinstance(kind, _Type):
+def _array(data: Any, dtype: Any, shape: Any, order: Literal["C", "F"] = "C") -> np.ndarray[Any, Any]:
+    if not isinstance(dtype, _DataType):
         raise _Refused("an array in it has no type; nothing of the file is used")
-    dtype = kind.get()
+    checked = dtype.checked()
     content = data.encode("latin1") if isinstance(data, str) else bytes(data)
     shape = tuple(int(n) for n in shape)
-    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != len(content):
+    if min(shape, default=0) < 0 or prod(shape) * checked.itemsize != len(content):
         raise _Refused(f"an array in it says {shape} and has {len(content)} bytes; nothing of the file is used")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if order == "F" else "C")
+    return np.frombuffer(content, checked).reshape(shape, order=order)
 
 
 def _empty(*_: Any) -> _Array:
@@ -81,25 +81,25 @@ def _empty(*_: Any) -> _Array:
     return _Array()
 
 
-def _scalar(kind: Any, data: Any = b"") -> np.ndarray[Any, Any]:
-    return _array(data, kind, ())
+def _scalar(dtype: Any, data: Any = b"") -> np.ndarray[Any, Any]:
+    return _array(data, dtype, ())
 
 
 def _bytes(text: str, encoding: str = "latin1") -> bytes:
-    """Stands for ``codecs.encode``, by which Python 3 writes bytes into old pickles."""
+    """Stands for ``codecs.encode``, with which Python 3 writes bytes in old protocols."""
     if encoding != "latin1":
         raise _Refused(f"it wants a text encoded as {encoding!r}; nothing of the file is used")
     return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
-    """Stands for ``bytes``, by which Python 3 writes none of them into old pickles."""
+    """Stands for ``bytes``, with which Python 3 writes empty bytes in old protocols."""
     return b""
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Type,
+    ("numpy", "dtype"): _DataType,
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _bytes,
     ("__builtin__", "bytes"): _no_bytes,
@@ -123,9 +123,9 @@ class _Reader(pickle.Unpickler):
 def _plain(value: Any) -> Any:
     """Containers with their arrays in place."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(entry) for entry in value]
     if isinstance(value, _Array):
         if value.value is None:
             raise _Refused("an array in it has no content; nothing of the file is used")

@@ -1,16 +1,13 @@
 """AP of groups of objects, against pycocotools on truths that hold one group alone."""
 
-import contextlib
-import io
 import math
 from typing import Any
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from scores import coco_eval
 
-from instseg.evaluation import by_group
+from instseg.evaluation import by_group, coco
 from instseg.masks import paste
 
 
@@ -18,14 +15,6 @@ def block(x: int, y: int, side: int) -> dict[str, Any]:
     mask = np.zeros((1, 120, 400), dtype=np.uint8)
     mask[0, y : y + side, x : x + side] = 1
     return {"bbox": [float(x), float(y), float(side), float(side)], "segmentation": paste.encode(mask)[0]}
-
-
-def index(dataset: dict[str, Any]) -> COCO:
-    coco = COCO()
-    coco.dataset = dataset
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
 
 
 def study(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]], list[int], list[int]]:
@@ -52,19 +41,13 @@ def study(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]], list[int], l
 
 
 def alone(
-    truth: dict[str, Any], results: list[dict[str, Any]], groups: list[int], mine: list[int], group: int
+    truth: dict[str, Any], results: list[dict[str, Any]], groups: list[int], of_results: list[int], group: int
 ) -> float:
     kept = [a for a, g in zip(truth["annotations"], groups, strict=True) if g == group]
     # pycocotools takes the id 0 for no match
-    with_ids = [a | {"id": i} for i, a in enumerate(kept, 1)]
-    coco = index(truth | {"annotations": with_ids, "info": {}})
-    with contextlib.redirect_stdout(io.StringIO()):
-        found = coco.loadRes([dict(r) for r, g in zip(results, mine, strict=True) if g == group])
-        evaluator = COCOeval(coco, found, "segm")
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return 100 * float(evaluator.stats[0])
+    with_ids = [annotation | {"id": number} for number, annotation in enumerate(kept, 1)]
+    chosen = [dict(result) for result, g in zip(results, of_results, strict=True) if g == group]
+    return 100 * float(coco_eval(truth | {"annotations": with_ids, "info": {}}, chosen, "mask").stats[0])
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -77,7 +60,7 @@ def test_each_group_has_the_ap_of_its_objects_alone(seed: int) -> None:
     crowd = truth["annotations"][0] | block(200, 78, 40) | {"iscrowd": 1}
     truth["annotations"].append(crowd)
     given = np.asarray([*groups, by_group.NO_GROUP])
-    found = by_group.mask_ap(index(truth), [*results, nothing], given, 4)
+    found = by_group.mask_ap(coco.index(truth), [*results, nothing], given, 4)
     assert found[:3] == pytest.approx(expected)
     assert math.isnan(found[3])
 
@@ -89,7 +72,7 @@ def test_what_misses_an_object_counts_in_that_object_s_group() -> None:
     hits = [{**a, "score": 0.5} for a in small]
     # more sure than the hit, and off the second object by half: one false alarm before one hit is a precision of 1/2
     miss = hits[1] | block(10 + 64 + 25, 30, 40) | {"score": 0.9}
-    ap = by_group.mask_ap(index(truth), [miss, *hits], np.asarray([0, 1]), 2)
+    ap = by_group.mask_ap(coco.index(truth), [miss, *hits], np.asarray([0, 1]), 2)
     assert ap == pytest.approx([100.0, 50.0])
 
 
@@ -98,7 +81,7 @@ def test_masks_are_ranked_by_their_own_scores() -> None:
     truth["annotations"] = [truth["annotations"][0]]
     hit = truth["annotations"][0] | {"score": 0.4}
     miss = hit | block(10 + 25, 30, 40) | {"score": 0.9}
-    assert by_group.mask_ap(index(truth), [miss, hit], np.asarray([0]), 1) == pytest.approx([50.0])
+    assert by_group.mask_ap(coco.index(truth), [miss, hit], np.asarray([0]), 1) == pytest.approx([50.0])
     own = [miss | {"mask_score": 0.1}, hit | {"mask_score": 0.3}]
-    assert by_group.mask_ap(index(truth), own, np.asarray([0]), 1) == pytest.approx([100.0])
-    assert by_group.mask_ap(index(truth), [], np.asarray([0]), 1) == [0.0]
+    assert by_group.mask_ap(coco.index(truth), own, np.asarray([0]), 1) == pytest.approx([100.0])
+    assert by_group.mask_ap(coco.index(truth), [], np.asarray([0]), 1) == [0.0]

@@ -14,7 +14,7 @@ from instseg.evaluation import coco
 from instseg.masks import paste
 
 
-@pytest.mark.parametrize("kind", ["box", "mask"])
+@pytest.mark.parametrize("kind", coco.IOU_TYPES)
 def test_real_photographs_with_crowds(real_data: Path, tmp_path: Path, kind: str) -> None:
     annotations = real_data / "coco" / "annotations" / "instances_val2017.json"
     truth = json.loads(annotations.read_text())

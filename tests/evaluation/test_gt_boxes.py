@@ -80,7 +80,7 @@ def test_a_mask_in_a_box_is_the_one_that_a_detection_there_has() -> None:
             coco_mask.iou([a], [b], [0])[0, 0] if coco_mask.area(a) + coco_mask.area(b) else 1.0
             for a, b in zip(found["segmentations"], there, strict=True)
         ]
-        same, total = same + sum(one > 0.98 for one in overlaps), total + len(overlaps)
+        same, total = same + sum(iou > 0.98 for iou in overlaps), total + len(overlaps)
     # boxes are rounded when they come back from the network's input
     assert same == total > 0
 
@@ -91,10 +91,10 @@ def test_every_object_gets_its_own_mask_in_order() -> None:
     truth["annotations"].reverse()
     masks = gt_boxes.predict(model, data, truth, device=small.CPU, batch_size=2)
     for i, mask in zip(gt_boxes.objects(truth), masks, strict=True):
-        one = truth["annotations"][i]
-        index = data.image_ids.index(one["image_id"])
-        x, y, w, h = one["bbox"]
-        label = 1 + [c["id"] for c in data.categories].index(one["category_id"])
+        annotation = truth["annotations"][i]
+        index = data.image_ids.index(annotation["image_id"])
+        x, y, w, h = annotation["bbox"]
+        label = 1 + [c["id"] for c in data.categories].index(annotation["category_id"])
         with torch.inference_mode():
             ((alone,),) = model.masks_in(
                 [to_unit(data[index][0], small.CPU)], [torch.tensor([[x, y, x + w, y + h]])], [torch.tensor([label])]

@@ -23,7 +23,7 @@ def polygons(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return corners
 
 
-@pytest.mark.parametrize("kind", ["box", "mask"])
+@pytest.mark.parametrize("kind", coco.IOU_TYPES)
 @pytest.mark.parametrize(("seed", "clutter", "decimals"), [(0, 3, 9), (1, 150, 1), (2, 40, 2), (3, 0, 0)])
 def test_every_detection_is_judged_as_cocoeval_judges_it(kind: Kind, seed: int, clutter: int, decimals: int) -> None:
     truth = make_truth(15, seed, per_image=9)
@@ -78,8 +78,8 @@ def test_ap_is_that_of_the_tables(kind: Kind, rated: bool) -> None:
     truth, results = random_boxes(6, 250, 2)
     assert truth["annotations"][0]["id"] == 0 and any(a["iscrowd"] for a in truth["annotations"])
     random = np.random.default_rng(6)
-    mine = {(a["image_id"], a["category_id"]) for a in truth["annotations"] if a["id"] == 0}
-    assert any((r["image_id"], r["category_id"]) in mine for r in results)
+    with_id_0 = {(a["image_id"], a["category_id"]) for a in truth["annotations"] if a["id"] == 0}
+    assert any((r["image_id"], r["category_id"]) in with_id_0 for r in results)
     if rated:
         results = [{**result, "mask_score": round(float(random.random()), 2)} for result in results]
     expected = [100 * coco.evaluate(truth, results, kind, engine).stats[0] for engine in ENGINES]
@@ -91,15 +91,16 @@ def test_ap_is_that_of_the_tables(kind: Kind, rated: bool) -> None:
 def test_masks_go_by_their_own_score_and_boxes_by_the_class_s() -> None:
     truth = single()
     right, wrong = [[4, 4, 24, 4, 24, 24, 4, 24]], [[40, 40, 60, 40, 60, 60, 40, 60]]
-    one = {"image_id": 7, "category_id": 3}
+    ids = {"image_id": 7, "category_id": 3}
     found = [
-        {**one, "bbox": [4, 4, 20, 20], "segmentation": right, "score": 0.9, "mask_score": 0.2},
-        {**one, "bbox": [40, 40, 20, 20], "segmentation": wrong, "score": 0.8, "mask_score": 0.4},
+        {**ids, "bbox": [4, 4, 20, 20], "segmentation": right, "score": 0.9, "mask_score": 0.2},
+        {**ids, "bbox": [40, 40, 20, 20], "segmentation": wrong, "score": 0.8, "mask_score": 0.4},
     ]
-    ap = {kind: average_precision(match(quiet_coco(truth), found, kind))[0] for kind in ("box", "mask", "boundary")}
-    assert ap == pytest.approx({"box": 100, "mask": 50, "boundary": 50})
+    expected = {"box": 100, "mask": 50, "boundary": 50}
+    ap = {kind: average_precision(match(quiet_coco(truth), found, kind))[0] for kind in expected}
+    assert ap == pytest.approx(expected)
     # without, they go by the class's
-    found = [{key: value for key, value in one.items() if key != "mask_score"} for one in found]
+    found = [{key: value for key, value in result.items() if key != "mask_score"} for result in found]
     assert average_precision(match(quiet_coco(truth), found, "mask"))[0] == pytest.approx(100)
 
 
@@ -141,7 +142,7 @@ def test_crowd_regions_ignore_masks_and_boundaries_alike() -> None:
         }
         for s in (0.9, 0.8)
     ]
-    for kind in ("box", "mask", "boundary"):
+    for kind in coco.KINDS:
         only = match(quiet_coco(truth), copy.deepcopy(found), kind).categories[0]
         assert only.positives.sum() == 0
         assert [len(i) for i in only.ignored] == [2] * 10 and [len(h) for h in only.hits] == [0] * 10

@@ -138,24 +138,24 @@ def random_boxes(seed: int, clutter: int, decimals: int) -> tuple[dict[str, Any]
         x, y, w, h = shape
         polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
         score = round(float(random.random()), decimals)
-        one = {"image_id": image, "category_id": category, "bbox": shape, "segmentation": [polygon]}
-        results.append({**one, "score": score})
+        shared = {"image_id": image, "category_id": category, "bbox": shape, "segmentation": [polygon]}
+        results.append({**shared, "score": score})
 
     for image in range(1, 9):
         for _ in range(random.integers(0, 12)):
             shape = box()
             x, y, w, h = shape
             polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
-            one = {"image_id": image, "category_id": int(random.integers(1, 4)), "bbox": shape}
+            shared = {"image_id": image, "category_id": int(random.integers(1, 4)), "bbox": shape}
             # not the box's area, so that an object and its detection may lie in different ranges
             area = w * h * random.uniform(0.5, 1)
             crowd = int(random.random() < 0.2)
             annotations.append(
-                {**one, "id": len(annotations), "area": area, "iscrowd": crowd, "segmentation": [polygon]}
+                {**shared, "id": len(annotations), "area": area, "iscrowd": crowd, "segmentation": [polygon]}
             )
             for _ in range(random.integers(0, 3)):
                 noise = random.normal(0, 0.04, 4) * [w, h, w, h]
-                add(image, one["category_id"], [float(v) for v in np.maximum(np.array(shape) + noise, 0)])
+                add(image, shared["category_id"], [float(v) for v in np.maximum(np.array(shape) + noise, 0)])
         for _ in range(clutter):
             add(image, int(random.integers(1, 5)), box())
     truth = {

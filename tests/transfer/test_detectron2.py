@@ -86,7 +86,7 @@ class _Reference:
     def conv_norm(self, x: Tensor, name: str, **options: Any) -> Tensor:
         x = self.conv(x, name, **options)
         names = ("running_mean", "running_var", "weight", "bias")
-        mean, var, scale, shift = (self.weights[f"{name}.norm.{one}"][:, None, None] for one in names)
+        mean, var, scale, shift = (self.weights[f"{name}.norm.{part}"][:, None, None] for part in names)
         return (x - mean) / (var + 1e-5).sqrt() * scale + shift
 
     def features(self, rgb: Tensor) -> dict[int, Tensor]:
@@ -119,8 +119,8 @@ class _Reference:
         for (level, features), size in zip(sorted(maps.items()), ANCHORS, strict=True):
             x = F.relu(self.conv(features, f"{name}.conv", padding=1))
             logits.append(self.conv(x, f"{name}.objectness_logits").permute(0, 2, 3, 1).flatten())
-            one = self.conv(x, f"{name}.anchor_deltas")
-            deltas.append(one.view(3, 4, *one.shape[2:]).permute(2, 3, 0, 1).reshape(-1, 4))
+            corrections = self.conv(x, f"{name}.anchor_deltas")
+            deltas.append(corrections.view(3, 4, *corrections.shape[2:]).permute(2, 3, 0, 1).reshape(-1, 4))
             for y in range(features.shape[2]):
                 for x_ in range(features.shape[3]):
                     for ratio in (0.5, 1.0, 2.0):
@@ -197,8 +197,8 @@ def test_the_converted_model_is_the_source(weights: Weights, tmp_path: Path) -> 
         maps = [pyramid[level] for level in sorted(pyramid)]
         logits, deltas, _ = model.rpn.predict(maps)
         anchors = model.rpn.anchors([(m.shape[2], m.shape[3]) for m in maps], padded, image.device)
-        for ours, theirs in zip((logits[0], deltas[0], anchors), reference.rpn(expected), strict=True):
-            torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+        for found, wanted in zip((logits[0], deltas[0], anchors), reference.rpn(expected), strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-3)
         classes, corrections = model.roi_heads(pyramid, boxes[None])
         of_classes, of_boxes = reference.boxes(expected, boxes)
         torch.testing.assert_close(classes[0].roll(-1, 1), of_classes, atol=1e-3, rtol=1e-3)

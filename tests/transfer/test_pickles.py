@@ -1,4 +1,4 @@
-"""Pickles of arrays, as Python 2, numpy 1 and numpy 2 write them; and those that want to run something."""
+"""Pickles of arrays, as Python 2, numpy 1 and numpy 2 write them; and pickles that name code to run."""
 
 import contextlib
 import os

@@ -72,8 +72,8 @@ def test_identity_is_of_what_is_in_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_file_of_torchvision(wrapped: bool, tmp_path: Path) -> None:
     state = _torchvisions()
-    torch.save({"model": state, "epoch": 3} if wrapped else state, tmp_path / "theirs.pth")
-    source = transfer.read(str(tmp_path / "theirs.pth"))
+    torch.save({"model": state, "epoch": 3} if wrapped else state, tmp_path / "torchvision.pth")
+    source = transfer.read(str(tmp_path / "torchvision.pth"))
     assert {
         "backbone.fpn.inner_blocks.3.0.weight",
         "backbone.fpn.layer_blocks.0.0.bias",
@@ -92,7 +92,7 @@ def test_a_file_of_torchvision(wrapped: bool, tmp_path: Path) -> None:
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, list[str]]]:
     """A file of torchvision's served from this machine in the place of its own, and the paths that were asked for."""
     asked: list[str] = []
-    file = tmp_path / "theirs"
+    file = tmp_path / "torchvision"
     torch.save(_torchvisions(), file)
 
     class Handler(http.server.BaseHTTPRequestHandler):

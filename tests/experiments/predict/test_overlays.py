@@ -22,19 +22,19 @@ def test_an_object_has_one_colour_in_all_runs() -> None:
     first = [result(*LEFT), result(*MIDDLE)]
     second = [result(*RIGHT), result(66, 50, 14, 22), result(21, 41, 12, 20)]
     third = [result(106, 45, 13, 25), result(64, 12, 8, 8)]
-    one, none, two, three = overlays.colours([first, [], second, third])
-    assert none == []
-    assert two[2] == one[0] and two[1] == one[1]
-    assert three[0] == two[0] not in one
-    assert len({*one, *two, *three}) == 4
+    colours, no_colours, second_colours, third_colours = overlays.colours([first, [], second, third])
+    assert no_colours == []
+    assert second_colours[2] == colours[0] and second_colours[1] == colours[1]
+    assert third_colours[0] == second_colours[0] not in colours
+    assert len({*colours, *second_colours, *third_colours}) == 4
 
 
 def test_the_same_box_is_the_same_object_however_alike_masks_are() -> None:
     boxes = [[10.0, 10.0, 60.0, 60.0], [12.0, 8.0, 55.0, 70.0]]
     first = [result(40, 40, 20, 25, box=boxes[0]), result(44, 44, 20, 25, box=boxes[1])]
     swapped = [result(40, 40, 20, 25, box=boxes[1]), result(44, 44, 20, 25, box=boxes[0])]
-    one, two = overlays.colours([first, swapped])
-    assert two == one[::-1]
+    colours, swapped_colours = overlays.colours([first, swapped])
+    assert swapped_colours == colours[::-1]
 
 
 def test_many_objects_have_as_many_colours() -> None:

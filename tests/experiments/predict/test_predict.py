@@ -84,19 +84,21 @@ def test_all_is_written_and_the_masks_are_those_of_the_json(results: Path, tmp_p
         assert set(images) == set(names) and len({image["id"] for image in images.values()}) == len(names)
         assert len(ours) > len(names)
         for name, image in images.items():
-            mine = [one for one in ours if one["image_id"] == image["id"]]
-            assert [one["score"] for one in mine] == sorted((one["score"] for one in mine), reverse=True)
-            sure = [one for one in mine if one["score"] > LOW]
+            of_image = [result for result in ours if result["image_id"] == image["id"]]
+            assert [result["score"] for result in of_image] == sorted(
+                (result["score"] for result in of_image), reverse=True
+            )
+            sure = [result for result in of_image if result["score"] > LOW]
             files = sorted((output / run / "masks" / name).iterdir())
             assert len(files) == len(sure) > 0
             together = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
             drawn = np.asarray(Image.open(output / run / "instances" / f"{name}.png"))
             colours = set()
-            for file, one in reversed(list(zip(files, sure, strict=True))):
+            for file, result in reversed(list(zip(files, sure, strict=True))):
                 with Image.open(file) as mask:
                     assert mask.mode == "L"
                     pixels = np.asarray(mask)
-                expected = rle_tools.decode(one["segmentation"]).astype(bool)
+                expected = rle_tools.decode(result["segmentation"]).astype(bool)
                 assert np.array_equal(pixels, np.where(expected, 255, 0))
                 together[expected] = 1
                 colours |= {tuple(colour) for colour in drawn[expected]}
@@ -112,25 +114,27 @@ def test_all_is_written_and_the_masks_are_those_of_the_json(results: Path, tmp_p
 
 @pytest.mark.parametrize("run", ["fcn", "unet"])
 def test_files_of_the_held_out_images_give_the_run_s_own_predictions(results: Path, tmp_path: Path, run: str) -> None:
-    (one,) = named_runs.find([f"quick/{run}"], results)
-    data = one.config.make_dataset("val")
+    (trained,) = named_runs.find([f"quick/{run}"], results)
+    data = trained.config.make_dataset("val")
     (tmp_path / "in").mkdir()
     for index, image_id in enumerate(data.image_ids):
         pixels = data[index][0].permute(1, 2, 0).contiguous().numpy()
         Image.fromarray(pixels).save(tmp_path / "in" / f"{image_id:03}.png")
     output = predicted(tmp_path / "in", results, tmp_path / "out", f"quick/{run}")
     key = {image["id"]: int(name[:3]) for name, image in listed(output, run).items()}
-    ours = [{**one, "image_id": key[one["image_id"]]} for one in found(output, run)]
-    theirs = json.loads((one.folder / "predictions.json").read_text())
-    assert len(ours) == len(theirs) > 0
+    predicted_now = [{**result, "image_id": key[result["image_id"]]} for result in found(output, run)]
+    stored = json.loads((trained.folder / "predictions.json").read_text())
+    assert len(predicted_now) == len(stored) > 0
     # batches of another size are rounded otherwise
-    ours, theirs = (sorted(some, key=lambda result: (result["image_id"], -result["score"])) for some in (ours, theirs))
-    for mine, its in zip(ours, theirs, strict=True):
-        assert (mine["image_id"], mine["category_id"]) == (its["image_id"], its["category_id"])
-        assert mine["score"] == pytest.approx(its["score"], abs=1e-4)
-        assert mine["bbox"] == pytest.approx(its["bbox"], abs=1e-2)
-        (iou,) = rle_tools.iou([mine["segmentation"]], [its["segmentation"]], [0])
-        assert iou > 0.98 or not rle_tools.area(its["segmentation"])
+    predicted_now, stored = (
+        sorted(group, key=lambda result: (result["image_id"], -result["score"])) for group in (predicted_now, stored)
+    )
+    for now, before in zip(predicted_now, stored, strict=True):
+        assert (now["image_id"], now["category_id"]) == (before["image_id"], before["category_id"])
+        assert now["score"] == pytest.approx(before["score"], abs=1e-4)
+        assert now["bbox"] == pytest.approx(before["bbox"], abs=1e-2)
+        (iou,) = rle_tools.iou([now["segmentation"]], [before["segmentation"]], [0])
+        assert iou > 0.98 or not rle_tools.area(before["segmentation"])
 
 
 def test_the_json_can_be_scored(results: Path, tmp_path: Path) -> None:
@@ -140,9 +144,9 @@ def test_the_json_can_be_scored(results: Path, tmp_path: Path) -> None:
     output = predicted(tmp_path / "in", results, tmp_path / "out")
     truth = json.loads((output / "fcn" / "images.json").read_text())
     # what was found is the truth: every number that there are objects for is 100
-    for number, one in enumerate(found(output), 1):
-        area = float(rle_tools.area(one["segmentation"]))
-        truth["annotations"].append({**one, "id": number, "area": area, "iscrowd": 0})
+    for number, result in enumerate(found(output), 1):
+        area = float(rle_tools.area(result["segmentation"]))
+        truth["annotations"].append({**result, "id": number, "area": area, "iscrowd": 0})
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     numbers, _ = score(tmp_path / "truth.json", output / "fcn" / "results.json")
     assert numbers["mask"]["AP"] == pytest.approx(100)
@@ -210,7 +214,7 @@ def test_bad_images_are_named_and_the_rest_go_on(
     assert "no images, passed over: 2" in said.out and "recursive=true does: 1" in said.out
     assert "Traceback" not in said.err
     assert set(listed(output)) == {"good.png"}
-    assert {one["image_id"] for one in found(output)} == {listed(output)["good.png"]["id"]}
+    assert {result["image_id"] for result in found(output)} == {listed(output)["good.png"]["id"]}
 
 
 def test_images_of_all_modes_and_shapes(results: Path, tmp_path: Path) -> None:
@@ -226,9 +230,9 @@ def test_images_of_all_modes_and_shapes(results: Path, tmp_path: Path) -> None:
     frames[0].save(source / "moves.gif", save_all=True, append_images=frames[1:])
     output = predicted(source, results, tmp_path / "out")
     assert len(listed(output)) == 11
-    # grey values of 16 bits are those of 8 bits, told more finely
+    # grey values of 16 bits are those of 8 bits in finer steps
     ids = {name: image["id"] for name, image in listed(output).items()}
-    deep = [{**one, "image_id": 1} for one in found(output) if one["image_id"] == ids["deep.png"]]
+    deep = [{**result, "image_id": 1} for result in found(output) if result["image_id"] == ids["deep.png"]]
     Image.fromarray(scene()[:, :, 0]).save(tmp_path / "grey.png")
     assert deep == found(predicted(tmp_path / "grey.png", results, tmp_path / "alone")) != []
 
@@ -252,11 +256,11 @@ def test_a_huge_image_is_predicted_at_its_size_and_drawn_smaller(
         assert mask.size == huge.size
         assert np.array_equal(np.asarray(mask) > 0, rle_tools.decode(found(output)[0]["segmentation"]))
     other = found(predicted(tmp_path / "small.png", results, tmp_path / "other"))
-    assert [one["score"] for one in found(output)] == [one["score"] for one in other] != []
-    for ours, theirs in zip(found(output), other, strict=True):
-        assert np.asarray(ours["bbox"]) / times == pytest.approx(np.asarray(theirs["bbox"]), abs=1e-3)
-        assert rle_tools.area(ours["segmentation"]) / times**2 == pytest.approx(
-            float(rle_tools.area(theirs["segmentation"])), rel=0.2, abs=30
+    assert [result["score"] for result in found(output)] == [result["score"] for result in other] != []
+    for large, small in zip(found(output), other, strict=True):
+        assert np.asarray(large["bbox"]) / times == pytest.approx(np.asarray(small["bbox"]), abs=1e-3)
+        assert rle_tools.area(large["segmentation"]) / times**2 == pytest.approx(
+            float(rle_tools.area(small["segmentation"])), rel=0.2, abs=30
         )
 
 
@@ -304,10 +308,10 @@ def test_runs_go_by_many_names(results: Path, tmp_path: Path, refused: Any, monk
     (fcn,) = results.glob("quick/runs/fcn-*")
     (unet,) = results.glob("quick/runs/unet-*")
     for name in (fcn, f"{fcn}/", fcn / "checkpoint.pt", f"quick/{fcn.name}", "quick/fcn"):
-        (one,) = named_runs.find([str(name)], results)
-        assert (one.folder.name, one.label, one.categories) == (fcn.name, "fcn", [{"id": 1, "name": "person"}])
+        (run,) = named_runs.find([str(name)], results)
+        assert (run.folder.name, run.label, run.categories) == (fcn.name, "fcn", [{"id": 1, "name": "person"}])
     for name in ("quick", str(results / "quick")):
-        assert [one.folder.name for one in named_runs.find([name], results)] == [fcn.name, unet.name]
+        assert [run.folder.name for run in named_runs.find([name], results)] == [fcn.name, unet.name]
     # a folder that happens to bear a study's name
     (tmp_path / "quick").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -340,15 +344,15 @@ def test_runs_of_one_variant_are_told_apart(results: Path, tmp_path: Path) -> No
     (copy,) = tmp_path.glob("quick/runs/fcn-*")
     result = json.loads((copy / "result.json").read_text())
     (copy / "result.json").write_text(json.dumps({**result, "seed": 7, "hash": "7"}))
-    assert [one.label for one in named_runs.find([str(fcn), str(copy)], results)] == ["fcn, f0 s0", "fcn, f0 s7"]
+    assert [run.label for run in named_runs.find([str(fcn), str(copy)], results)] == ["fcn, f0 s0", "fcn, f0 s7"]
     (copy / "result.json").write_text(json.dumps({**result, "hash": "7"}))
-    labels = [one.label for one in named_runs.find([str(fcn), str(copy)], results)]
+    labels = [run.label for run in named_runs.find([str(fcn), str(copy)], results)]
     assert labels == [f"fcn, {result['hash']}", "fcn, 7"]
     # of another study, with other settings: its name says enough
     (tmp_path / "quick").rename(tmp_path / "other")
     (copy,) = tmp_path.glob("other/runs/fcn-*")
     (copy / "result.json").write_text(json.dumps({**result, "settings": {}, "iterations": 3}))
-    labels = [one.label for one in named_runs.find(["quick/fcn", str(copy), "quick/unet"], results)]
+    labels = [run.label for run in named_runs.find(["quick/fcn", str(copy), "quick/unet"], results)]
     assert labels == ["fcn, quick", "fcn, other", "unet"]
 
 
@@ -395,19 +399,19 @@ def test_a_broken_off_prediction_goes_on(
     def reader(stop_at: int | None) -> None:
         read.clear()
 
-        def one(path: Path, largest: int) -> np.ndarray:
+        def read_image(path: Path, largest: int) -> np.ndarray:
             if len(read) == stop_at:
                 raise KeyboardInterrupt
             read.append(path.name)
             return np.array(Image.open(path))
 
-        monkeypatch.setattr(app, "read_upright", one)
+        monkeypatch.setattr(app, "read_upright", read_image)
 
     reader(stop_at=2)
     with pytest.raises(SystemExit):
         predicted(images, results, output, "quick/fcn", "quick/unet")
     assert set(listed(output)) == {"0.png", "1.png"}
-    assert {one["image_id"] for one in found(output)} == {1, 2}
+    assert {result["image_id"] for result in found(output)} == {1, 2}
     assert "2 of 4 images" in capsys.readouterr().err
 
     # a kill leaves half a line; a changed image is a new one, and a new one in front moves all ids
@@ -422,8 +426,10 @@ def test_a_broken_off_prediction_goes_on(
     moved = {before: before + 1 for before in (1, 2, 3, 4)}
     for variant in ("fcn", "unet"):
         expected = json.loads((whole / variant / "results.json").read_text())
-        ours = [one for one in json.loads((output / variant / "results.json").read_text()) if one["image_id"] > 1]
-        assert ours == [{**one, "image_id": moved[one["image_id"]]} for one in expected]
+        ours = [
+            result for result in json.loads((output / variant / "results.json").read_text()) if result["image_id"] > 1
+        ]
+        assert ours == [{**result, "image_id": moved[result["image_id"]]} for result in expected]
 
     # all of it is done again when it is asked for again, and by other runs or settings
     for runs, least in ((("quick/fcn", "quick/unet"), 0.3), (("quick/fcn",), LOW)):

@@ -1,6 +1,6 @@
 """One run: a configuration in, a folder with ``result.json`` out; skipped when done, resumed when broken off."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 
 from experiments.config.run import Config, torch_device
 from experiments.runs import first_weights
-from experiments.runs.folder import ActiveRun, begin, finish, log_skipped, logged_scores, only_process
+from experiments.runs.folder import ActiveRun, begin, finish, is_done, log_skipped, logged_scores, only_process
 from instseg import detector, seeds
 from instseg import device as memory
 from instseg.data import InstanceDataset
@@ -16,8 +16,7 @@ from instseg.data.batches import loader
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
 from instseg.evaluation import coco, gt_boxes
-from instseg.evaluation.predict import predict
-from instseg.masks.rle import RLE
+from instseg.evaluation.predict import predict_each
 from instseg.training.loop import train
 
 
@@ -29,16 +28,16 @@ def run(config: Config) -> Path:
             is at it.
     """
     folder = config.folder()
-    if (folder / "result.json").exists():
+    if is_done(config):
         return folder
     device = prepare(config)
     with only_process(folder):
-        if (folder / "result.json").exists():
+        if is_done(config):
             return folder
-        begun = begin(config, device)
-        log_skipped(begun)
+        active = begin(config, device)
+        log_skipped(active)
         try:
-            _carry_out(config, begun, device)
+            _carry_out(active, device)
         except Exception as error:
             why = memory.ran_out(error)
             if why is None:
@@ -47,17 +46,29 @@ def run(config: Config) -> Path:
     return folder
 
 
-def _carry_out(config: Config, begun: ActiveRun, device: torch.device) -> None:
-    model = build_model(config, begun.data.num_classes)
-    # what a run resumes from is put over these
-    origin = first_weights.start(model, config, begun.data)
+def _carry_out(active: ActiveRun, device: torch.device) -> None:
+    config = active.config
+    model = build_model(config, active.data.num_classes)
+    # a checkpoint, where there is one, replaces these weights
+    active.weights = first_weights.start(model, config, active.data)
     model = model.to(device).to(memory_format=torch.channels_last)
     if wants_compiling(config, device):
         model.compile_layers()
-    trained = _train(config, model, begun.data, begun.held_out, config.folder(), device)
-    results = _predict(config, model, begun.held_out, device, title=f"{config.head.variant}: evaluate")
-    masks = _predict_in_true_boxes(config, model, begun.held_out, device)
-    finish(begun, results, masks, trained, **origin)
+
+    def evaluate(model: MaskRCNN) -> dict[str, Any]:
+        (results,) = predictions(active, [model], device, "evaluate")
+        return logged_scores(config, active.held_out, results)
+
+    schedule, name = config.make_schedule(), config.head.variant
+    trained = train(
+        model,
+        schedule,
+        lambda start: training_batches(config, active.data, start, schedule.iterations, device),
+        config.folder(),
+        evaluate=evaluate,
+        **training_options(active, device, name),
+    )
+    score([active], [model], device, name, [(trained["seconds"], int(trained["start"]))])
 
 
 def prepare(config: Config) -> torch.device:
@@ -77,7 +88,7 @@ def prepare(config: Config) -> torch.device:
 
 
 def wants_compiling(config: Config, device: torch.device) -> bool:
-    """What ``runtime.compile`` comes to on a device."""
+    """Whether ``runtime.compile`` asks for compiled layers on a device."""
     return {"true": True, "false": False, "auto": device.type == "cuda"}[config.runtime.compile.lower()]
 
 
@@ -109,10 +120,17 @@ def build_model(config: Config, num_classes: int) -> MaskRCNN:
 def training_batches(
     config: Config, data: InstanceDataset, start: int, iterations: int, device: torch.device
 ) -> Iterator[loader.Batch]:
-    """The batches of a run, from iteration ``start`` on."""
+    """The batches of a run, from iteration ``start`` on.
+
+    Raises:
+        UserError: no image has an instance.
+    """
+    indices = data.trainable_indices()
+    if not indices:
+        raise UserError(f"{data.name}: none of its {len(data)} training images has an instance to learn from")
     return loader.training_batches(
         data,
-        _to_learn_from(data),
+        indices,
         config.make_transform(),
         batch_size=config.schedule.batch_size,
         iterations=iterations,
@@ -123,67 +141,59 @@ def training_batches(
     )
 
 
-def _train(
-    config: Config,
-    model: MaskRCNN,
-    data: InstanceDataset,
-    held_out: InstanceDataset,
-    folder: Path,
-    device: torch.device,
-) -> dict[str, float]:
-    schedule = config.make_schedule()
-    by_id = {image_id: index for index, image_id in enumerate(data.image_ids)}
+def training_options(active: ActiveRun, device: torch.device, name: str) -> dict[str, Any]:
+    """What both protocols train with alike; ``name`` is for the progress bar."""
+    config, index = active.config, {image_id: index for index, image_id in enumerate(active.data.image_ids)}
+    return {
+        "seed": config.stream_seed(),
+        "device": device,
+        "describe": lambda image_id: active.data.describe(index[image_id]),
+        "evaluate_every": config.runtime.evaluate_every,
+        "checkpoint_every": config.runtime.checkpoint_every,
+        "log_every": config.runtime.log_every,
+        "title": f"{name} f{config.dataset.fold} s{config.seed}",
+    }
 
-    def evaluate(model: MaskRCNN) -> dict[str, Any]:
-        results = _predict(config, model, held_out, device, title="evaluate")
-        return logged_scores(config, held_out, results)
 
-    return train(
-        model,
-        schedule,
-        lambda start: training_batches(config, data, start, schedule.iterations, device),
-        folder,
-        seed=config.stream_seed(),
+def predictions(active: ActiveRun, models: Sequence[MaskRCNN], device: torch.device, title: str) -> list[coco.Results]:
+    """What models that differ in their head alone detect on the held-out images of a run."""
+    return predict_each(
+        models,
+        active.held_out,
         device=device,
-        describe=lambda image_id: data.describe(by_id[image_id]),
-        evaluate=evaluate,
-        evaluate_every=config.runtime.evaluate_every,
-        checkpoint_every=config.runtime.checkpoint_every,
-        log_every=config.runtime.log_every,
-        title=f"{config.head.variant} f{config.dataset.fold} s{config.seed}",
-    )
-
-
-def _predict(
-    config: Config, model: MaskRCNN, held_out: InstanceDataset, device: torch.device, title: str
-) -> coco.Results:
-    return predict(
-        model,
-        held_out,
-        device=device,
-        batch_size=config.evaluation.batch_size,
-        workers=config.runtime.workers,
-        precision=config.schedule.precision,
+        batch_size=active.config.evaluation.batch_size,
+        workers=active.config.runtime.workers,
+        precision=active.config.schedule.precision,
         title=title,
     )
 
 
-def _predict_in_true_boxes(
-    config: Config, model: MaskRCNN, held_out: InstanceDataset, device: torch.device
-) -> list[RLE]:
-    return gt_boxes.predict(
-        model,
-        held_out,
-        held_out.ground_truth(),
+def score(
+    runs: Sequence[ActiveRun],
+    models: Sequence[MaskRCNN],
+    device: torch.device,
+    name: str,
+    trained: Sequence[tuple[float, int]],
+) -> None:
+    """Predict with trained models that differ in their head alone, and write the results of their runs.
+
+    Args:
+        runs: one a model.
+        models: on ``device``.
+        device: where the models are.
+        name: for the progress bar.
+        trained: of each run the seconds of its training and the iteration that it resumed from.
+    """
+    first = runs[0]
+    results = predictions(first, models, device, f"{name}: evaluate")
+    masks = gt_boxes.predict_each(
+        models,
+        first.held_out,
+        first.held_out.ground_truth(),
         device=device,
-        batch_size=config.evaluation.batch_size,
-        workers=config.runtime.workers,
-        precision=config.schedule.precision,
+        batch_size=first.config.evaluation.batch_size,
+        workers=first.config.runtime.workers,
+        precision=first.config.schedule.precision,
     )
-
-
-def _to_learn_from(data: InstanceDataset) -> list[int]:
-    indices = data.trainable_indices()
-    if not indices:
-        raise UserError(f"{data.name}: none of its {len(data)} training images has an instance to learn from")
-    return indices
+    for active, detections, in_true_boxes, (seconds, start) in zip(runs, results, masks, trained, strict=True):
+        finish(active, detections, in_true_boxes, seconds, start)

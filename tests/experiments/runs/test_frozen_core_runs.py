@@ -17,6 +17,7 @@ from composition import composed
 from experiments.config import checks
 from experiments.config.run import Config
 from experiments.runs import frozen_core
+from experiments.runs.folder import is_done
 from instseg import progress
 from instseg.errors import UserError
 from instseg.training import checkpoint
@@ -173,7 +174,7 @@ def test_a_head_that_does_not_fit_alone_leaves_the_others(
     assert isinstance(errors[large.hash()], UserError)
     message = str(errors[large.hash()])
     assert "alone" in message and "allocate" in message and "\n" not in message
-    assert frozen_core.is_done(small) and not frozen_core.is_done(large)
+    assert is_done(small) and not is_done(large)
 
 
 def test_groups_are_of_one_core_whatever_the_head() -> None:

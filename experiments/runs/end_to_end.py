@@ -1,6 +1,6 @@
 """One run: a configuration in, a folder with ``result.json`` out; skipped when done, resumed when broken off."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ from instseg.detector import MaskRCNN
 from instseg.errors import UserError
 from instseg.evaluation import coco, gt_boxes
 from instseg.evaluation.predict import predict_each
+from instseg.training.frozen_core import HeadResult
 from instseg.training.loop import train
+from instseg.training.schedule import Schedule
+
+Batches = Callable[[int], Iterable[loader.Batch]]
 
 
 def run(config: Config) -> Path:
@@ -37,7 +41,8 @@ def run(config: Config) -> Path:
         active = begin(config, device)
         log_skipped(active)
         try:
-            _carry_out(active, device)
+            model = _first_model(active, device)
+            train_and_score([active], [model], _train, device)
         except Exception as error:
             why = memory.ran_out(error)
             if why is None:
@@ -46,7 +51,7 @@ def run(config: Config) -> Path:
     return folder
 
 
-def _carry_out(active: ActiveRun, device: torch.device) -> None:
+def _first_model(active: ActiveRun, device: torch.device) -> MaskRCNN:
     config = active.config
     model = build_model(config, active.data.num_classes)
     # a checkpoint, where there is one, replaces these weights
@@ -54,21 +59,78 @@ def _carry_out(active: ActiveRun, device: torch.device) -> None:
     model = model.to(device).to(memory_format=torch.channels_last)
     if wants_compiling(config, device):
         model.compile_layers()
+    return model
 
-    def evaluate(model: MaskRCNN) -> dict[str, Any]:
-        (results,) = predictions(active, [model], device, "evaluate")
-        return logged_scores(config, active.held_out, results)
 
-    schedule, name = config.make_schedule(), config.head.variant
-    trained = train(
-        model,
+def _train(
+    models: Sequence[MaskRCNN], schedule: Schedule, batches: Batches, folders: Sequence[Path], **options: Any
+) -> list[HeadResult]:
+    """:func:`instseg.training.loop.train` of one model, with the arguments and results of many."""
+    evaluate = options.pop("evaluate")
+    trained = train(models[0], schedule, batches, folders[0], evaluate=lambda model: evaluate([model])[0], **options)
+    return [HeadResult(int(trained["start"]), trained["seconds"])]
+
+
+def train_and_score(
+    runs: Sequence[ActiveRun],
+    models: Sequence[MaskRCNN],
+    train: Callable[..., list[HeadResult]],
+    device: torch.device,
+) -> list[HeadResult]:
+    """Train the models of runs that differ in their head alone, and score and end those whose training did not fail.
+
+    Args:
+        runs: one a model.
+        models: on ``device``, with their first weights.
+        train: :func:`instseg.training.frozen_core.train`, or what takes the same and gives the same.
+        device: where the models are.
+    """
+    config, data, held_out = runs[0].config, runs[0].data, runs[0].held_out
+    schedule, runtime = config.make_schedule(), config.runtime
+    index = {image_id: i for i, image_id in enumerate(data.image_ids)}
+    name = f"{len(runs)} heads" if len(runs) > 1 else config.head.variant
+
+    def predictions(models: Sequence[MaskRCNN]) -> list[coco.Results]:
+        return predict_each(
+            models,
+            held_out,
+            device=device,
+            batch_size=config.evaluation.batch_size,
+            workers=runtime.workers,
+            precision=config.schedule.precision,
+            title=f"{name}: evaluate",
+        )
+
+    outcomes = train(
+        models,
         schedule,
-        lambda start: training_batches(config, active.data, start, schedule.iterations, device),
-        config.folder(),
-        evaluate=evaluate,
-        **training_options(active, device, name),
+        lambda start: training_batches(config, data, start, schedule.iterations, device),
+        [active.config.folder() for active in runs],
+        seed=config.stream_seed(),
+        device=device,
+        describe=lambda image_id: data.describe(index[image_id]),
+        evaluate=lambda models: [logged_scores(config, held_out, results) for results in predictions(models)],
+        evaluate_every=runtime.evaluate_every,
+        checkpoint_every=runtime.checkpoint_every,
+        log_every=runtime.log_every,
+        title=f"{name} f{config.dataset.fold} s{config.seed}",
     )
-    score([active], [model], device, name, [(trained["seconds"], int(trained["start"]))])
+    trained = [i for i, outcome in enumerate(outcomes) if outcome.error is None]
+    if trained:
+        models = [models[i] for i in trained]
+        results = predictions(models)
+        masks = gt_boxes.predict_each(
+            models,
+            held_out,
+            held_out.ground_truth(),
+            device=device,
+            batch_size=config.evaluation.batch_size,
+            workers=runtime.workers,
+            precision=config.schedule.precision,
+        )
+        for i, detections, in_true_boxes in zip(trained, results, masks, strict=True):
+            finish(runs[i], detections, in_true_boxes, outcomes[i])
+    return outcomes
 
 
 def prepare(config: Config) -> torch.device:
@@ -139,61 +201,3 @@ def training_batches(
         workers=config.runtime.workers,
         pin=device.type == "cuda",
     )
-
-
-def training_options(active: ActiveRun, device: torch.device, name: str) -> dict[str, Any]:
-    """What both protocols train with alike; ``name`` is for the progress bar."""
-    config, index = active.config, {image_id: index for index, image_id in enumerate(active.data.image_ids)}
-    return {
-        "seed": config.stream_seed(),
-        "device": device,
-        "describe": lambda image_id: active.data.describe(index[image_id]),
-        "evaluate_every": config.runtime.evaluate_every,
-        "checkpoint_every": config.runtime.checkpoint_every,
-        "log_every": config.runtime.log_every,
-        "title": f"{name} f{config.dataset.fold} s{config.seed}",
-    }
-
-
-def predictions(active: ActiveRun, models: Sequence[MaskRCNN], device: torch.device, title: str) -> list[coco.Results]:
-    """What models that differ in their head alone detect on the held-out images of a run."""
-    return predict_each(
-        models,
-        active.held_out,
-        device=device,
-        batch_size=active.config.evaluation.batch_size,
-        workers=active.config.runtime.workers,
-        precision=active.config.schedule.precision,
-        title=title,
-    )
-
-
-def score(
-    runs: Sequence[ActiveRun],
-    models: Sequence[MaskRCNN],
-    device: torch.device,
-    name: str,
-    trained: Sequence[tuple[float, int]],
-) -> None:
-    """Predict with trained models that differ in their head alone, and write the results of their runs.
-
-    Args:
-        runs: one a model.
-        models: on ``device``.
-        device: where the models are.
-        name: for the progress bar.
-        trained: of each run the seconds of its training and the iteration that it resumed from.
-    """
-    first = runs[0]
-    results = predictions(first, models, device, f"{name}: evaluate")
-    masks = gt_boxes.predict_each(
-        models,
-        first.held_out,
-        first.held_out.ground_truth(),
-        device=device,
-        batch_size=first.config.evaluation.batch_size,
-        workers=first.config.runtime.workers,
-        precision=first.config.schedule.precision,
-    )
-    for active, detections, in_true_boxes, (seconds, start) in zip(runs, results, masks, trained, strict=True):
-        finish(active, detections, in_true_boxes, seconds, start)

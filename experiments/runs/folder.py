@@ -25,6 +25,7 @@ from instseg.errors import UserError
 from instseg.evaluation import coco, gt_boxes
 from instseg.files import write_atomically
 from instseg.masks.rle import RLE
+from instseg.training.frozen_core import HeadResult
 
 TRUE_BOXES = "true_boxes.json"
 """``mask_iou`` and ``boundary_iou`` of each object of the ground truth that is no crowd region."""
@@ -84,15 +85,14 @@ def log_skipped(run: ActiveRun) -> None:
             progress.say(f"{data.name} {split}: {len(data.skipped)} left out, the first: {data.skipped[0]}")
 
 
-def finish(run: ActiveRun, results: coco.Results, in_true_boxes: list[RLE], seconds: float, start: int) -> None:
+def finish(run: ActiveRun, results: coco.Results, in_true_boxes: list[RLE], trained: HeadResult) -> None:
     """Score a run's predictions, and its masks in true boxes; write all of it, and ``result.json`` last.
 
     Args:
         run: the run.
         results: its predictions.
         in_true_boxes: its masks as :func:`instseg.evaluation.gt_boxes.predict` gives them.
-        seconds: of its training.
-        start: iteration that its training resumed from.
+        trained: how long its training took, and where it resumed.
     """
     config, folder, data, held_out = run.config, run.config.folder(), run.data, run.held_out
     truth = held_out.ground_truth()
@@ -125,9 +125,9 @@ def finish(run: ActiveRun, results: coco.Results, in_true_boxes: list[RLE], seco
         "provenance": {
             **run.code,
             "finished": now(),
-            "train_seconds": seconds,
+            "train_seconds": trained.seconds,
             "wall_seconds": time.perf_counter() - run.began,
-            "resumed_from": start,
+            "resumed_from": trained.start,
             **run.weights,
         },
     }

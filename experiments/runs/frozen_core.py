@@ -10,17 +10,8 @@ import torch
 
 from experiments.config.run import Config
 from experiments.runs import first_weights
-from experiments.runs.end_to_end import (
-    build_model,
-    predictions,
-    prepare,
-    run,
-    score,
-    training_batches,
-    training_options,
-    wants_compiling,
-)
-from experiments.runs.folder import ActiveRun, begin, is_done, log_skipped, logged_scores, only_process
+from experiments.runs.end_to_end import build_model, prepare, run, train_and_score, wants_compiling
+from experiments.runs.folder import ActiveRun, begin, is_done, log_skipped, only_process
 from instseg import device as memory
 from instseg import progress
 from instseg.data import InstanceDataset
@@ -123,40 +114,15 @@ def _passes(runs: list[ActiveRun], core: Path | None, device: torch.device) -> E
 
 
 def _pass(runs: list[ActiveRun], core: Path | None, device: torch.device) -> Errors:
-    first = runs[0]
-    config, schedule = first.config, first.config.make_schedule()
-    models, weights = load(config, [active.config for active in runs], core, first.data, device)
+    config = runs[0].config
+    models, weights = load(config, [active.config for active in runs], core, runs[0].data, device)
     for active, origin in zip(runs, weights, strict=True):
         active.weights = origin if core is None else {**origin, "core": str(core.relative_to(config.study_folder()))}
     if wants_compiling(config, device):
         models[0].compile_layers()
         for model in models[1:]:
             model.mask_head.compile()
-    name = f"{len(runs)} heads" if len(runs) > 1 else config.head.variant
-
-    def evaluate(models: Sequence[MaskRCNN]) -> list[dict[str, Any]]:
-        return [
-            logged_scores(config, first.held_out, results)
-            for results in predictions(first, models, device, f"{name}: evaluate")
-        ]
-
-    outcomes = frozen_core.train(
-        models,
-        schedule,
-        lambda start: training_batches(config, first.data, start, schedule.iterations, device),
-        [active.config.folder() for active in runs],
-        evaluate=evaluate,
-        **training_options(first, device, name),
-    )
-    trained = [i for i, outcome in enumerate(outcomes) if outcome.error is None]
-    if trained:
-        score(
-            [runs[i] for i in trained],
-            [models[i] for i in trained],
-            device,
-            name,
-            [(outcomes[i].seconds, outcomes[i].start) for i in trained],
-        )
+    outcomes = train_and_score(runs, models, frozen_core.train, device)
     errors = {active.config.hash(): outcome.error for active, outcome in zip(runs, outcomes, strict=True)}
     return {run_hash: error for run_hash, error in errors.items() if error is not None}
 

@@ -22,7 +22,6 @@ from instseg.files import write_atomically
 
 Job = Sequence[Config]
 """One run end to end, or all runs of one frozen core."""
-KILLED = "its process was killed twice; is there enough memory? schedule.accumulate=2 needs less"
 
 
 class Pool(ABC):
@@ -70,7 +69,8 @@ class LocalPool(Pool):
                 self._carry_out([job])
             except BrokenProcessPool:
                 _report_kill([job])
-                _write_error(job, KILLED)
+                why = "its process was killed twice; is there enough memory? schedule.accumulate=2 needs less"
+                _write_error(job, why)
 
     def _carry_out(self, jobs: Sequence[Job]) -> None:
         if self.processes == 1:

@@ -20,7 +20,9 @@ from experiments.benchmark import study as speed
 from experiments.runs import end_to_end
 from experiments.runs.end_to_end import build_model
 from experiments.runs.folder import ActiveRun
+from instseg.errors import DivergedError
 from instseg.training import checkpoint
+from instseg.training.frozen_core import HeadResult
 
 
 def test_a_sweep_writes_tables_and_plots_and_is_safe_to_repeat(tmp_path: Path) -> None:
@@ -94,10 +96,15 @@ def test_a_seed_begins_anew_in_every_fold(monkeypatch: pytest.MonkeyPatch) -> No
     seeds: list[int] = []
     monkeypatch.setattr(end_to_end.loader, "training_batches", lambda *_, **options: seeds.append(options["seed"]))
     data: Any = type("Data", (), {"image_ids": [], "trainable_indices": lambda self: [0]})()
+
+    def train(*_: Any, **options: Any) -> list[HeadResult]:
+        seeds.append(options["seed"])
+        return [HeadResult(error=DivergedError())]
+
     for config in folds:
         end_to_end.training_batches(config, data, 0, 1, torch.device("cpu"))
         active = ActiveRun(config, data, data, code={}, began=0.0)
-        seeds.append(end_to_end.training_options(active, torch.device("cpu"), "fcn")["seed"])
+        end_to_end.train_and_score([active], [build_model(config, 2)], train, torch.device("cpu"))
     assert seeds[:2] == [0, 0] and seeds[::2] == seeds[1::2] and len(set(seeds)) == 3
 
 

@@ -94,7 +94,7 @@ def compare(configs: Sequence[Config]) -> list[str]:
     return missing
 
 
-def log(configs: Sequence[Config], failed: int, began: float, arguments: Sequence[str]) -> None:
+def log(configs: Sequence[Config], failed: int, began: float) -> None:
     """Add a line to the study's ``sweeps.jsonl``, unless no run was carried out: how long the sweep took, report and
     all, for how many runs, and on what."""
     results = [config.folder() / "result.json" for config in configs if is_done(config)]
@@ -109,7 +109,6 @@ def log(configs: Sequence[Config], failed: int, began: float, arguments: Sequenc
         "done_before": len(results) - carried_out,
         "failed": failed,
         "jobs": runtime.jobs,
-        "arguments": list(arguments),
         **provenance(run.torch_device(runtime.device)),
         "finished": now(),
     }
@@ -117,7 +116,7 @@ def log(configs: Sequence[Config], failed: int, began: float, arguments: Sequenc
         file.write(f"{json.dumps(line)}\n")
 
 
-def _job(began: float, arguments: Sequence[str], for_runs: Sequence[str], _: DictConfig) -> int:
+def _job(began: float, for_runs: Sequence[str], _: DictConfig) -> int:
     """The whole sweep; 1 where a run failed or something could not be measured."""
     configs = plan(expand.expand(for_runs))
     failed = carry_out(configs)
@@ -130,7 +129,7 @@ def _job(began: float, arguments: Sequence[str], for_runs: Sequence[str], _: Dic
         problems.append(f"{len(failed)} of {len(configs)} runs failed")
     if len(failed) < len(configs):
         problems += compare(configs)
-        log(configs, len(failed), began, arguments)
+        log(configs, len(failed), began)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
@@ -147,7 +146,7 @@ def main() -> int | None:
         overrides = [argument for argument in arguments if argument not in flags and "=" in argument]
         for_runs = [override for override in overrides if expand.is_for_runs(override)]
         sys.argv[1:] = [argument for argument in arguments if argument not in (*for_runs, *MULTIRUN_FLAGS)]
-    return cli.app("pkg://experiments.conf", "config", partial(_job, began, arguments, for_runs))()
+    return cli.app("pkg://experiments.conf", "config", partial(_job, began, for_runs))()
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from experiments.render import table
 from experiments.report.compare import ALPHA, NOTHING, comparable_runs, unjudged_note
+from experiments.runs.folder import TRUE_BOXES
 from experiments.runs.study import Study
 from instseg.evaluation import gt_boxes
 from instseg.statistics.estimate import Estimate, holm
 from instseg.statistics.resampling import RunKey, image_weights, over_runs, spread_over_runs
 
-FILE = "true_boxes.json"
-"""In a run's folder: ``mask_iou`` and ``boundary_iou`` of each object of the ground truth that is no crowd region."""
 _NUMBERS = ("mask_IoU", "boundary_IoU", *(f"mask_IoU_{size}" for size in gt_boxes.SIZES))
 _HEADINGS = {"mask_IoU": "mask IoU", "boundary_IoU": "boundary IoU"} | {
     f"mask_IoU_{size}": f"mask IoU, {size}" for size in gt_boxes.SIZES
@@ -111,7 +110,7 @@ def _read(study: Study) -> tuple[dict[str, pd.DataFrame], _Runs]:
     numbers: dict[str, list[dict[str, Any]]] = {}
     runs: _Runs = {}
     for run in study.runs[study.runs["counted"]].to_dict("records"):
-        path, name = study.folder / "runs" / run["folder"] / FILE, str(run["ground_truth"])
+        path, name = study.folder / "runs" / run["folder"] / TRUE_BOXES, str(run["ground_truth"])
         if not path.is_file():
             continue
         try:

@@ -11,6 +11,7 @@ from experiments.config.run import Config
 from experiments.data import counts, images, plots
 from experiments.data import problems as data_problems
 from experiments.data.counts import SPLITS, Split
+from instseg import data
 from instseg.data.archives.download import DEFAULT_DIR
 from instseg.data.archives.fetch import fetch
 from instseg.data.dataset import check_same_classes
@@ -62,7 +63,7 @@ def _name(one: Config) -> str:
 def _fetch(one: Config) -> str:
     """Fetch the data set to where runs of this configuration look for it; say what else they must be told."""
     given = None if one.data_root is None else Path(one.data_root).expanduser()
-    folder = fetch(one.dataset.name, given or Path(one.dataset.options.get("download_dir", DEFAULT_DIR)))
+    folder = fetch(data.source(one.dataset.name), given or Path(one.dataset.options.get("download_dir", DEFAULT_DIR)))
     known = given is None or str(one.data_root) == os.environ.get("INSTSEG_DATA")
     return f"{one.dataset.name} is in {folder}; runs " + (
         "find it there" if known else f"find it with data_root={one.data_root}, or INSTSEG_DATA={one.data_root} set"

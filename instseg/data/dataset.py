@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from itertools import zip_longest
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from instseg.data.archives.fetch import Source
 from instseg.errors import DataError
 
 Target = dict[str, Any]
@@ -23,9 +24,14 @@ class InstanceDataset(Dataset[Sample], ABC):
         categories: COCO categories, ``{"id": int, "name": str}``; label ``i + 1`` is ``categories[i]``, label 0
             is the background.
         image_ids: one id an image, in the order of the images.
-        left_out: one line for each instance or image that the reader left out, and why.
+        skipped: one line for each instance or image that the reader left out, and why.
         id_shift: what :meth:`ground_truth` adds to the annotation ids of the file that it was read from.
+        FILES: keys of the annotation files and folders that are given to it; see :mod:`instseg.data.sets`.
+        SOURCE: where it is published; None: it can't be downloaded.
     """
+
+    FILES: ClassVar[tuple[str, ...]] = ()
+    SOURCE: ClassVar[Source | None] = None
 
     name: str
     categories: list[dict[str, Any]]

@@ -1,7 +1,7 @@
 """The images in a folder of anything, by their names."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -78,3 +78,23 @@ def list_images(folder: Path, *, recursive: bool = False, leave_out: Path | None
 def _walk(folder: Path, errors: list[OSError]) -> Iterator[tuple[Path, list[str], list[str]]]:
     for here, inner, names in os.walk(folder, onerror=errors.append):
         yield Path(here), inner, names
+
+
+def find_root(root: Path, folder: str, parts: Sequence[str], layout: str) -> Path:
+    """The folder of a data set: ``root / folder``, or else ``root`` itself, whichever has one of its parts.
+
+    Args:
+        root: what the user gave.
+        folder: the name of the data set's folder.
+        parts: names or patterns of what is in it.
+        layout: what is expected there, for messages.
+
+    Raises:
+        DataError: neither has a part.
+    """
+    if not root.is_dir():
+        raise DataError(f"folder {root} does not exist; {layout}")
+    for path in (root / folder, root):
+        if any(True for part in parts for _ in path.glob(part)):
+            return path
+    raise DataError(f"{root} holds no {folder}: {layout}")

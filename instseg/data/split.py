@@ -8,10 +8,12 @@ from pathlib import Path
 from instseg.errors import DataError, UserError, unknown_name
 
 
-def check_split(split: str) -> None:
-    """Raise a UserError where there is no such split."""
+def check_split(split: str, images: int | None = None) -> None:
+    """Raise a UserError where there is no such split, or it can't have so many images (None: all)."""
     if split not in ("train", "val"):
         raise unknown_name("split", split, ("train", "val"))
+    if images is not None and images < 1:
+        raise UserError(f"dataset.max_{split}_images={images}: must be 1 or more, or null for all")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from experiments.config import apps as app_config
+from experiments.config import cli
 from experiments.config import run as config
 from experiments.config.groups import DatasetConfig
 from experiments.config.run import Config
@@ -30,6 +31,7 @@ from experiments.data import problems as data_problems
 from experiments.runs import end_to_end
 from experiments.runs import folder as record
 from instseg.data import InstanceDataset
+from instseg.data.archives.fetch import Source
 from instseg.errors import UserError
 
 Refused = Callable[..., str]
@@ -308,8 +310,8 @@ def test_it_fetches_to_where_runs_look(
 ) -> None:
     asked: list[tuple[str, Path]] = []
 
-    def fetch(name: str, to: Path) -> Path:
-        asked.append((name, to))
+    def fetch(source: Source, to: Path) -> Path:
+        asked.append((source.folder, to))
         return to / "coco"
 
     monkeypatch.setattr(data, "fetch", fetch)
@@ -340,7 +342,7 @@ def test_wrong_keys_are_named(override: str, parts: list[str], refused: Refused)
 
 
 def test_the_yaml_s_defaults_are_the_schema_s() -> None:
-    path = Path(config.__file__).parent / "conf" / "data.yaml"
+    path = cli.CONF / "data.yaml"
     written = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(written, dict)
     assert {key: written[key] for key in vars(app_config.Data())} == vars(app_config.Data())

@@ -1,4 +1,4 @@
-"""Which images are held out where a data set does not say."""
+"""Checks of the split that is asked for, and folds for data sets that are published without a split."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ def check_split(split: str, images: int | None = None) -> None:
 
 @dataclass(frozen=True)
 class FoldSplit:
-    """One split of one fold. Images are dealt out to the folds in an order drawn from the seed and their names,
-    so neither the order in a file nor the number of images asked for changes who is held out.
+    """One split of one fold. Images are dealt out to the folds in an order drawn from the seed and their names, so
+    that neither the order in a file nor the number of images asked for changes which are held out.
 
     Args:
         split: ``"train"``, or ``"val"`` for the images held out.
@@ -60,5 +60,5 @@ class FoldSplit:
                 f"{source} has {len(names)} image(s), too few for {self.folds} folds; "
                 f"set dataset.options.folds, 2 or more"
             )
-        drawn = sorted(names, key=lambda n: (names[n], hashlib.sha256(f"{self.seed}/{n}".encode()).digest()))
-        return {n for i, n in enumerate(drawn) if (i % self.folds == self.fold) == (self.split == "val")}
+        order = sorted(names, key=lambda n: (names[n], hashlib.sha256(f"{self.seed}/{n}".encode()).digest()))
+        return {n for i, n in enumerate(order) if (i % self.folds == self.fold) == (self.split == "val")}

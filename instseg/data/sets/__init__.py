@@ -101,7 +101,7 @@ def build(
     if "fold" not in accepted and fold != 0:
         raise UserError(f"dataset.fold={fold}: {name} has fold 0 alone")
     if dataset.SOURCE is not None:
-        download_dir = Path(chosen.pop("download_dir", DEFAULT_DIR))
+        download_dir = Path(chosen.pop("download_dir", DEFAULT_DIR)).expanduser()
         if root is None and dataset.SOURCE.automatic:
             fetch(dataset.SOURCE, download_dir)
         root = root or download_dir

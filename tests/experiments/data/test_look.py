@@ -387,7 +387,7 @@ def test_real_sets_are_counted_right(real_data: Path, name: str, numbers: dict[s
         crowds = len(split.instances) - len(alone)
         without = int((split.images["instances"] == 0).sum())
         assert (len(split.images), len(alone), crowds, without) == numbers[split.name]
-    assert not [problem for problem in data_problems.of_numbers(splits) if problem.kind != "look"]
+    assert not [problem for problem in data_problems.in_numbers(splits) if problem.kind != "look"]
 
 
 def test_a_fault_of_the_file_that_both_splits_come_from_is_told_once(tmp_path: Path, refused: Refused) -> None:

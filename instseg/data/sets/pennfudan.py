@@ -89,7 +89,8 @@ class PennFudan(AnnotatedImages):
 
     def __getitem__(self, index: int) -> Sample:
         image, target = super().__getitem__(index)
-        # the strides that this data set's images always had: resizing rounds by them
+        # not channels last as in other data sets: sums over pixels, as in photometric distortion, round by the strides,
+        # and results of record were made with these
         return tv_tensors.Image(image.contiguous()), target
 
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""Boxes, polygons and run-length codes as COCO writes them: what is wrong with one, and its mask.
+"""Boxes, polygons and run-length codes as COCO writes them: what can be wrong with them, and the masks they stand for.
 
 The format is that of https://cocodataset.org/#format-data and of pycocotools, which scores it.
 """
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from instseg.data.annotations.json_file import short
 from instseg.masks import rle
 
 MOST_PIXELS = 178_956_970  # of an image; Pillow opens no larger one, and pycocotools counts in 32 bits
@@ -77,7 +78,7 @@ def sound_codes(results: Sequence[Any], sizes: Mapping[int, tuple[int, int]]) ->
     """
     sound = np.zeros(len(results), dtype=bool)
     for begin in range(0, len(results), _CODES):
-        found = []
+        codes = []
         for i, result in enumerate(results[begin : begin + _CODES], begin):
             try:
                 size, counts = result["segmentation"]["size"], result["segmentation"]["counts"]
@@ -85,8 +86,9 @@ def sound_codes(results: Sequence[Any], sizes: Mapping[int, tuple[int, int]]) ->
             except (TypeError, LookupError, ValueError):
                 continue
             if type(counts) is str and type(size) is list and size == [height, width]:
-                found.append((i, counts, height * width))
-        sound[[i for i, _, _ in found]] = rle.fit([counts for _, counts, _ in found], np.array([n for *_, n in found]))
+                codes.append((i, counts, height * width))
+        pixels = np.array([pixels for *_, pixels in codes])
+        sound[[i for i, *_ in codes]] = rle.fit([counts for _, counts, _ in codes], pixels)
     return sound
 
 
@@ -105,6 +107,18 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     return {"size": [height, width], "counts": segmentation["counts"].encode("ascii")}
 
 
+def mask_annotation(rle: dict[str, Any], annotation_id: int, image_id: int, category_id: int) -> dict[str, Any]:
+    """An entry of ``annotations`` for a mask in compressed RLE as pycocotools makes it, but for its area."""
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+        "bbox": coco_mask.toBbox(rle).tolist(),
+        "iscrowd": 0,
+    }
+
+
 def _malformed_box(bbox: Any) -> str | None:
     try:
         x, y, box_width, box_height = bbox
@@ -112,15 +126,15 @@ def _malformed_box(bbox: Any) -> str | None:
             return None
     except (TypeError, ValueError, OverflowError):
         pass
-    return f"bbox is {_short(bbox)}; 4 numbers [x, y, width, height] are needed"
+    return f"bbox is {short(bbox)}; 4 numbers [x, y, width, height] are needed"
 
 
 def _degenerate_box(bbox: Any, height: int, width: int) -> str | None:
     if bbox[2] < MIN_SIDE or bbox[3] < MIN_SIDE:
-        return f"bbox {_short(bbox)} has no area"
+        return f"bbox {short(bbox)} has no area"
     x1, y1, x2, y2 = clipped_box(bbox, height, width)
     if x2 - x1 < MIN_SIDE or y2 - y1 < MIN_SIDE:
-        return f"bbox {_short(bbox)} lies outside its image of {width} x {height} pixels"
+        return f"bbox {short(bbox)} lies outside its image of {width} x {height} pixels"
     return None
 
 
@@ -158,9 +172,9 @@ def _foreground(rle: dict[str, Any], height: int, width: int) -> int:
     ends within a number is read past its end. So both are looked at here first.
     """
     if rle.get("size") != [height, width]:
-        raise ValueError(f"its RLE has size {_short(rle.get('size'))}, its image [height, width] [{height}, {width}]")
+        raise ValueError(f"its RLE has size {short(rle.get('size'))}, its image [height, width] [{height}, {width}]")
     counts = rle.get("counts")
-    runs = _runs(counts) if isinstance(counts, str) else counts
+    runs = run_lengths(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
         raise ValueError("its RLE counts are damaged; a list of run lengths or a compressed string is needed")
     if sum(runs) != height * width:
@@ -168,7 +182,7 @@ def _foreground(rle: dict[str, Any], height: int, width: int) -> int:
     return sum(runs[1::2])
 
 
-def _runs(counts: str) -> list[int] | None:
+def run_lengths(counts: str) -> list[int] | None:
     """The run lengths in COCO's compressed string: base 32, differences to the run before the last.
 
     Returns:
@@ -190,8 +204,3 @@ def _runs(counts: str) -> list[int] | None:
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
     return None if shift else runs
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."

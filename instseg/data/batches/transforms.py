@@ -1,4 +1,4 @@
-"""What happens to a training image on its way into a batch, by ``torchvision.transforms.v2``."""
+"""The augmentation of training images, by ``torchvision.transforms.v2``."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -78,13 +78,13 @@ def training(
 
 
 class TrainTransform:
-    """What :func:`training` gives: (image, target) -> (image, target), the random choices from torch's generator.
+    """(image, target) -> (image, target), with random choices from torch's generator; made by :func:`training`.
 
     Args:
-        moves: what changes the size and place of image, boxes and masks alike.
-        colours: what changes the image alone.
-        pixels: colours come before the moves on images of so many, and behind them on larger ones, as they are what
-            takes time.
+        moves: geometric transforms, of image, boxes and masks alike.
+        colours: transforms of the image alone.
+        pixels: colours are applied before the moves to images of at most so many pixels and after them to larger
+            ones, as their cost grows with the pixels.
         copy_paste: see :func:`training`.
         min_area: see :func:`training`; None: instances stay as they were moved.
         min_visible: see :func:`training`.
@@ -136,10 +136,10 @@ class TrainTransform:
 
 
 class PackedMasks(v2.Transform):
-    """Transforms applied in turn, to eight masks at a time: each mask is a bit of the planes that they see as masks.
+    """Transforms applied in turn to eight masks at a time: each mask is one bit of the uint8 planes they transform.
 
-    That is exact where masks are moved by nearest neighbour and filled with 0, as v2's geometric transforms do,
-    and takes a quarter of the time. A transform that adds, drops or reorders instances belongs outside.
+    That is exact where masks are resampled by nearest neighbour and filled with 0, as by v2's geometric transforms,
+    and takes a quarter of the time. Transforms that add, drop or reorder instances must not be among them.
 
     Args:
         transforms: called with (image, target).
@@ -152,7 +152,7 @@ class PackedMasks(v2.Transform):
     def forward(self, image: tv_tensors.Image, target: Target) -> Sample:
         masks = target["masks"].as_subclass(torch.Tensor)
         n = len(masks)
-        # like masks also in strides, so that packing runs through memory in order
+        # with the strides of the masks, so that packing goes through memory in order
         planes = torch.zeros_like(masks[: -(-n // 8)])
         for k in range(n):
             planes[k // 8] |= masks[k] << k % 8
@@ -167,7 +167,7 @@ class PackedMasks(v2.Transform):
 
 
 class _ScaleJitter(v2.ScaleJitter):
-    """v2's, but a side of a long and thin image keeps a pixel."""
+    """v2's, but no side of a long and thin image becomes 0 pixels."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = super().make_params(flat_inputs)["size"]
@@ -175,7 +175,7 @@ class _ScaleJitter(v2.ScaleJitter):
 
 
 def _crop(size: tuple[int, int]) -> v2.Transform:
-    """A random crop of (H, W), padded where that is more than there is; boxes may then reach beyond it."""
+    """A random crop of (H, W), padded where the image is smaller; boxes may then reach beyond it."""
     fill = {tv_tensors.Image: PADDING, "others": 0}
     return v2.Compose([v2.SetClampingMode(None), v2.RandomCrop(size, pad_if_needed=True, fill=fill)])
 

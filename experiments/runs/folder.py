@@ -17,8 +17,8 @@ import torch
 from omegaconf import OmegaConf
 
 from experiments.config.run import Config
-from experiments.report.gt_boxes import FILE as IN_TRUE_BOXES
 from experiments.runs.provenance import now, provenance
+from experiments.runs.study_files import GT_BOXES
 from instseg import progress
 from instseg.data import InstanceDataset
 from instseg.data.dataset import check_same_classes
@@ -86,7 +86,7 @@ def finish(
     write_atomically(folder / "predictions.json", json.dumps(results).encode())
     of_masks, of_boundaries = gt_boxes.ious(truth, in_true_boxes)
     each = {"mask_iou": of_masks.round(6).tolist(), "boundary_iou": of_boundaries.round(6).tolist()}
-    write_atomically(folder / IN_TRUE_BOXES, json.dumps(each))
+    write_atomically(folder / GT_BOXES, json.dumps(each))
     result = {
         "schema": 1,
         "hash": config.hash(),

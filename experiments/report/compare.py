@@ -94,7 +94,7 @@ def score(
     Args:
         run: its row of ``study.runs``.
         truth, results: as :class:`experiments.runs.study_files.StudyFiles` gives them.
-        kinds: those of the study.
+        kinds: what the study is scored by.
         resamples: bootstrap replicates.
     """
     scored = [kind for kind in kinds if kind in REQUIRED or not math.isnan(run[f"{kind}_AP"])]

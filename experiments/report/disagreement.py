@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from experiments.render.masks import Column, ImageKey, grid
 from experiments.report.by_image import paired
-from experiments.report.panels import IMAGES, explanation, panel_source
+from experiments.report.panels import IMAGES, PanelSource, explanation
 from experiments.report.predictions import IMAGE
 from experiments.report.section import Content, Draw, Findings, Section
 from experiments.runs import trained
@@ -63,7 +63,7 @@ def choose(findings: Findings) -> tuple[dict[str, list[Column]], list[str]]:
     chosen[_ALL] = largest_spread(candidates)
     keys = {(name, int(image_id)) for rows in chosen.values() for name, image_id in rows[IMAGE].to_numpy()}
     images = {key: sources[key[0]].image(key[1]) for key in sorted(keys)}
-    source = panel_source(study, findings.predictions, images)
+    source = PanelSource(study.files, findings.predictions.shown, images)
     columns: dict[str, list[Column]] = {}
     for label, rows in chosen.items():
         order = findings.scores.order if label == _ALL else [rivals[label], label]
@@ -101,11 +101,11 @@ def largest_spread(images: pd.DataFrame) -> pd.DataFrame:
 
 
 class _ImageSource:
-    """The images of one ground truth that can be had: those of the data set, or the stored ones.
+    """The images of a ground truth: all of the data set where it can be opened, else the stored ones.
 
     Attributes:
-        image_ids: theirs.
-        note: why they are the stored ones; else empty.
+        image_ids: their ids.
+        note: why only the stored ones are at hand; else empty.
     """
 
     def __init__(self, study: Study, ground_truth: str, data_root: str | None) -> None:

@@ -14,6 +14,7 @@ from experiments.render.masks import Column, ImageKey, Instances, colour_of, gri
 from experiments.report.predictions import SCORE, Predictions, objects_of, pair
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.study import Study
+from experiments.runs.study_files import StudyFiles
 from instseg.evaluation import coco
 
 IMAGES = 4
@@ -33,36 +34,30 @@ def make(findings: Findings) -> Content:
 
 @dataclass
 class PanelSource:
-    """What columns of panels are made from.
+    """What columns of panels are made from. Each variant is shown by the first of its runs, in the order of folds and
+    seeds, that was scored on the image.
 
     Attributes:
+        files: for the ground truths.
+        predictions: those of :class:`experiments.report.predictions.Predictions` that are shown.
         images: (H, W, 3) uint8 each.
-        truths: the annotations, by ground truth file, segmentations as RLE.
-        predictions: those above :data:`experiments.report.predictions.SCORE`, by variant and ground truth, by image id.
     """
 
-    images: dict[ImageKey, NDArray[np.uint8]]
-    truths: dict[str, COCO]
+    files: StudyFiles
     predictions: dict[tuple[str, str], dict[int, coco.Results]]
+    images: dict[ImageKey, NDArray[np.uint8]]
 
     def column(self, key: ImageKey, order: list[str], title: str = "") -> Column:
         """One image with the predictions of those variants of ``order`` that have a run on it."""
         ground_truth, image_id = key
-        image = self.images[key]
-        objects = objects_of(self.truths[ground_truth], image_id)
-        column = Column(key, image, _truth(self.truths[ground_truth], objects, image.shape[:2]), {}, title)
+        image, truth = self.images[key], self.files.ground_truth(ground_truth)
+        objects = objects_of(truth, image_id)
+        column = Column(key, image, _truth(truth, objects, image.shape[:2]), {}, title)
         for label in order:
             if (label, ground_truth) in self.predictions:
                 results = self.predictions[label, ground_truth].get(image_id, [])
                 column.predictions[label] = _prediction(results, objects, column)
         return column
-
-
-def panel_source(study: Study, predictions: Predictions, images: dict[ImageKey, NDArray[np.uint8]]) -> PanelSource:
-    """Of some images. Each variant is shown by the first of its runs, in the order of folds and seeds, that was scored
-    on the image."""
-    truths = {name: study.files.ground_truth(name) for name in {name for name, _ in images}}
-    return PanelSource(images, truths, predictions.shown)
 
 
 def collect(study: Study, predictions: Predictions, order: list[str]) -> list[Column]:
@@ -72,7 +67,8 @@ def collect(study: Study, predictions: Predictions, order: list[str]) -> list[Co
     holders = {name: sum((label, name) in predictions.shown for label in order) for name in names}
     keys = [(name, image_id) for name, images in stored.items() for image_id in images if holders[name]]
     keys = sorted(keys, key=lambda key: -holders[key[0]])[:IMAGES]
-    source = panel_source(study, predictions, {(name, image_id): stored[name][image_id] for name, image_id in keys})
+    images = {(name, image_id): stored[name][image_id] for name, image_id in keys}
+    source = PanelSource(study.files, predictions.shown, images)
     return [source.column(key, order) for key in keys]
 
 

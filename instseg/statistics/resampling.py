@@ -26,25 +26,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from instseg.errors import UserError
-from instseg.evaluation.matches import RECALL_THRESHOLDS, CategoryMatches, Floats, Matches, match
+from instseg.evaluation.matches import RECALL_THRESHOLDS, CategoryMatches, Floats, Matches
 from instseg.statistics.estimate import UNKNOWN, Estimate, Spread, between_units, estimate
 from instseg.statistics.verdict import Difference
-
-__all__ = [
-    "Matches",
-    "PairedDifference",
-    "RunKey",
-    "RunScores",
-    "average_precision",
-    "differences",
-    "image_weights",
-    "match",
-    "mean_over_runs",
-    "own_interval",
-    "paired_difference",
-    "pooled_spread",
-    "score_run",
-]
 
 RunKey = tuple[int, int]  # (fold, seed)
 
@@ -52,7 +36,7 @@ _ROWS = 250  # resamples held at once
 
 
 class RunScores(NamedTuple):
-    """A number of one run, such as its AP, and what it is on resampled images.
+    """A number of a run, such as its AP, and what it is on resampled images.
 
     Attributes:
         values: (1 + resamples,) in percent: on the images as they are, then on each resample.

@@ -95,7 +95,7 @@ def terminal(scores: StudyScores) -> list[str]:
             rows.append(cells)
         parts.append(table.fitted(pd.DataFrame(rows)))
     parts.append(
-        f"AP in percent, mean ± deviation over runs; Δ: difference to the baseline, its interval by Holm's correction; "
+        "AP in percent, mean ± deviation over runs; Δ: difference to the baseline, its interval by Holm's correction; "
         f"{table.MARK}: real"
     )
     return [part for part in parts if part]
@@ -118,6 +118,7 @@ def forest(scores: StudyScores) -> Figure | None:
     style = looks(scores.order)
     figure, columns = row_figure([variant.label for variant in rows], len(kinds), 4.6)
     rivals = {variant.compared_with for variant in rows}
+    rival = rivals.pop() if len(rivals) == 1 else "the baseline"
     for axes, kind in zip(columns, kinds, strict=True):
         for y, variant in enumerate(rows):
             comparison, look = variant.comparisons[kind], style[variant.label]
@@ -135,7 +136,7 @@ def forest(scores: StudyScores) -> Figure | None:
                 fontweight="bold" if comparison.is_real else "normal",
             )
         axes.axvline(0, color="#555555", linewidth=1)
-        axes.set(xlabel=f"Δ {kind} AP to {rivals.copy().pop() if len(rivals) == 1 else 'the baseline'}")
+        axes.set(xlabel=f"Δ {kind} AP to {rival}")
         axes.margins(x=0.08)
         axes.xaxis.set_major_locator(MaxNLocator(6))
     caption(

@@ -67,7 +67,7 @@ def read(study: Study, resamples: int) -> Predictions:
     """
     runs = study.runs[study.runs["counted"]]
     truths: dict[str, COCO] = {}
-    notes = []
+    notes: list[str] = []
     for name in runs["ground_truth"].unique():
         try:
             truths[name] = study.files.ground_truth(name)

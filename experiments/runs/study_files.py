@@ -6,6 +6,7 @@ Ground truths and stored images are kept, as all runs share them: of COCO's vali
 """
 
 import math
+import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -134,7 +135,7 @@ def _stored_images(stem: Path) -> Images:
     try:
         with np.load(path) as arrays:
             images = {int(name.removeprefix("image_")): arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: can't be used ({str(error).splitlines()[0]}); delete it") from error
     if any(image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 for image in images.values()):
         raise DataError(f"{path}: can't be used (an image is no (H, W, 3) array of uint8); delete it")

@@ -15,6 +15,7 @@ from experiments.render.plot import file_names
 from experiments.render.table import wrap
 from experiments.report import panels, predictions
 from experiments.runs.study import read
+from instseg.errors import DataError
 
 # (height, width) of landscape, portrait and square images
 SIZES = ((24, 32), (32, 24), (24, 24))
@@ -81,6 +82,16 @@ def test_images_that_most_variants_have_come_first_and_the_rest_says_no_run(tmp_
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert texts.count("no run on\nthis image") == 1
     assert [text.get_text() for text in figure.texts[1:]] == ["image", "fcn", "unet", "ground truth"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no images", b"PK\x03\x04 cut off"])
+def test_stored_images_that_are_damaged_are_named(tmp_path: Path, content: bytes) -> None:
+    make_run(tmp_path, "fcn", 1.0, images=3)
+    (path,) = (tmp_path / "ground_truth").glob("*.npz")
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="delete it") as caught:
+        collected(tmp_path, ["fcn"])
+    assert str(caught.value).startswith(f"{path}: can't be used")
 
 
 def column(colour: int, size: tuple[int, int], variants: list[str]) -> masks.Column:

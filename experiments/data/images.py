@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from experiments.config.run import Config
 from experiments.data.counts import Split
 from experiments.data.problems import evenly
-from experiments.report.panels import Instances, colour_of, overlay
+from experiments.render.masks import Instances, colour_of, overlay
 from instseg.data import InstanceDataset
 from instseg.data.batches import loader
 from instseg.errors import UserError

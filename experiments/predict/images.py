@@ -22,7 +22,7 @@ from experiments.config import apps, cli
 from experiments.config.run import torch_device
 from experiments.predict import overlays
 from experiments.predict.journal import Journal
-from experiments.report.panels import file_names
+from experiments.render.plot import file_names
 from experiments.runs import trained
 from experiments.runs.end_to_end import prepare
 from experiments.runs.trained import Trained

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from experiments.config.run import Config
 from experiments.runs.provenance import now, provenance
+from experiments.runs.study_files import GT_BOXES
 from instseg import progress
 from instseg.data import InstanceDataset
 from instseg.data.dataset import check_same_classes
@@ -27,8 +28,6 @@ from instseg.files import write_atomically
 from instseg.masks.rle import RLE
 from instseg.training.frozen_core import HeadResult
 
-TRUE_BOXES = "true_boxes.json"
-"""``mask_iou`` and ``boundary_iou`` of each object of the ground truth that is no crowd region."""
 LOCK = ".lock"
 """Held by the process that carries out the run; its time of change is when that process began."""
 ERROR = "error.txt"
@@ -100,7 +99,7 @@ def finish(run: ActiveRun, results: coco.Results, in_true_boxes: list[RLE], trai
     write_atomically(folder / "predictions.json", json.dumps(results).encode())
     mask_ious, boundary_ious = gt_boxes.ious(truth, in_true_boxes)
     ious = {"mask_iou": mask_ious.round(6).tolist(), "boundary_iou": boundary_ious.round(6).tolist()}
-    write_atomically(folder / TRUE_BOXES, json.dumps(ious))
+    write_atomically(folder / GT_BOXES, json.dumps(ious))
     result = {
         "schema": 1,
         "hash": config.hash(),

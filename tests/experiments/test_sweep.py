@@ -31,7 +31,7 @@ def test_a_sweep_writes_tables_and_plots_and_is_safe_to_repeat(tmp_path: Path) -
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 runs, 0 of them done" in done.stdout
     study = tmp_path / "quick"
-    for name in ("ap", "speed", "true_boxes", "shared_boxes"):
+    for name in ("ap", "speed", "gt_boxes", "shared_boxes"):
         for ending in ("csv", "md", "tex"):
             assert (study / f"{name}.{ending}").stat().st_size > 100
     for name in ("learning_curves", "ap_latency", "panels", "panels/fcn", "panels/unet"):

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from heads._blocks import Doubling, Pointwise, Predictor, conv, doublings, initialise
-from instseg.detector.rois import MaskHead, RoIs
+from instseg.detector.mask_head import MaskHead
+from instseg.detector.rois import RoIs
 from instseg.errors import UserError
 
 

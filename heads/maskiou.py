@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from heads import build
 from heads._blocks import conv, initialise
-from instseg.detector.rois import MaskHead, MaskPrediction, MaskTargets, RoIs
+from instseg.detector.mask_head import MaskHead, MaskPrediction, MaskTargets
+from instseg.detector.rois import RoIs
 from instseg.errors import UserError
 
 CONVS = 4

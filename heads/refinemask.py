@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads._blocks import FineFeatures, Pointwise, conv, doublings, initialise
-from instseg.detector.rois import MaskHead, MaskTargets, RoIs
+from instseg.detector.mask_head import MaskHead, MaskTargets
+from instseg.detector.rois import RoIs
 from instseg.errors import UserError
 
 CONVS, DILATIONS = 2, (1, 3, 5)

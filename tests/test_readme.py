@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from instseg.detector.rois import MaskHead, RoIs
+from instseg.detector.mask_head import MaskHead
+from instseg.detector.rois import RoIs
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()

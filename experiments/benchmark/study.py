@@ -19,9 +19,10 @@ from instseg import progress, timing
 from instseg.data import InstanceDataset
 from instseg.data.batches import loader
 from instseg.detector import MaskRCNN
+from instseg.device import autocast
 from instseg.files import write_atomically
 from instseg.training import frozen_core as frozen
-from instseg.training.loop import autocast, step
+from instseg.training.loop import step
 
 IMAGES = 8
 """Held-out images that the whole model is timed on, where there are as many."""

@@ -14,7 +14,8 @@ import heads
 from experiments.config.groups import Head
 from experiments.config.run import CONTROLS, Config
 from instseg import timing
-from instseg.detector.rois import MaskHead, RoIs
+from instseg.detector.mask_head import MaskHead
+from instseg.detector.rois import RoIs
 from instseg.errors import UserError, unknown_name
 
 TOLERANCE = 0.02

@@ -92,22 +92,6 @@ class DatasetConfig:
 
 
 @dataclass
-class Augmentation:
-    """What happens to training images (``conf/augmentation``); see ``instseg.data.batches.transforms.training``."""
-
-    flip: float = 0.5
-    vertical_flip: float = 0.0
-    scale: list[float] | None = None
-    crop: int | None = None
-    photometric: float = 0.0
-    jpeg: float = 0.0
-    jpeg_quality: list[int] = field(default_factory=lambda: [30, 95])
-    copy_paste: float = 0.0
-    min_area: int = 10
-    min_visible: float = 0.1
-
-
-@dataclass
 class Trunk:
     """Backbone and pyramid (``conf/trunk``); see ``instseg.detector.trunk.build``."""
 
@@ -117,57 +101,6 @@ class Trunk:
     trainable_layers: int | None = None
     out_channels: int = 256
     stride_in_1x1: bool = False
-
-
-@dataclass
-class Detector:
-    """RPN and box branch; the names and defaults are torchvision's, but for ``exact_anchors`` and ``roi_aligned``,
-    which are detectron2's ways (``instseg.detector.MaskRCNN``)."""
-
-    anchor_sizes: list[list[int]] = field(default_factory=lambda: [[32], [64], [128], [256], [512]])
-    anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
-    box_features: int = 1024
-    rpn_pre_nms_top_n_train: int = 2000
-    rpn_pre_nms_top_n_test: int = 1000
-    rpn_post_nms_top_n_train: int = 2000
-    rpn_post_nms_top_n_test: int = 1000
-    rpn_nms_thresh: float = 0.7
-    rpn_fg_iou_thresh: float = 0.7
-    rpn_bg_iou_thresh: float = 0.3
-    rpn_batch_size_per_image: int = 256
-    rpn_positive_fraction: float = 0.5
-    rpn_score_thresh: float = 0.0
-    box_score_thresh: float = 0.05
-    box_nms_thresh: float = 0.5
-    box_detections_per_img: int = 100
-    box_fg_iou_thresh: float = 0.5
-    box_bg_iou_thresh: float = 0.5
-    box_batch_size_per_image: int = 512
-    box_positive_fraction: float = 0.25
-    exact_anchors: bool = False
-    roi_aligned: bool = False
-
-
-@dataclass
-class ScheduleConfig:
-    """Optimiser, learning rate and length (``conf/schedule``); see ``instseg.training.schedule.Schedule``."""
-
-    iterations: int = MISSING
-    batch_size: int = MISSING
-    accumulate: int = 1
-    optimizer: str = "sgd"
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 0.0001
-    norm_weight_decay: float | None = None
-    warmup: int = 1000
-    warmup_factor: float = 0.001
-    decay: str = "step"
-    milestones: list[int] = field(default_factory=list)
-    gamma: float = 0.1
-    clip_norm: float | None = None
-    precision: str = "float32"
-    reference_batch: int | None = None
 
 
 @dataclass

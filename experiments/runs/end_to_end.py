@@ -1,6 +1,7 @@
 """One run: a configuration in, a folder with ``result.json`` out; skipped when done, resumed when broken off."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def prepare(config: Config) -> torch.device:
     tf32 = config.schedule.precision != "float32"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
-    # filling what no algorithm reads costs 1,500 calls a step
+    # a documented switch, which torch's types lack: filling new tensors, which nothing reads, costs 1,500 calls a step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
 
@@ -85,19 +86,15 @@ def build_model(config: Config, num_classes: int) -> MaskRCNN:
     """The model of a run with its first weights, but for those of ``init``: all but the head's are the same for every
     head of a seed."""
     config.check_resolved()
+    # the weights of init replace all others
+    trunk = replace(config.trunk, weights=None) if config.transferred() else config.trunk
     with seeds.stream(config.stream_seed(), "mask head"):
         head = config.make_head(num_classes)
     with seeds.stream(config.stream_seed(), "core"):
-        return detector.build(
-            config.trunk.name,
-            head=head,
-            num_classes=num_classes,
-            # what init has is put over these
-            weights=None if config.transferred() else config.trunk.weights,
-            norm=config.trunk.norm,
-            trainable_layers=config.trunk.trainable_layers,
-            out_channels=config.trunk.out_channels,
-            stride_in_1x1=config.trunk.stride_in_1x1,
+        return MaskRCNN(
+            detector.trunk.build(**vars(trunk)),
+            head,
+            num_classes,
             min_size=config.dataset.min_size,
             max_size=config.dataset.max_size,
             # the data pipeline brings training images to their size
@@ -157,29 +154,13 @@ def _train(
 def _predict(
     config: Config, model: MaskRCNN, held_out: InstanceDataset, device: torch.device, title: str
 ) -> coco.Results:
-    return predict(
-        model,
-        held_out,
-        device=device,
-        batch_size=config.evaluation.batch_size,
-        workers=config.runtime.workers,
-        precision=config.schedule.precision,
-        title=title,
-    )
+    return predict(model, held_out, config.make_inference(device), title)
 
 
 def _predict_in_true_boxes(
     config: Config, model: MaskRCNN, held_out: InstanceDataset, device: torch.device
 ) -> list[RLE]:
-    return gt_boxes.predict(
-        model,
-        held_out,
-        held_out.ground_truth(),
-        device=device,
-        batch_size=config.evaluation.batch_size,
-        workers=config.runtime.workers,
-        precision=config.schedule.precision,
-    )
+    return gt_boxes.predict(model, held_out, held_out.ground_truth(), config.make_inference(device))
 
 
 def _to_learn_from(data: InstanceDataset) -> list[int]:

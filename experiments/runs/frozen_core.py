@@ -129,20 +129,12 @@ def _pass(begun: list[ActiveRun], core: Path | None, device: torch.device) -> Er
         models[0].compile_layers()
         for model in models[1:]:
             model.mask_head.compile()
-    schedule, runtime = config.make_schedule(), config.runtime
+    schedule, runtime, inference = config.make_schedule(), config.runtime, config.make_inference(device)
     by_id = {image_id: index for index, image_id in enumerate(data.image_ids)}
     name = f"{len(begun)} heads" if len(begun) > 1 else config.head.variant
 
     def predictions(models: Sequence[MaskRCNN]) -> list[coco.Results]:
-        return predict_each(
-            models,
-            held_out,
-            device=device,
-            batch_size=config.evaluation.batch_size,
-            workers=runtime.workers,
-            precision=config.schedule.precision,
-            title=f"{name}: evaluate",
-        )
+        return predict_each(models, held_out, inference, title=f"{name}: evaluate")
 
     def evaluate(models: Sequence[MaskRCNN]) -> list[dict[str, Any]]:
         return [logged_scores(config, held_out, results) for results in predictions(models)]
@@ -165,13 +157,7 @@ def _pass(begun: list[ActiveRun], core: Path | None, device: torch.device) -> Er
     if trained:
         found = predictions([model for _, model, _, _ in trained])
         masks = gt_boxes.predict_each(
-            [model for _, model, _, _ in trained],
-            held_out,
-            held_out.ground_truth(),
-            device=device,
-            batch_size=config.evaluation.batch_size,
-            workers=runtime.workers,
-            precision=config.schedule.precision,
+            [model for _, model, _, _ in trained], held_out, held_out.ground_truth(), inference
         )
         for (one, _, outcome, origin), results, in_true_boxes in zip(trained, found, masks, strict=True):
             times: dict[str, float] = {"seconds": outcome.seconds, "start": outcome.start}

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from instseg.detector import trunk as trunks
+from instseg.detector.mask_head import MaskHead
 from instseg.detector.mask_rcnn import MaskRCNN
-from instseg.detector.rois import MaskHead
 
 
 def build(
@@ -27,9 +27,11 @@ def build(
         head: the mask head, built for the trunk's ``out_channels`` and for ``num_classes``.
         num_classes: the background included.
         weights, norm, trainable_layers, out_channels, stride_in_1x1: see :func:`instseg.detector.trunk.build`.
-        options: see :class:`MaskRCNN`; most bear torchvision's names.
+        options: those of :class:`MaskRCNN`, which include all of
+            :class:`~instseg.detector.options.DetectorOptions`.
 
     Raises:
+        TypeError: an option of another name.
         UserError: see :func:`instseg.detector.trunk.build`.
     """
     backbone = trunks.build(

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.error import URLError
 
 import torch
 import torchvision.models as tvm
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import WeightsEnum
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.resnet import BasicBlock
@@ -21,6 +20,8 @@ NORMS: dict[str, Callable[..., nn.Module]] = {"frozen": FrozenBatchNorm2d, "batc
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 BOTTLENECKS = ("resnet50", "resnet101")
 """Those whose blocks have 1×1 convolutions."""
+CLASSIFIERS = ("fc.", "classifier.")
+"""Prefixes of the classifiers' parameters."""
 MOBILENET_STAGES = (3, 6, 13, 18)
 """Last feature of MobileNetV2 at strides 4, 8, 16 and 32."""
 
@@ -77,7 +78,7 @@ def build(
         _load_weights(network, name, weights)
     if name == "mobilenet_v2":
         body = network.features
-        stages = [f"{i}." for i in MOBILENET_STAGES]
+        stages = [str(i) for i in MOBILENET_STAGES]
         # the cuts lie where the stride grows, and the stem comes last of all
         starts = [0, 2, 4, 7, 11, 14, 18]
         order = [range(a, b) for a, b in zip(starts, [*starts[1:], 19], strict=True)][::-1]
@@ -88,12 +89,12 @@ def build(
         if stride_in_1x1:
             for block in (network.layer2[0], network.layer3[0], network.layer4[0]):
                 block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
-        stages = [f"layer{i}." for i in (1, 2, 3, 4)]
+        stages = [f"layer{i}" for i in (1, 2, 3, 4)]
         groups = [("layer4.",), ("layer3.",), ("layer2.",), ("layer1.",), ("conv1.", "bn1.")]
         width = network.layer4[-1].conv1.in_channels
         channels = [width // 8, width // 4, width // 2, width]
     _freeze(body, groups, trainable_layers)
-    layers = dict(zip([stage[:-1] for stage in stages], "0123", strict=True))
+    layers = dict(zip(stages, "0123", strict=True))
     return BackboneWithFPN(body, layers, channels, out_channels, extra_blocks=LastLevelMaxPool())
 
 
@@ -142,19 +143,13 @@ def _load_weights(network: nn.Module, name: str, weights: str | Path) -> None:
         except Exception as error:
             raise UserError(f"trunk.weights={entry}: not a file of weights ({type(error).__name__})") from error
     try:
-        # a trunk has no classifier: whatever number of classes the file has, it is not needed
-        network.load_state_dict({**_classifier(network), **_without_classifier(state)})
+        # the classifier, whose classes may be others, keeps its first weights: a trunk has none
+        weights_of_trunk = {key: value for key, value in state.items() if not key.startswith(CLASSIFIERS)}
+        classifier = {key: value for key, value in network.state_dict().items() if key.startswith(CLASSIFIERS)}
+        network.load_state_dict(classifier | weights_of_trunk)
     except (RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"trunk.weights={weights}: not the weights of {name}: {reason}") from error
-
-
-def _classifier(network: nn.Module) -> dict[str, Tensor]:
-    return {k: v for k, v in network.state_dict().items() if k.startswith(("fc.", "classifier."))}
-
-
-def _without_classifier(state: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in state.items() if not k.startswith(("fc.", "classifier."))}
 
 
 class _SmallNet(nn.Module):

@@ -54,7 +54,7 @@ def encode(index: COCO) -> None:
 
 
 class _BoundaryIoU:
-    """Has an evaluation of masks match by :func:`boundary.overlaps`."""
+    """Has an evaluation of masks match by :func:`boundary.limited`."""
 
     def computeIoU(self, imgId: int, catId: int) -> Any:
         masks = super().computeIoU(imgId, catId)  # type: ignore[misc]

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from instseg.masks import rle
 from instseg.masks.rle import RLE
@@ -59,49 +58,42 @@ def iou(a: Boundary, b: Boundary) -> float:
     # a slice that ends before it begins holds nothing, one that ends below 0 would
     right = max(left, min(a.x + a.pixels.shape[0], b.x + b.pixels.shape[0]))
     lower = max(upper, min(a.y + a.pixels.shape[1], b.y + b.pixels.shape[1]))
-    parts = [one.pixels[left - one.x : right - one.x, upper - one.y : lower - one.y] for one in (a, b)]
+    parts = [side.pixels[left - side.x : right - side.x, upper - side.y : lower - side.y] for side in (a, b)]
     common = int(np.count_nonzero(parts[0] & parts[1]))
     return common / max(1, a.size + b.size - common)
 
 
-def overlaps(
-    detected: Sequence[RLE], truth: Sequence[RLE], crowd: Sequence[int], at_least: float = 0.0
-) -> NDArray[np.float64]:
-    """What boundary AP matches by, for D detections and G objects of one image: min(mask IoU, boundary IoU).
-
-    Args:
-        detected: D compressed RLEs.
-        truth: G compressed RLEs.
-        crowd: (G,) 1 for a crowd region: there it is the share of the detection that lies in the region, as in mask
-            AP, without boundaries.
-        at_least: pairs whose masks' IoU is less are given that, without a look at their boundaries.
-
-    Returns:
-        (D, G), between 0 and 1.
-    """
-    if not detected or not truth:
-        return np.zeros((len(detected), len(truth)))
-    masks = np.asarray(coco_mask.iou(list(detected), list(truth), [int(one) for one in crowd]))
-    return limited(masks, detected, truth, crowd, at_least)
-
-
 def limited(
-    masks: NDArray[np.float64],
+    mask_ious: NDArray[np.float64],
     detected: Sequence[RLE],
     truth: Sequence[RLE],
     crowd: Sequence[int],
     at_least: float = 0.0,
 ) -> NDArray[np.float64]:
-    """:func:`overlaps` where the IoU of the masks, (D, G), is known."""
+    """The overlaps that boundary AP matches by, of D detections with G objects of one image: min(mask IoU, boundary
+    IoU).
+
+    Args:
+        mask_ious: (D, G) IoU of the masks, of a crowd region the share of the detection that lies in it.
+        detected: D compressed RLEs.
+        truth: G compressed RLEs.
+        crowd: (G,) 1 for a crowd region, where the overlap is the masks' alone, as in mask AP.
+        at_least: pairs of a smaller mask IoU keep it; their boundaries are not computed.
+
+    Returns:
+        (D, G), between 0 and 1.
+    """
     # masks that don't meet have boundaries that don't
-    wanted = (masks >= at_least) & (masks > 0) & (np.asarray(crowd) == 0)
+    wanted = (mask_ious >= at_least) & (mask_ious > 0) & (np.asarray(crowd) == 0)
     rows, columns = (np.flatnonzero(wanted.any(axis=axis)).tolist() for axis in (1, 0))
-    found = boundaries([*(detected[i] for i in rows), *(truth[j] for j in columns)])
-    of_detected = dict(zip(rows, found, strict=False))
-    of_truth = dict(zip(columns, found[len(rows) :], strict=True))
-    result = masks.copy()
+    rings = boundaries([*(detected[i] for i in rows), *(truth[j] for j in columns)])
+    detected_rings, true_rings = (
+        dict(zip(rows, rings, strict=False)),
+        dict(zip(columns, rings[len(rows) :], strict=True)),
+    )
+    result = mask_ious.copy()
     for i, j in np.argwhere(wanted).tolist():
-        result[i, j] = min(result[i, j], iou(of_detected[i], of_truth[j]))
+        result[i, j] = min(result[i, j], iou(detected_rings[i], true_rings[j]))
     return result
 
 

@@ -50,20 +50,6 @@ def paste(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor
     return out
 
 
-def to_rle(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> list[RLE]:
-    """RLE of one image's masks where the probability is above ``threshold``; see :func:`to_rles`.
-
-    Args:
-        probabilities: (R, M, M) in [0, 1].
-        boxes: (R, 4) xyxy in pixels of the image.
-        size: (H, W) of the image.
-
-    Returns:
-        R RLEs of the whole image, ``counts`` a ``str``.
-    """
-    return to_rles([probabilities], [boxes], [size], threshold)[0]
-
-
 def to_rles(
     probabilities: Sequence[Tensor], boxes: Sequence[Tensor], sizes: Sequence[tuple[int, int]], threshold: float = 0.5
 ) -> list[list[RLE]]:

@@ -190,12 +190,12 @@ def test_the_converted_model_is_the_source(weights: Weights, tmp_path: Path) -> 
     reference = _Reference(weights)
     with torch.inference_mode():
         expected = reference.features(image)
-        pyramid, padded, _, _ = model._features([image])
+        pyramid, padded, _, _ = model.features([image])
         for level, features in expected.items():
             assert features.std() > 0.01
             torch.testing.assert_close(pyramid[level], features, atol=1e-3, rtol=1e-3)
         maps = [pyramid[level] for level in sorted(pyramid)]
-        logits, deltas, _ = model.rpn.predict(maps)
+        logits, deltas, _ = model.rpn.head(maps)
         anchors = model.rpn.anchors([(m.shape[2], m.shape[3]) for m in maps], padded, image.device)
         for ours, theirs in zip((logits[0], deltas[0], anchors), reference.rpn(expected), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)

@@ -92,7 +92,7 @@ def _learning_from(fraction: float, detector: MaskRCNN, call: Callable[[], Any])
     """A step in which at most this part of the drawn proposals is positive."""
 
     def work() -> Any:
-        detector.roi_heads.positive_fraction = fraction
+        detector.options.box_positive_fraction = fraction
         return call()
 
     return work
@@ -101,7 +101,7 @@ def _learning_from(fraction: float, detector: MaskRCNN, call: Callable[[], Any])
 def _rois(setup: Setup, still: MaskRCNN, fraction: float) -> int:
     """How many RoIs the batch then has, all images together."""
     frozen_core.training_mode(still)
-    still.roi_heads.positive_fraction = fraction
+    still.options.box_positive_fraction = fraction
     torch.manual_seed(0)
     return sum(len(still.rois(*part)[0]) for part in split(setup.batch, setup.config.make_schedule(), setup.device))
 

@@ -12,7 +12,7 @@ from experiments.benchmark.contest import OURS, TRUNK, Entry, found_peers, param
 from experiments.benchmark.outcome import BenchmarkResult
 from experiments.benchmark.reference_models import Peer
 from experiments.benchmark.setup import Setup
-from instseg.training.loop import autocast
+from instseg.device import autocast
 
 
 def measure(setup: Setup) -> BenchmarkResult:

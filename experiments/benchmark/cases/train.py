@@ -9,7 +9,8 @@ from torch import nn
 from experiments.benchmark.contest import OURS, TRUNK, Entry, found_peers, parameters_of, time_entries, trunk_input
 from experiments.benchmark.outcome import BenchmarkResult
 from experiments.benchmark.setup import Setup
-from instseg.training.loop import autocast, step
+from instseg.device import autocast
+from instseg.training.loop import step
 
 
 def measure(setup: Setup) -> BenchmarkResult:

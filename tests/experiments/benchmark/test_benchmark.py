@@ -177,7 +177,7 @@ def test_a_head_that_torchvision_has_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "module", "function"), [("rle", paste, "to_rle"), ("nms", nms, "keep"), ("nms", nms, "fixed_point")]
+    ("what", "module", "function"), [("rle", paste, "to_rles"), ("nms", nms, "keep"), ("nms", nms, "fixed_point")]
 )
 def test_a_wrong_answer_is_never_timed(
     what: str, module: Any, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -186,7 +186,7 @@ def test_a_wrong_answer_is_never_timed(
 
     def wrong(*args: Any) -> Any:
         found = right(*args)
-        return found[::-1] if what == "rle" else torch.zeros_like(found)
+        return [found[0][::-1]] if what == "rle" else torch.zeros_like(found)
 
     monkeypatch.setattr(module, function, wrong)
     with pytest.raises(AssertionError, match="otherwise than"):

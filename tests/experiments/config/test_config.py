@@ -17,6 +17,7 @@ from experiments.runs.end_to_end import wants_compiling
 from experiments.runs.folder import check_same_data
 from heads.smp import DECODERS
 from instseg import data, detector
+from instseg.data.batches.transforms import Augmentation
 from instseg.errors import UserError
 
 CONF = cli.CONF
@@ -97,7 +98,7 @@ def test_augmentations_can_be_put_together() -> None:
     assert (a.flip, a.scale, a.crop, a.photometric, a.copy_paste) == (0.5, [0.1, 2.0], 192, 0.5, 0.0)
     assert one.settings()["augmentation.photometric"] == 0.5 and one.settings()["augmentation.crop"] == 192
     # a data set's file says nothing of it, and the default is the schema's
-    assert composed().augmentation == run.Augmentation()
+    assert composed().augmentation == Augmentation()
     strong = composed("augmentation=strong").augmentation
     assert (strong.scale, strong.copy_paste, strong.photometric) == ([0.1, 2.0], 0.5, 0.5)
 

@@ -62,9 +62,7 @@ class MaskRCNN(nn.Module):
         if num_classes < 2:
             raise ValueError(f"num_classes={num_classes}: the background and one class at least")
         self.options = DetectorOptions(**options)
-        self.transform = ImageTransform(
-            min_size, max_size, list(image_mean), list(image_std), size_divisible=size_divisible
-        )
+        self.transform = ImageTransform(min_size, max_size, list(image_mean), list(image_std), size_divisible)
         self.transform.resize_in_training = resize_in_training
         self.backbone = backbone
         self.rpn = RPN(backbone.out_channels, self.options)
@@ -187,9 +185,7 @@ class MaskRCNN(nn.Module):
             sizes = on_device(batch.image_sizes, batch.tensors.device)
         with record_function("stage/trunk"):
             maps = self.backbone(batch.tensors)
-        # torchvision's names of the maps
-        levels = {level: maps[name] for level, name in enumerate(("0", "1", "2", "3", "pool"), start=2)}
-        pyramid = Pyramid(levels, self.options.roi_aligned)
+        pyramid = Pyramid(dict(enumerate(maps.values(), start=2)), self.options.roi_aligned)
         return pyramid, _size(batch.tensors), sizes, scaled or []
 
 

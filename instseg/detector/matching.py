@@ -33,7 +33,7 @@ def pad(targets: Targets) -> PaddedTargets:
     boxes = pad_sequence([target["boxes"].reshape(-1, 4).float() for target in targets], batch_first=True)
     labels = pad_sequence([target["labels"] for target in targets], batch_first=True)
     if labels.shape[1] == 0:
-        return PaddedTargets(boxes.new_zeros(len(targets), 1, 4), labels.new_zeros(len(targets), 1))
+        boxes, labels = boxes.new_zeros(len(targets), 1, 4), labels.new_zeros(len(targets), 1)
     return PaddedTargets(boxes, labels)
 
 

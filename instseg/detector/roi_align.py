@@ -135,30 +135,26 @@ class AlignDenseBackward(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.autocast("cpu", enabled=False):
-            return _dense_backward(ctx, gradient), None, None, None, None
-
-
-def _dense_backward(ctx: Any, gradient: Tensor) -> Tensor:
-    boxes, image, place = ctx.saved_tensors
-    grid, channels = ctx.grid, ctx.shape[1]
-    out = gradient.new_zeros(ctx.shape)
-    key = place * grid.batch + image
-    counts = torch.bincount(key, minlength=len(grid.sizes) * grid.batch).view(-1, grid.batch)
-    if not bool((key[1:] >= key[:-1]).all()):
-        order = key.argsort(stable=True)
-        boxes, gradient = boxes[order], gradient[order]
-    each = counts.sum(1).tolist()
-    levels = out.split([grid.batch * h * w for h, w in grid.sizes])
-    parts = zip(grid.sizes, levels, counts.tolist(), boxes.split(each), gradient.split(each), strict=True)
-    for (height, width), level, in_image, box, g in parts:
-        if len(box):
-            wy = _matrix(box[:, 1], box[:, 3], height, grid).split(in_image)
-            wx = _matrix(box[:, 0], box[:, 2], width, grid)
-            along_x = torch.matmul(wx.transpose(1, 2)[:, None], g).split(in_image)
-            for y, x, features in zip(wy, along_x, level.view(-1, height, width * channels), strict=True):
-                torch.mm(y.reshape(-1, height).T, x.reshape(-1, width * channels), out=features)
-    return out
+        boxes, image, place = ctx.saved_tensors
+        grid, channels = ctx.grid, ctx.shape[1]
+        out = gradient.new_zeros(ctx.shape)
+        key = place * grid.batch + image
+        counts = torch.bincount(key, minlength=len(grid.sizes) * grid.batch).view(-1, grid.batch)
+        if not bool((key[1:] >= key[:-1]).all()):
+            order = key.argsort(stable=True)
+            boxes, gradient = boxes[order], gradient[order]
+        each = counts.sum(1).tolist()
+        levels = out.split([grid.batch * h * w for h, w in grid.sizes])
+        parts = zip(grid.sizes, levels, counts.tolist(), boxes.split(each), gradient.split(each), strict=True)
+        with no_autocast(gradient.device):
+            for (height, width), level, in_image, box, g in parts:
+                if len(box):
+                    wy = _matrix(box[:, 1], box[:, 3], height, grid).split(in_image)
+                    wx = _matrix(box[:, 0], box[:, 2], width, grid)
+                    along_x = torch.matmul(wx.transpose(1, 2)[:, None], g).split(in_image)
+                    for y, x, features in zip(wy, along_x, level.view(-1, height, width * channels), strict=True):
+                        torch.mm(y.reshape(-1, height).T, x.reshape(-1, width * channels), out=features)
+        return out, None, None, None, None
 
 
 def _constants(grid: Grid, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -64,21 +64,13 @@ class RoIs:
         """
         key = (size, level)
         if key not in self._aligned:
-            self._aligned[key] = self._align(size, level)
+            boxes = torch.cat(self.boxes)
+            image = torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(self.boxes)])
+            if level is not None:
+                self._features(level)
+            levels = fpn_levels(boxes) if level is None else torch.full_like(image, level)
+            self._aligned[key] = roi_align(self.pyramid, boxes, image, levels, size)
         return self._aligned[key]
-
-    def _align(self, size: int, level: int | None) -> Tensor:
-        boxes = torch.cat(self.boxes)
-        if level is None:
-            levels = fpn_levels(boxes)
-        else:
-            self._features(level)
-            levels = torch.full((len(boxes),), level, device=boxes.device)
-        return roi_align(self.pyramid, boxes, self._image(), levels, size)
-
-    def _image(self) -> Tensor:
-        """(R,) int64: the image that each RoI lies in."""
-        return torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(self.boxes)])
 
     @torch.compiler.disable
     def sample(self, points: Tensor, level: int) -> Tensor:

@@ -209,7 +209,7 @@ def test_the_converted_model_is_the_source(weights: Weights, tmp_path: Path) -> 
         # the comparison can tell: without its conventions it is another model
         plain = _model()
         transfer.load(plain, source)
-        other = plain._features([image])[0]
+        other = plain.features([image])[0]
         assert not torch.allclose(other[4], expected[4], atol=0.01)
         shifted, _ = plain.roi_heads(Pyramid(expected), boxes[None])
         assert not torch.allclose(shifted[0].roll(-1, 1), of_classes, atol=0.01)

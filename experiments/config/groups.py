@@ -1,4 +1,7 @@
-"""The typed form of the groups of ``conf/``: what each key of a run is for."""
+"""The groups of ``conf/`` that only the experiments know, typed: what each key is for.
+
+The groups ``detector``, ``schedule`` and ``augmentation`` are dataclasses of :mod:`instseg`.
+"""
 
 import hashlib
 from dataclasses import asdict, dataclass, field
@@ -29,9 +32,9 @@ class Head:
         class_agnostic: one mask an RoI that serves every class, in place of one a class.
         dice_weight, boundary_weight: of the losses on shape (``instseg.detector.shape_losses``).
         options: the head's own.
-        control: as the key ``control`` of the run, for this head alone; None: as it says.
+        control: as the key ``control`` of the run, for this head alone; None: as that key says.
         paper: where the head is from.
-        control_of: of a control that was found: the head that it matches, and both costs.
+        control_of: of a control: the head that it matches, and both costs.
     """
 
     variant: str = MISSING
@@ -105,8 +108,7 @@ class Trunk:
 
 @dataclass
 class Runtime:
-    """How runs are carried out; nothing here can change their numbers on one machine but ``threads`` and ``compile``,
-    by rounding.
+    """How runs are carried out. On one machine only ``threads`` and ``compile`` can change numbers, by rounding.
 
     Attributes:
         device: ``auto`` (the GPU where there is one), ``cpu`` or ``cuda``.
@@ -156,12 +158,12 @@ class StudyConfig:
 def _digest(path: Path, key: str) -> str:
     """SHA-256 of a file that a key names."""
     try:
-        seen = path.stat()
-        return _digest_of(path, seen.st_mtime_ns, seen.st_size)
+        stat = path.stat()
+        return _cached_digest(path, stat.st_mtime_ns, stat.st_size)
     except OSError as error:
         raise UserError(f"{key}={path} can't be read: {error.strerror}") from None
 
 
 @lru_cache(maxsize=16)
-def _digest_of(path: Path, changed: int, size: int) -> str:
+def _cached_digest(path: Path, changed: int, size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

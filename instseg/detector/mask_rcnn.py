@@ -10,10 +10,9 @@ from torch.profiler import record_function
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from instseg.detector import matching
 from instseg.detector.box_branch import BoxBranch, SampledProposals
 from instseg.detector.mask_head import MaskHead, MaskPrediction, MaskTargets
-from instseg.detector.matching import Targets
+from instseg.detector.matching import Targets, pad
 from instseg.detector.options import DetectorOptions
 from instseg.detector.roi_align import Pyramid
 from instseg.detector.rois import RoIs
@@ -110,7 +109,7 @@ class MaskRCNN(nn.Module):
     def losses(self, images: list[Tensor], targets: Targets) -> dict[str, Tensor]:
         """The losses of the RPN, the box branch and the mask head, each a scalar; see :meth:`forward`."""
         pyramid, padded, sizes, scaled = self.features(images, targets)
-        truth = matching.pad(scaled)
+        truth = pad(scaled)
         with record_function("stage/rpn"):
             proposals, losses = self.rpn(pyramid.maps(), padded, sizes, truth)
         with record_function("stage/box"):
@@ -129,7 +128,7 @@ class MaskRCNN(nn.Module):
         with record_function("stage/rpn"):
             proposals, _ = self.rpn(pyramid.maps(), padded, sizes)
         with record_function("stage/box"):
-            sampled = self.roi_heads.choose(proposals, matching.pad(scaled))
+            sampled = self.roi_heads.choose(proposals, pad(scaled))
         return mask_training_inputs(pyramid, sampled, scaled)
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:

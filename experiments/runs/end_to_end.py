@@ -1,6 +1,7 @@
 """One run: a configuration in, a folder with ``result.json`` out; skipped when done, resumed when broken off."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +87,12 @@ def train_and_score(
         device: where the models are.
     """
     config, data, held_out = runs[0].config, runs[0].data, runs[0].held_out
-    schedule, runtime = config.make_schedule(), config.runtime
+    schedule, runtime, inference = config.make_schedule(), config.runtime, config.make_inference(device)
     index = {image_id: i for i, image_id in enumerate(data.image_ids)}
     name = f"{len(runs)} heads" if len(runs) > 1 else config.head.variant
 
     def predictions(models: Sequence[MaskRCNN]) -> list[coco.Results]:
-        return predict_each(
-            models,
-            held_out,
-            device=device,
-            batch_size=config.evaluation.batch_size,
-            workers=runtime.workers,
-            precision=config.schedule.precision,
-            title=f"{name}: evaluate",
-        )
+        return predict_each(models, held_out, inference, title=f"{name}: evaluate")
 
     outcomes = train(
         models,
@@ -119,15 +112,7 @@ def train_and_score(
     if trained:
         models = [models[i] for i in trained]
         results = predictions(models)
-        masks = gt_boxes.predict_each(
-            models,
-            held_out,
-            held_out.ground_truth(),
-            device=device,
-            batch_size=config.evaluation.batch_size,
-            workers=runtime.workers,
-            precision=config.schedule.precision,
-        )
+        masks = gt_boxes.predict_each(models, held_out, held_out.ground_truth(), inference)
         for i, detections, in_true_boxes in zip(trained, results, masks, strict=True):
             finish(runs[i], detections, in_true_boxes, outcomes[i])
     return outcomes
@@ -144,7 +129,7 @@ def prepare(config: Config) -> torch.device:
     tf32 = config.schedule.precision != "float32"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
-    # filling what no algorithm reads costs 1,500 calls a step
+    # a documented switch, which torch's types lack: filling new tensors, which nothing reads, costs 1,500 calls a step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
 
@@ -158,19 +143,15 @@ def build_model(config: Config, num_classes: int) -> MaskRCNN:
     """The model of a run with its first weights, but for those of ``init``: all but the head's are the same for every
     head of a seed."""
     config.check_resolved()
+    # the weights of init replace all others
+    trunk = replace(config.trunk, weights=None) if config.transferred() else config.trunk
     with seeds.stream(config.stream_seed(), "mask head"):
         head = config.make_head(num_classes)
     with seeds.stream(config.stream_seed(), "core"):
-        return detector.build(
-            config.trunk.name,
-            head=head,
-            num_classes=num_classes,
-            # what init has is put over these
-            weights=None if config.transferred() else config.trunk.weights,
-            norm=config.trunk.norm,
-            trainable_layers=config.trunk.trainable_layers,
-            out_channels=config.trunk.out_channels,
-            stride_in_1x1=config.trunk.stride_in_1x1,
+        return MaskRCNN(
+            detector.trunk.build(**vars(trunk)),
+            head,
+            num_classes,
             min_size=config.dataset.min_size,
             max_size=config.dataset.max_size,
             # the data pipeline brings training images to their size

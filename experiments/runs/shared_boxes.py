@@ -98,9 +98,7 @@ def _measure_run(
         trained.load_model(config, held_out.num_classes, here / "checkpoint.pt", target),
         held_out,
         json.loads((folder / "runs" / of["run"] / PREDICTIONS).read_text("utf-8")),
-        device=target,
-        batch_size=config.evaluation.batch_size,
-        precision=config.schedule.precision,
+        config.make_inference(target),
     )
     truth, engine = held_out.ground_truth(), config.evaluation.engine
     metrics = {kind: coco.metrics(coco.evaluate(truth, results, kind, engine)) for kind in KINDS}

@@ -1,6 +1,8 @@
 # `make sweep` and `make test` need Python 3.11+ and a package index, nothing else; both are safe to repeat.
 PYTHON ?= python3
 BIN := .venv/bin
+# files of tests run side by side, one a core
+BESIDE := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: sweep test test-all lint docs paper clean
 
@@ -8,11 +10,11 @@ sweep: .venv/installed
 	$(BIN)/python -m experiments.sweep $(ARGS)
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest $(BESIDE) -m "not slow" $(ARGS)
 
 # with the tests that take minutes
 test-all: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(BESIDE) $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,6 +1,11 @@
 """What tests of all rooms share."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # test files run side by side, one a core: threads of torch in each would take the cores from one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from instseg.errors import short
 from instseg.masks import rle
 
 MOST_PIXELS = 178_956_970  # of an image; Pillow opens no larger one, and pycocotools counts in 32 bits
@@ -112,15 +113,15 @@ def _malformed_box(bbox: Any) -> str | None:
             return None
     except (TypeError, ValueError, OverflowError):
         pass
-    return f"bbox is {_short(bbox)}; 4 numbers [x, y, width, height] are needed"
+    return f"bbox is {short(bbox)}; 4 numbers [x, y, width, height] are needed"
 
 
 def _degenerate_box(bbox: Any, height: int, width: int) -> str | None:
     if bbox[2] < MIN_SIDE or bbox[3] < MIN_SIDE:
-        return f"bbox {_short(bbox)} has no area"
+        return f"bbox {short(bbox)} has no area"
     x1, y1, x2, y2 = clipped_box(bbox, height, width)
     if x2 - x1 < MIN_SIDE or y2 - y1 < MIN_SIDE:
-        return f"bbox {_short(bbox)} lies outside its image of {width} x {height} pixels"
+        return f"bbox {short(bbox)} lies outside its image of {width} x {height} pixels"
     return None
 
 
@@ -158,7 +159,7 @@ def _foreground(rle: dict[str, Any], height: int, width: int) -> int:
     ends within a number is read past its end. So both are looked at here first.
     """
     if rle.get("size") != [height, width]:
-        raise ValueError(f"its RLE has size {_short(rle.get('size'))}, its image [height, width] [{height}, {width}]")
+        raise ValueError(f"its RLE has size {short(rle.get('size'))}, its image [height, width] [{height}, {width}]")
     counts = rle.get("counts")
     runs = _runs(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
@@ -190,8 +191,3 @@ def _runs(counts: str) -> list[int] | None:
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
     return None if shift else runs
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."

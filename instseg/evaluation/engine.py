@@ -21,8 +21,6 @@ _ONE = 1 / (1 + np.spacing(1))
 def evaluator(truth: COCO, detected: COCO, kind: Kind, by: str = DEFAULT) -> COCOeval:
     """An evaluation that is yet to be done; ``params`` may be changed first.
 
-    After ``evaluate``, pycocotools' holds the matches in ``evalImgs``; faster-coco-eval's does not.
-
     Args:
         truth: the ground truth, as :func:`instseg.evaluation.coco.load` gives it.
         detected: the detections, each with its ``score`` and ``area``.
@@ -117,16 +115,13 @@ class _Fast(_ByKind, COCOeval_faster):
 
     def _count_objects(self) -> NDArray[np.int64]:
         """(K, A) objects of each category and range of areas that are no crowd regions."""
-        images, categories = set(self.params.imgIds), {c: k for k, c in enumerate(np.unique(self.params.catIds))}
+        images, categories = set(self.params.imgIds), set(self.params.catIds)
         objects = [
-            (categories[entry["category_id"]], entry["area"])
+            (entry["category_id"], entry["area"])
             for entry in self.cocoGt.anns.values()
             if entry["image_id"] in images and entry["category_id"] in categories and not entry["iscrowd"]
         ]
-        index = np.asarray([k for k, _ in objects], dtype=np.int64)
-        areas = np.asarray([area for _, area in objects], dtype=np.float64)
-        per_range = [
-            np.bincount(index[(low <= areas) & (areas <= high)], minlength=len(categories))
-            for low, high in self.params.areaRng
-        ]
-        return np.stack(per_range, axis=1)
+        index = np.searchsorted(sorted(categories), np.asarray([category for category, _ in objects], dtype=np.int64))
+        areas = np.asarray([area for _, area in objects])
+        in_ranges = [(low <= areas) & (areas <= high) for low, high in self.params.areaRng]
+        return np.stack([np.bincount(index[chosen], minlength=len(categories)) for chosen in in_ranges], axis=1)

@@ -59,7 +59,7 @@ def iou(a: Boundary, b: Boundary) -> float:
     # a slice that ends before it begins holds nothing, one that ends below 0 would
     right = max(left, min(a.x + a.pixels.shape[0], b.x + b.pixels.shape[0]))
     lower = max(upper, min(a.y + a.pixels.shape[1], b.y + b.pixels.shape[1]))
-    parts = [one.pixels[left - one.x : right - one.x, upper - one.y : lower - one.y] for one in (a, b)]
+    parts = [mask.pixels[left - mask.x : right - mask.x, upper - mask.y : lower - mask.y] for mask in (a, b)]
     common = int(np.count_nonzero(parts[0] & parts[1]))
     return common / max(1, a.size + b.size - common)
 
@@ -81,28 +81,15 @@ def overlaps(
     """
     if not detected or not truth:
         return np.zeros((len(detected), len(truth)))
-    masks = np.asarray(coco_mask.iou(list(detected), list(truth), [int(one) for one in crowd]))
-    return limited(masks, detected, truth, crowd, at_least)
-
-
-def limited(
-    masks: NDArray[np.float64],
-    detected: Sequence[RLE],
-    truth: Sequence[RLE],
-    crowd: Sequence[int],
-    at_least: float = 0.0,
-) -> NDArray[np.float64]:
-    """:func:`overlaps` where the IoU of the masks, (D, G), is known."""
+    overlap = np.asarray(coco_mask.iou(list(detected), list(truth), [int(flag) for flag in crowd]))
     # masks that don't meet have boundaries that don't
-    wanted = (masks >= at_least) & (masks > 0) & (np.asarray(crowd) == 0)
+    wanted = (overlap >= at_least) & (overlap > 0) & (np.asarray(crowd) == 0)
     rows, columns = (np.flatnonzero(wanted.any(axis=axis)).tolist() for axis in (1, 0))
-    found = boundaries([*(detected[i] for i in rows), *(truth[j] for j in columns)])
-    of_detected = dict(zip(rows, found, strict=False))
-    of_truth = dict(zip(columns, found[len(rows) :], strict=True))
-    result = masks.copy()
+    of_detected = dict(zip(rows, boundaries([detected[i] for i in rows]), strict=True))
+    of_truth = dict(zip(columns, boundaries([truth[j] for j in columns]), strict=True))
     for i, j in np.argwhere(wanted).tolist():
-        result[i, j] = min(result[i, j], iou(of_detected[i], of_truth[j]))
-    return result
+        overlap[i, j] = min(overlap[i, j], iou(of_detected[i], of_truth[j]))
+    return overlap
 
 
 def _boundary(runs: NDArray[np.int64], height: int, width: int) -> Boundary:

@@ -7,16 +7,24 @@ interval.
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
+from pycocotools.coco import COCO
+from tabulate import tabulate
 
-from experiments import pairs
 from experiments.config import apps, cli
+from experiments.render.table import MARK, MISSING, difference, number
 from instseg.errors import DataError, UserError
 from instseg.evaluation import coco
-from instseg.files import write_atomically
+from instseg.evaluation.coco import Kind
+from instseg.evaluation.matches import match
+from instseg.files import read_json, write_atomically
+from instseg.statistics.estimate import Estimate
+from instseg.statistics.resampling import differences, mean_over_runs, score_run
+from instseg.statistics.verdict import Comparison, judge
 
 
 def score(
@@ -31,7 +39,7 @@ def score(
     Raises:
         DataError: one of the files can't be used; one line that begins with its name.
     """
-    return _scored(load(annotations), load(predictions), (annotations, predictions), engine)
+    return _scored(read_json(annotations), read_json(predictions), (annotations, predictions), engine)
 
 
 def _scored(
@@ -57,22 +65,6 @@ def _scored(
     return scored, "\n".join(str(line) for line in lines.values())
 
 
-def load(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        DataError: there is no such file, or it is no JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror or error}); a JSON file is needed") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file ({' '.join(str(error).split())})") from error
-
-
 def _lacks(results: Any, kind: str) -> str | None:
     """What to say where no result has what this kind is scored by."""
     needed = "bbox" if kind == "box" else "segmentation"
@@ -92,40 +84,138 @@ def compare(
     Raises:
         DataError: as :func:`score`, or there is nothing that all files can be scored by.
     """
-    truth, results = load(annotations), {name: load(Path(name)) for name in predictions}
+    truth, results = read_json(annotations), {name: read_json(Path(name)) for name in predictions}
     scores, parts = {}, []
     for name in predictions:
         scores[name], lines = _scored(truth, results[name], (annotations, Path(name)), engine)
         parts.append(f"{name}\n{lines}")
-    kinds = [kind for kind in coco.KINDS if all(kind in one for one in scores.values())]
+    kinds = [kind for kind in coco.KINDS if all(kind in by_kind for by_kind in scores.values())]
     if not kinds:
-        has = "; ".join(f"{name}: {', '.join(one)}" for name, one in scores.items())
+        has = "; ".join(f"{name}: {', '.join(by_kind)}" for name, by_kind in scores.items())
         raise DataError(f"no difference can be told, as not all files hold boxes or all masks ({has})")
     images, index = len(truth["images"]), coco.load(truth)
-    frame = pairs.differences(index, results, kinds, resamples, seed)
-    notes = pairs.gaps(index, results)
-    # pandas' nan is no JSON
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    compared = compare_files(index, results, kinds, resamples, seed)
+    notes = gaps(index, results)
     made = {"annotations": str(annotations), "images": images, "resamples": resamples, "seed": seed}
-    text = "\n\n".join([*parts, pairs.text(frame, images, resamples)])
-    return {**made, "scores": scores, "differences": rows, "notes": notes}, "\n".join(
-        [text, *(f"note: {line}" for line in notes)]
-    )
+    heading = f"differences to {predictions[0]}, paired over {images} images, {resamples} resamples:"
+    parts += [
+        heading,
+        differences_text(compared),
+        "AP in percent. The intervals cover the draw of the images, not what another training of the same models would "
+        "give.",
+    ]
+    text = "\n".join(["\n\n".join(parts), *(f"note: {line}" for line in notes)])
+    rows = [file.to_json() for file in compared]
+    return {**made, "scores": scores, "differences": rows, "notes": notes}, text
+
+
+class FileScore(NamedTuple):
+    """AP of one results file by one kind, and its difference to the first file."""
+
+    ap: Estimate
+    comparison: Comparison
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of AP; no AP lies below 0 or above 100."""
+        return max(self.ap.low, 0.0), min(self.ap.high, 100.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """One row of ``differences`` in the output; None for what there is none of."""
+        comparison = self.comparison
+        numbers = {
+            "AP": self.ap.value,
+            **dict(zip(("AP_low", "AP_high"), self.interval, strict=True)),
+            "diff": comparison.value,
+            **dict(zip(("diff_low", "diff_high"), comparison.interval, strict=True)),
+            "p": comparison.p,
+            "p_holm": comparison.corrected_p,
+            **dict(zip(("diff_holm_low", "diff_holm_high"), comparison.corrected_interval, strict=True)),
+        }
+        # nan is no JSON
+        known = {key: None if value != value else value for key, value in numbers.items()}
+        return {"kind": comparison.kind, "predictions": comparison.variant, **known, "real": comparison.is_real}
+
+
+def compare_files(
+    truth: COCO, results: Mapping[str, coco.Results], kinds: Sequence[Kind], resamples: int, seed: int
+) -> list[FileScore]:
+    """AP of each file and its difference to the first one, on the same resamples of the annotations' images.
+
+    Every image and category of the annotations counts for every file: what a file has no result on, it has not found.
+
+    Args:
+        truth: index of the annotations, as :func:`instseg.evaluation.coco.load` gives it.
+        results: by name, results without fault, by all of ``kinds``; the first is the baseline.
+        resamples, seed: number of bootstrap replicates, and the bootstrap's own seed.
+
+    Returns:
+        One score a kind and file; the differences of a kind are judged together.
+    """
+    first, *others = results
+    scores = []
+    for kind in kinds:
+        runs = {
+            name: {(0, 0): score_run(match(truth, entries, kind), 0, resamples, seed)}
+            for name, entries in results.items()
+        }
+        comparisons = judge(differences(runs, {first: None} | dict.fromkeys(others, first)), kind, "AP")
+        scores += [FileScore(mean_over_runs(runs[name]), comparisons[name]) for name in results]
+    return scores
+
+
+def gaps(truth: COCO, results: Mapping[str, coco.Results]) -> list[str]:
+    """A line for each file that has nothing on some images or categories of which there are objects."""
+    objects = [annotation for annotation in truth.dataset["annotations"] if not annotation["iscrowd"]]
+    lines = []
+    for name, entries in results.items():
+        for key, what in (("image_id", "images"), ("category_id", "categories")):
+            present = {annotation[key] for annotation in objects}
+            absent = sorted(present - {entry[key] for entry in entries})
+            if absent:
+                shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+                missed = f"no result on {len(absent)} of {len(present)} {what} with objects ({shown})"
+                lines.append(f"{name}: {missed}; they count as not found")
+    return lines
+
+
+def differences_text(scores: Sequence[FileScore]) -> str:
+    """The table for a terminal."""
+    verdicts = {None: MISSING, True: f"yes {MARK}", False: "no"}
+    rows = []
+    for file in scores:
+        low, high = file.interval
+        rows.append(
+            [
+                file.comparison.kind,
+                file.comparison.variant,
+                number(file.ap.value, 2) + (f" [{low:.2f}, {high:.2f}]" if low == low else ""),
+                difference(file.comparison, 2, mark=False),
+                *(_probability(p) for p in (file.comparison.p, file.comparison.corrected_p)),
+                verdicts[file.comparison.is_real],
+            ]
+        )
+    names = ["kind", "predictions", "AP [95 %]", "Δ AP [95 %, Holm]", "p", "p, Holm", "real"]
+    return tabulate(rows, names, disable_numparse=True, colalign=["left", "left", *["right"] * 5])
+
+
+def _probability(p: float) -> str:
+    return "<0.001" if p < 0.001 else number(p, 3)
 
 
 def _job(cfg: DictConfig) -> None:
     config = apps.to_config(cfg, apps.Evaluate)
     names = config.names()
     annotations = Path(config.annotations)
-    found: dict[str, Any]
+    output: dict[str, Any]
     if len(names) == 1:
-        found, text = score(annotations, Path(names[0]), config.engine)
+        output, text = score(annotations, Path(names[0]), config.engine)
     else:
-        found, text = compare(annotations, names, config.resamples, config.seed, config.engine)
+        output, text = compare(annotations, names, config.resamples, config.seed, config.engine)
     print(text)
     if config.output is not None:
         try:
-            write_atomically(Path(config.output), json.dumps(found, indent=1))
+            write_atomically(Path(config.output), json.dumps(output, indent=1))
         except OSError as error:
             raise UserError(f"output={config.output}: can't be written ({error.strerror or error})") from error
 

@@ -4,28 +4,22 @@ import json
 
 from omegaconf import DictConfig
 
-from experiments.config import checks, cli, control
-from experiments.config import run as config
-from experiments.runs import frozen_core
-from experiments.runs.end_to_end import run
+from experiments.config import checks, cli, control, run
+from experiments.runs import end_to_end, frozen_core
 
 
 def _job(cfg: DictConfig) -> None:
-    one = config.to_config(cfg)
-    checks.check(one)
-    one = control.resolved(one)
-    folder = frozen_core.run_alone(one) if one.protocol == "frozen_core" else run(one)
+    """Carry the run out and print its metrics."""
+    config = run.to_config(cfg)
+    checks.check(config)
+    config = control.resolved(config)
+    folder = frozen_core.run_alone(config) if config.protocol == "frozen_core" else end_to_end.run(config)
     metrics = json.loads((folder / "result.json").read_text())["metrics"]
     for kind, numbers in metrics.items():
         print(kind, "  ".join(f"{k} {'–' if v is None else format(v, '.1f')}" for k, v in numbers.items()))
     print(folder)
 
 
-def main() -> None:
-    """Carry the run out and print its metrics."""
-    config.register()
-    cli.app("pkg://experiments.conf", "config", _job)()
-
-
 if __name__ == "__main__":
-    cli.run(main)
+    run.register()
+    cli.run(cli.app("pkg://experiments.conf", "config", _job))

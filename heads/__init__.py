@@ -21,7 +21,7 @@ import pkgutil
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from instseg.detector.rois import MaskHead
+from instseg.detector.mask_head import MaskHead
 from instseg.errors import UserError, unknown_name
 
 COMMON = ("class_agnostic", "dice_weight", "boundary_weight")

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from heads._blocks import Doubling, Pointwise, Predictor, check_at_least, conv_stack, doublings, initialise
-from instseg.detector.rois import MaskHead, RoIs
+from instseg.detector.mask_head import MaskHead
+from instseg.detector.rois import RoIs
 
 
 class FCN(MaskHead):

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads._blocks import Pointwise, Residual, check_at_least, check_depth, conv, doublings, initialise, predictor
-from instseg.detector.rois import MaskHead, RoIs
+from instseg.detector.mask_head import MaskHead
+from instseg.detector.rois import RoIs
 
 
 class Hourglass(MaskHead):

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from heads import build
 from heads._blocks import check_at_least, conv, conv_stack, initialise
-from instseg.detector.rois import MaskHead, MaskPrediction, MaskTargets, RoIs
+from instseg.detector.mask_head import MaskHead, MaskPrediction, MaskTargets
+from instseg.detector.rois import RoIs
 from instseg.errors import UserError
 
 

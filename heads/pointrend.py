@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads._blocks import check_at_least, conv, doublings, initialise
-from instseg.detector.rois import MaskHead, MaskTargets, RoIs, class_channel
+from instseg.detector.mask_head import MaskHead, MaskTargets, class_channel
+from instseg.detector.rois import RoIs
 from instseg.errors import UserError
 
 LEVEL = 2

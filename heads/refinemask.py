@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads._blocks import FineFeatures, Pointwise, conv, conv_stack, doublings, halved_widths, initialise
-from instseg.detector.rois import MaskHead, MaskTargets, RoIs
+from instseg.detector.mask_head import MaskHead, MaskTargets
+from instseg.detector.rois import RoIs
 
 DILATIONS = (1, 3, 5)
 LOSS_WIDTH, PREDICTION_WIDTH = 2, 1

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from heads._blocks import Residual, check_at_least, conv, doublings, initialise, predictor
-from instseg.detector.rois import MaskHead, RoIs
+from instseg.detector.mask_head import MaskHead
+from instseg.detector.rois import RoIs
 
 
 class ResNetHead(MaskHead):

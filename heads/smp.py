@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads._blocks import NORMS, Pointwise, check_at_least, conv, doublings, initialise, predictor
-from instseg.detector.rois import MaskHead, RoIs
+from instseg.detector.mask_head import MaskHead
+from instseg.detector.rois import RoIs
 from instseg.errors import UserError, unknown_name
 
 LIBRARY = "segmentation_models_pytorch"

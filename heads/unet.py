@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from heads._blocks import check_at_least, check_depth, doublings, initialise, predictor
 from heads._unet_blocks import BLOCKS, SCSE, UPS, AttentionGate, Weighing
-from instseg.detector.rois import MaskHead, RoIs
+from instseg.detector.mask_head import MaskHead
+from instseg.detector.rois import RoIs
 from instseg.errors import unknown_name
 
 SKIPS = ("concat", "add", "none", "attention")

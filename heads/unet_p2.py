@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from heads._blocks import Doubling, FineFeatures, Pointwise, conv_stack, doublings, halved_widths, initialise
-from instseg.detector.rois import MaskHead, RoIs
+from instseg.detector.mask_head import MaskHead
+from instseg.detector.rois import RoIs
 from instseg.errors import unknown_name
 
 LEVELS = {"p2": (2,), "p2_p3": (2, 3)}

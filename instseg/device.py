@@ -1,16 +1,45 @@
-"""Memory: what is done when there is too little, and what is kept of it when it is freed."""
+"""What the kind of a device decides: precision, the way of numbers to it, and how much of its memory is used."""
 
 import ctypes
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of malloc.h, M_...
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20  # glibc takes no more
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Autocast to bfloat16 where ``precision`` is ``bfloat16``; with any other precision it does nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Computation in the precision of its input; also on the ``meta`` device, which has no autocast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def on_device(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Numbers of the CPU as a tensor on a device. A GPU gets them from pinned memory; otherwise the CPU would wait
+    until all that is queued on the GPU is done."""
+    tensor = torch.tensor(numbers, dtype=dtype)
+    if device.type == "cuda" and torch.cuda.is_available():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def rows_at_a_time(elements_a_row: int, budget: int = 2**26) -> int:
+    """How many rows of a batch may be worked on at once, if no temporary is to have more elements than ``budget``
+    (256 MiB of float32)."""
+    return max(1, budget // max(1, elements_a_row))
+
+
 def ran_out(error: BaseException) -> str | None:
-    """What there was too little memory for, in one line, on a GPU or a CPU; None where an error says something else.
+    """What there was too little memory for, in one line, on a GPU or a CPU; None where the error is another one.
 
     A process that Linux kills for its memory gets no error.
     """
@@ -30,7 +59,7 @@ def keep_freed_memory() -> bool:
     nothing is done.
 
     Returns:
-        Whether malloc did as it was told.
+        Whether malloc accepted the setting.
     """
     if not sys.platform.startswith("linux"):
         return False

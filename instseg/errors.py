@@ -1,9 +1,7 @@
 """Errors caused by what a user gave: one clear line, never a traceback."""
 
 import difflib
-import reprlib
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 
 class UserError(Exception):
@@ -39,9 +37,3 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")
-
-
-def short(value: Any) -> str:
-    """A value of any size as up to 60 characters of one line."""
-    text = " ".join(reprlib.repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."

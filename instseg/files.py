@@ -1,7 +1,11 @@
-"""Files that are either complete or absent."""
+"""Files that are whole or absent, and JSON files that say what is wrong with them."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
+
+from instseg.errors import DataError
 
 
 def write_atomically(path: Path, data: str | bytes) -> Path:
@@ -14,3 +18,19 @@ def write_atomically(path: Path, data: str | bytes) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: there is no such file, or it is no JSON; one line that begins with its name.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror or error}); a JSON file is needed") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a JSON file ({' '.join(str(error).split())})") from error

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from instseg.detector.rois import MaskHead, RoIs
+from instseg.detector.mask_head import MaskHead
+from instseg.detector.rois import RoIs
 
 STAGE = "stage/"
 """Prefix of the names of the ``torch.profiler.record_function`` ranges that :func:`stages` reports."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from instseg.detector import MaskHead
+from instseg.detector.mask_head import MaskHead
 from instseg.detector.rois import RoIs
 
 ROOT = Path(__file__).parent.parent

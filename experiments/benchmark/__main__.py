@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.benchmark import cases, outcome, setup, study
 from experiments.config import apps, cli
-from experiments.render import table
+from experiments.report import cost
 from experiments.runs.study import read
 
 
@@ -32,9 +32,9 @@ def _study(options: apps.Benchmark) -> None:
     measured = study.measure_study(
         folder, data_root=options.data_root, device=options.device, rois=options.rois, rounds=options.rounds, again=True
     )
-    frame = table.speed_frame(measured, read(folder).variants)
-    table.write_speed(folder, frame, measured)
-    print(table.speed_text(frame).to_markdown(index=False))
+    table = cost.speed_table(measured, read(folder).variants)
+    table.write(folder / cost.SECTION.name, *cost.SECTION.endings)
+    print(table.text.to_markdown(index=False))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The typed form of ``conf_apps/``: the keys of the small apps, and what can be said against them beforehand."""
+"""The typed form of ``conf_apps/``: the keys of the small apps, and the values that they take."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +13,29 @@ from instseg.errors import UserError, unknown_name
 from instseg.evaluation import engine
 from instseg.training.schedule import PRECISIONS
 
+WHATS = ("study", *sorted(path.stem for path in Path(__file__).parents[1].glob("benchmark/cases/[!_]*.py")))
+"""What ``experiments.benchmark`` can measure; all but ``study`` are files in ``experiments/benchmark/cases``."""
+PEERS = ("torchvision", "detectron2")
+EIGHT = ("fcn", "unet", "hourglass", "resnet_head", "smp", "unet_p2", "pointrend", "refinemask")
+"""Heads that ``frozen_core`` trains at once where no others are named."""
 SMALLEST = 32
 """Least height and width of a benchmark's images: one cell of the coarsest map of a backbone."""
+_MAY_BE_EMPTY = ("data_root",)  # an environment variable that is set to nothing
+
+
+def _number(default: Any, least: int = 1, note: str = "") -> Any:
+    """A key that takes whole numbers from ``least`` on; the note ends the error."""
+    return field(default=default, metadata={"least": least, "note": note})
+
+
+def _choice(default: str | None, among: Sequence[str]) -> Any:
+    """A key that takes one of some names."""
+    return field(default=default, metadata={"among": tuple(among)})
+
+
+def _folder(default: str | None, what: str) -> Any:
+    """A key that takes the name of a folder, not a path."""
+    return field(default=default, metadata={"folder": what})
 
 
 @dataclass
@@ -26,6 +48,33 @@ class App:
         Raises:
             UserError: one line that names the key and what would be right.
         """
+        for key in fields(self):
+            value = getattr(self, key.name)
+            if value is not None:
+                _check(key.name, value, **key.metadata)
+
+
+def _check(
+    key: str,
+    value: Any,
+    *,
+    least: int | None = None,
+    note: str = "",
+    among: Sequence[str] | None = None,
+    names: str | None = None,
+    folder: str | None = None,
+) -> None:
+    if folder is not None and (value in ("", ".", "..") or any(character in value for character in "/\\\0")):
+        raise UserError(f"{key}={value}: must be the name of {folder}")
+    values = value if isinstance(value, list) else [value]
+    if (value == "" or (names is not None and "" in values)) and key not in _MAY_BE_EMPTY:
+        raise UserError(f"{key}= is empty: give it a value or leave it out")
+    if names is not None and not (values and all(isinstance(name, str) for name in values)):
+        raise UserError(f"{key}={value}: must be the name of {names}")
+    if least is not None and value < least:
+        raise UserError(f"{key}={value}: must be {least} or more{note}")
+    if among is not None and value not in among:
+        raise unknown_name(key, value, among)
 
 
 @dataclass
@@ -33,32 +82,21 @@ class Evaluate(App):
     """Keys of ``experiments.evaluate``."""
 
     annotations: str = MISSING
-    predictions: Any = MISSING  # one name, or several
+    predictions: Any = field(default=MISSING, metadata={"names": "a results file, or several: B,C"})
     output: str | None = None
-    resamples: int = 1000
-    seed: int = 0
-    engine: str = engine.DEFAULT
+    resamples: int = _number(1000, least=2, note="; 1000 is usual")
+    seed: int = _number(0, least=0)
+    engine: str = _choice(engine.DEFAULT, engine.ENGINES)
 
     def names(self) -> list[str]:
         """The results files."""
         return self.predictions if isinstance(self.predictions, list) else [self.predictions]
 
     def check(self) -> None:
-        _not_empty("annotations", self.annotations)
-        names = self.names()
-        if not names or not all(isinstance(name, str) for name in names):
-            raise UserError(f"predictions={self.predictions}: must be the name of a results file, or several: B,C")
-        for name in names:
-            _not_empty("predictions", name)
-            if names.count(name) > 1:
-                raise UserError(f"predictions={','.join(names)}: {name} is there twice")
-        _not_empty("output", self.output)
-        if self.resamples < 2:
-            raise UserError(f"resamples={self.resamples}: must be 2 or more; 1000 is usual")
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed}: must be 0 or more")
-        if self.engine not in engine.ENGINES:
-            raise unknown_name("engine", self.engine, engine.ENGINES)
+        super().check()
+        for name in self.names():
+            if self.names().count(name) > 1:
+                raise UserError(f"predictions={','.join(self.names())}: {name} is there twice")
 
 
 @dataclass
@@ -66,109 +104,75 @@ class Predict(App):
     """Keys of ``experiments.predict``; ``conf_apps/predict.yaml`` says what each means."""
 
     input: str = MISSING
-    run: Any = MISSING  # one name, or several
+    run: Any = field(default=MISSING, metadata={"names": "a run or study, or several: A,B"})
     output: str | None = None
     recursive: bool = False
     score: float = 0.5
-    max_side: int = 1600
-    max_pixels: int = 300_000_000
+    max_side: int = _number(1600)
+    max_pixels: int = _number(300_000_000)
     results_dir: str = "results"
     device: str = "auto"
-    threads: int | None = None
+    threads: int | None = _number(None)
 
     def names(self) -> list[str]:
-        """What was said of the runs."""
+        """The names of runs and studies."""
         return self.run if isinstance(self.run, list) else [self.run]
 
     def check(self) -> None:
-        for key in ("input", "output", "results_dir"):
-            _not_empty(key, getattr(self, key))
-        names = self.names()
-        if not names or not all(isinstance(name, str) for name in names):
-            raise UserError(f"run={self.run}: must be the name of a run or study, or several: A,B")
-        for name in names:
-            _not_empty("run", name)
+        super().check()
         if not 0 <= self.score <= 1:
             raise UserError(f"score={self.score}: must be between 0 and 1")
-        _at_least_one("max_side", self.max_side)
-        _at_least_one("max_pixels", self.max_pixels)
-        if self.threads is not None:
-            _at_least_one("threads", self.threads)
 
 
 @dataclass
 class Report(App):
     """Keys of ``experiments.report``."""
 
-    study: str = MISSING
+    study: str = _folder(MISSING, "a folder under results_dir, such as quick")
     results_dir: str = "results"
     baseline: str | None = None
-    resamples: int | None = None
+    resamples: int | None = _number(None)
     data_root: str | None = None
     publish: str | None = None
-
-    def check(self) -> None:
-        _is_study(self.study)
-        if self.resamples is not None:
-            _at_least_one("resamples", self.resamples)
-        _not_empty("baseline", self.baseline)
-        _not_empty("publish", self.publish)
-
-
-WHATS = ("study", *sorted(path.stem for path in Path(__file__).parents[1].glob("benchmark/cases/[!_]*.py")))
-"""What ``experiments.benchmark`` can measure; all but ``study`` are files in ``experiments/benchmark/cases``."""
-PEERS = ("torchvision", "detectron2")
-EIGHT = ("fcn", "unet", "hourglass", "resnet_head", "smp", "unet_p2", "pointrend", "refinemask")
-"""Heads that ``frozen_core`` trains at once where no others are named."""
 
 
 @dataclass
 class Benchmark(App):
     """Keys of ``experiments.benchmark``; ``conf_apps/benchmark.yaml`` says what each means."""
 
-    what: str = "study"
-    study: str = "quick"
+    what: str = _choice("study", WHATS)
+    study: str = _folder("quick", "a folder under results_dir, such as quick")
     against: list[str] = field(default_factory=lambda: list(PEERS))
     results_dir: str = "results"
     data_root: str | None = None
     device: str = "auto"
-    threads: int | None = None
+    threads: int | None = _number(None)
     out: str = "results/speed"
-    rounds: int = 7
-    rois: int = 100
+    rounds: int = _number(7)
+    rois: int = _number(100)
     head: str | None = None
     augmentation: str | None = None
     heads: list[str] = field(default_factory=lambda: list(EIGHT))
-    batch: int | None = None
+    batch: int | None = _number(None)
     image: list[int] | None = None
-    instances: int = 8
-    classes: int | None = None
-    precision: str | None = None
+    instances: int = _number(8)
+    classes: int | None = _number(None, least=2, note=", the background included")
+    precision: str | None = _choice(None, PRECISIONS)
     compile: str | None = None
-    images: int = 100
-    workers: int | None = None
-    iterations: int = 200
+    images: int = _number(100)
+    workers: int | None = _number(None)
+    iterations: int = _number(200)
 
     def check(self) -> None:
-        if self.what not in WHATS:
-            raise unknown_name("what", self.what, WHATS)
-        _is_study(self.study)
+        super().check()
+        # YAML's true and false come as True and False
+        if self.compile is not None and self.compile.lower() not in COMPILE:
+            raise unknown_name("compile", self.compile, COMPILE)
         for peer in self.against:
             if peer not in PEERS:
                 raise unknown_name("against", peer, PEERS)
         if not self.heads or not all(self.heads) or len(set(self.heads)) < len(self.heads):
             raise UserError(f"heads=[{','.join(self.heads)}]: must be names in conf/head, one or more, each once")
-        for key in ("head", "augmentation", "precision", "compile", "out"):
-            _not_empty(key, getattr(self, key))
-        for key in ("threads", "rounds", "rois", "batch", "instances", "images", "workers", "iterations"):
-            if (value := getattr(self, key)) is not None:
-                _at_least_one(key, value)
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise unknown_name("precision", self.precision, PRECISIONS)
-        if self.compile is not None and self.compile.lower() not in COMPILE:
-            raise unknown_name("compile", self.compile, COMPILE)
-        if self.classes is not None and self.classes < 2:
-            raise UserError(f"classes={self.classes}: must be 2 or more, the background included")
         if self.image is not None and (len(self.image) != 2 or min(self.image) < SMALLEST):
             given = ",".join(map(str, self.image))
             raise UserError(f"image=[{given}]: must be [height,width] in pixels, each {SMALLEST} or more")
@@ -178,17 +182,15 @@ class Benchmark(App):
 class Data(App):
     """Keys of ``experiments.data`` beside those of a run; ``conf/data.yaml`` says what each means."""
 
-    images: int = 12
+    images: int = _number(12)
     decode: Any = "all"  # or a number
     download: bool = False
-    name: str | None = None
+    name: str | None = _folder(None, "a folder under results_dir/data")
 
     def check(self) -> None:
-        _at_least_one("images", self.images)
+        super().check()
         if self.decode != "all" and (type(self.decode) is not int or self.decode < 1):
             raise UserError(f"decode={self.decode}: must be all, or how many images of each split, 1 or more")
-        if self.name is not None:
-            _is_folder("name", self.name, "a folder under results_dir/data")
 
 
 SCHEMAS: dict[str, type[App]] = {
@@ -196,6 +198,7 @@ SCHEMAS: dict[str, type[App]] = {
     "predict": Predict,
     "report": Report,
     "benchmark": Benchmark,
+    "data": Data,
 }
 
 AnyApp = TypeVar("AnyApp", bound=App)
@@ -204,9 +207,8 @@ AnyApp = TypeVar("AnyApp", bound=App)
 def register() -> None:
     """Make the schemas known to Hydra, so that a value of the wrong type is an error."""
     for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(f"schema_{name}", node=schema)
-    # plain: it lies beside a run's schema, and one node has one type
-    ConfigStore.instance().store("schema_data", node=asdict(Data()))
+        # that of data is plain: it lies beside a run's schema, and one node has one type
+        ConfigStore.instance().store(f"schema_{name}", node=asdict(Data()) if schema is Data else schema)
 
 
 def to_config(cfg: DictConfig, schema: type[AnyApp]) -> AnyApp:
@@ -215,22 +217,3 @@ def to_config(cfg: DictConfig, schema: type[AnyApp]) -> AnyApp:
     assert isinstance(config, schema)
     config.check()
     return config
-
-
-def _is_study(name: str) -> None:
-    _is_folder("study", name, "a folder under results_dir, such as quick")
-
-
-def _is_folder(key: str, name: str, what: str) -> None:
-    if name in ("", ".", "..") or any(character in name for character in "/\\\0"):
-        raise UserError(f"{key}={name}: must be the name of {what}")
-
-
-def _at_least_one(key: str, value: int) -> None:
-    if value < 1:
-        raise UserError(f"{key}={value}: must be 1 or more")
-
-
-def _not_empty(key: str, value: str | None) -> None:
-    if value == "":
-        raise UserError(f"{key}= is empty: give it a value or leave it out")

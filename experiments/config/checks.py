@@ -1,6 +1,7 @@
-"""What can be said against a run before anything is loaded or trained."""
+"""Checks of a run's configuration, made before anything is loaded or trained."""
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -11,7 +12,7 @@ from instseg.evaluation import engine
 
 
 def check(config: Config) -> None:
-    """Find what is wrong before anything is loaded or trained.
+    """Check a configuration.
 
     Raises:
         UserError: one line that names the key and what would be right.
@@ -37,21 +38,14 @@ def check(config: Config) -> None:
         )
     if config.trunk.name in detector.trunk.names() and config.trunk.weights is not None and not config.transferred():
         detector.trunk.find_weights(config.trunk.name, config.trunk.weights)
-    config.make_schedule()
-    # YAML reads true and false as no words
+    # given as true or false, YAML makes booleans of them, which come here as True and False
     if config.runtime.compile.lower() not in COMPILE:
         raise unknown_name("runtime.compile", config.runtime.compile, COMPILE)
     if config.evaluation.engine not in engine.ENGINES:
         raise unknown_name("evaluation.engine", config.evaluation.engine, engine.ENGINES)
     torch_device(config.runtime.device)
     with torch.device("meta"):
-        detector.trunk.build(
-            config.trunk.name,
-            norm=config.trunk.norm,
-            trainable_layers=config.trunk.trainable_layers,
-            out_channels=8,
-            stride_in_1x1=config.trunk.stride_in_1x1,
-        )
+        detector.trunk.build(**vars(replace(config.trunk, weights=None, out_channels=8)))
         config.make_head(num_classes=2)
 
 

@@ -11,12 +11,7 @@ from typing import NoReturn
 import hydra
 import hydra.errors
 from omegaconf import DictConfig
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from instseg.errors import UserError, unknown_name
 
@@ -25,24 +20,25 @@ CONF = Path(__file__).parents[1] / "conf"
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run an app's ``main`` and exit; what a user did wrong is printed as one line."""
-    # Python 3.14 refuses the lazy help text of one of Hydra's flags (facebookresearch/hydra, issue 3121)
+    # Private, as no public way is: from Python 3.14 on argparse reads the help of each flag when it is added, and
+    # that of one of Hydra's (1.3.8) is no string (facebookresearch/hydra, issue 3121)
     if hasattr(argparse.ArgumentParser, "_check_help"):
         argparse.ArgumentParser._check_help = lambda *_: None
-    # Hydra would print errors its own way and leave
+    # else Hydra prints errors in its own way and exits
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         sys.exit(main() or 0)
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from the last checkpoint", 130)
     except BrokenPipeError:
-        # whoever read the output has enough of it; nothing more may be flushed into it
+        # the reader of the output has closed it; when Python flushes it at the end that must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except UserError as error:
         fail(str(error))
     except (hydra.errors.HydraException, OmegaConfBaseException) as error:
         fail(one_line(error))
-    # some of Hydra's are OSErrors, too
+    # behind Hydra's errors, as some of them are OSErrors, too
     except OSError as error:
         if error.filename is None:
             raise
@@ -51,51 +47,57 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 def app(config_path: str, config_name: str, job: Callable[[DictConfig], int | None]) -> Callable[[], int | None]:
     """A Hydra app whose errors come out as they were raised; Hydra would announce them on stderr first. What the job
-    returns is the exit code."""
+    returns is the exit code; --help and the like run no job."""
 
     def main() -> int | None:
-        errors: list[Exception] = []
-        codes: list[int | None] = []
+        code: int | None = 0
+        failure: Exception | None = None
 
         @hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)
         def composed(cfg: DictConfig) -> None:
+            nonlocal code, failure
             try:
-                codes.append(job(cfg))
+                code = job(cfg)
             except Exception as error:
-                errors.append(error)
+                failure = error
 
         composed()
-        if errors:
-            raise errors[0]
-        # --help and the like run no job
-        return codes[0] if codes else 0
+        if failure is not None:
+            raise failure
+        return code
 
     return main
 
 
 def as_list(key: str, argument: str) -> str:
-    """``key=B,C``, which Hydra would take for a sweep, as the list that it is; quotes and ``\\,`` stay."""
+    """``key=B,C``, which Hydra would take for a sweep, as a list; quotes and ``\\,`` stay."""
     return re.sub(rf"""^({key})=([^\[{{"'].*(?<!\\),.*)$""", r"\1=[\2]", argument)
 
 
-def as_texts(key: str, argument: str) -> str:
-    """``key=B,C`` as :func:`as_list` has it, of names that may hold brackets; commas in these, and ``\\,``, stay."""
-    given, equals, text = argument.partition("=")
-    if given != key or not equals or text in ("", "null") or text[0] in "[{'\"":
-        return argument
-    names = [name.replace("\\,", ",") for name in re.split(r"(?<!\\),(?![^(]*\))", text)]
-    quoted = [as_text(key, f"{key}={name}").removeprefix(f"{key}=") for name in names]
-    return f"{key}=[{','.join(quoted)}]" if len(quoted) > 1 else f"{key}={quoted[0]}"
-
-
 def as_text(key: str, argument: str) -> str:
-    """``key=TEXT`` so that Hydra takes any file's name for one, whatever brackets and commas are in it."""
-    given, equals, text = argument.partition("=")
-    if given != key or not equals or text in ("", "null") or text[0] in "'\"":
+    """``key=TEXT`` with TEXT quoted for Hydra, which then takes any file's name, whatever brackets and commas are in
+    it."""
+    text = argument.removeprefix(f"{key}=")
+    if text == argument or text in ("", "null") or text[0] in "'\"":
         return argument
-    # backslashes count before a quote alone
-    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
-    return f"{key}='{quoted}'"
+    return f"{key}={_quoted(text)}"
+
+
+def as_texts(key: str, argument: str) -> str:
+    """``key=B,C`` as a list of texts (:func:`as_text`); commas in round brackets, and ``\\,``, are part of a text."""
+    text = argument.removeprefix(f"{key}=")
+    if text == argument or text in ("", "null") or text[0] in "[{'\"":
+        return argument
+    names = [_quoted(name.replace("\\,", ",")) for name in re.split(r"(?<!\\),(?![^(]*\))", text)]
+    return f"{key}=[{','.join(names)}]" if len(names) > 1 else f"{key}={names[0]}"
+
+
+def _quoted(text: str) -> str:
+    if text in ("", "null") or text[0] in "'\"":
+        return text
+    # only before a quote does a backslash need another one
+    escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text)
+    return f"'{escaped}'"
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -106,8 +108,8 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def one_line(error: BaseException) -> str:
     """What Hydra or OmegaConf has to say, in one line with the nearest valid names."""
-    if found := re.search(r"Could not find '([\w/]+)/([^'/]+)'", str(error)):
-        group, name = found.groups()
+    if match := re.search(r"Could not find '([\w/]+)/([^'/]+)'", str(error)):
+        group, name = match.groups()
         if (CONF / group).is_dir():
             return str(unknown_name(group, name, (path.stem for path in (CONF / group).glob("*.yaml"))))
     if isinstance(error, hydra.errors.OverrideParseException):
@@ -115,13 +117,12 @@ def one_line(error: BaseException) -> str:
     cause = error
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
-    path = str(cause.full_key) if isinstance(cause, OmegaConfBaseException) and cause.full_key else ""
-    if path:
-        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
-            prefix = path[: path.rfind(".") + 1]
-            keys = map(str, cause.parent_node)
-            return str(unknown_name("key", path, (prefix + key for key in keys if key != "hydra")))
-        if isinstance(cause, MissingMandatoryValue):
-            return f"{path} must be given: {path}=..."
-        return f"{path}: {str(cause).splitlines()[0]}"
-    return " ".join(str(error).split())
+    key = str(cause.full_key) if isinstance(cause, OmegaConfBaseException) and cause.full_key else ""
+    if not key:
+        return " ".join(str(error).split())
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
+        prefix = key[: key.rfind(".") + 1]
+        return str(unknown_name("key", key, (prefix + name for name in map(str, cause.parent_node) if name != "hydra")))
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{key} must be given: {key}=..."
+    return f"{key}: {str(cause).splitlines()[0]}"

@@ -1,7 +1,7 @@
-"""Controls: the FCN that costs what another head costs, so that "it is just bigger" explains no difference.
+"""Controls: an FCN of the cost of another head, to tell whether that head is better only because it is bigger.
 
-``control=params`` or ``control=flops`` puts that FCN in the place of the chosen head. Its depth and width are found
-here and written into the run's configuration.
+``control=params`` or ``control=flops`` replaces the chosen head by the FCN of as many parameters, or FLOPs. Its depth
+and width are found here and written into the run's configuration.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,8 @@ import heads
 from experiments.config.groups import Head
 from experiments.config.run import CONTROLS, Config
 from instseg import timing
-from instseg.detector.rois import MaskHead, RoIs
+from instseg.detector.mask_head import MaskHead
+from instseg.detector.rois import RoIs
 from instseg.errors import UserError, unknown_name
 
 TOLERANCE = 0.02
@@ -26,7 +27,7 @@ UNITS = {"params": "parameters", "flops": "FLOPs per RoI"}
 
 
 def resolved(config: Config, num_classes: Callable[[], int] | None = None) -> Config:
-    """The configuration with its control found, where it asks for one; else the same.
+    """The configuration with its control in the head's place, where it asks for one; else the same.
 
     Args:
         config: a checked configuration.
@@ -51,13 +52,13 @@ def _matching(config: Config, by: str, classes: int) -> Head:
     known: dict[str, Any] = {**heads.options(head.name), **head.options}
     shared: dict[str, Any] = {key: known[key] for key in ("norm", "roi_size", "output_size") if key in known}
     candidates = _candidates(config, by, classes, shared, rois, wanted)
-    found = next((one for one in candidates if abs(one[2] / wanted - 1) <= TOLERANCE), None)
-    if found is None:
+    control = next((candidate for candidate in candidates if abs(candidate[2] / wanted - 1) <= TOLERANCE), None)
+    if control is None:
         raise UserError(
             f"control={by}: no FCN of 1 to {MOST_CONVS} convolutions comes within {TOLERANCE:.0%} of "
             f"{head.variant}'s {wanted:,.0f} {UNITS[by]}"
         )
-    convs, width, costs = found
+    convs, width, costs = control
     if head.name == "fcn" and convs == known["convs"] and width == (known["width"] or config.trunk.out_channels):
         raise UserError(f"control={by}: {head.variant} is its own control; leave it out of a sweep with control={by}")
     return replace(
@@ -87,7 +88,7 @@ def _candidates(
     for step in (8, 1) if options.get("norm") == "group" else (1,):
         for convs in sorted(range(1, MOST_CONVS + 1), key=lambda n: abs(n - usual)):
 
-            def of(steps: int, convs: int = convs, step: int = step) -> float:
+            def cost_of(steps: int, convs: int = convs, step: int = step) -> float:
                 with META:
                     control = heads.build(
                         "fcn",
@@ -104,9 +105,9 @@ def _candidates(
             # the cost rises with the width: the first width that is not too small, or the one before
             while low < high:
                 middle = (low + high) // 2
-                low, high = (middle + 1, high) if of(middle) < wanted else (low, middle)
-            best = min((n for n in (low - 1, low) if n), key=lambda n: abs(of(n) - wanted))
-            yield convs, best * step, of(best)
+                low, high = (middle + 1, high) if cost_of(middle) < wanted else (low, middle)
+            best = min((n for n in (low - 1, low) if n), key=lambda n: abs(cost_of(n) - wanted))
+            yield convs, best * step, cost_of(best)
 
 
 def cost(head: MaskHead, by: str, rois: Callable[[], RoIs]) -> float:

@@ -1,4 +1,7 @@
-"""The typed form of the groups of ``conf/``: what each key of a run is for."""
+"""The groups of ``conf/`` that only the experiments know, typed: what each key is for.
+
+The groups ``detector``, ``schedule`` and ``augmentation`` are dataclasses of :mod:`instseg`.
+"""
 
 import hashlib
 from dataclasses import asdict, dataclass, field
@@ -29,9 +32,9 @@ class Head:
         class_agnostic: one mask an RoI that serves every class, in place of one a class.
         dice_weight, boundary_weight: of the losses on shape (``instseg.detector.shape_losses``).
         options: the head's own.
-        control: as the key ``control`` of the run, for this head alone; None: as it says.
+        control: as the key ``control`` of the run, for this head alone; None: as that key says.
         paper: where the head is from.
-        control_of: of a control that was found: the head that it matches, and both costs.
+        control_of: of a control: the head that it matches, and both costs.
     """
 
     variant: str = MISSING
@@ -92,22 +95,6 @@ class DatasetConfig:
 
 
 @dataclass
-class Augmentation:
-    """What happens to training images (``conf/augmentation``); see ``instseg.data.batches.transforms.training``."""
-
-    flip: float = 0.5
-    vertical_flip: float = 0.0
-    scale: list[float] | None = None
-    crop: int | None = None
-    photometric: float = 0.0
-    jpeg: float = 0.0
-    jpeg_quality: list[int] = field(default_factory=lambda: [30, 95])
-    copy_paste: float = 0.0
-    min_area: int = 10
-    min_visible: float = 0.1
-
-
-@dataclass
 class Trunk:
     """Backbone and pyramid (``conf/trunk``); see ``instseg.detector.trunk.build``."""
 
@@ -120,60 +107,8 @@ class Trunk:
 
 
 @dataclass
-class Detector:
-    """RPN and box branch; the names and defaults are torchvision's, but for ``exact_anchors`` and ``roi_aligned``,
-    which are detectron2's ways (``instseg.detector.MaskRCNN``)."""
-
-    anchor_sizes: list[list[int]] = field(default_factory=lambda: [[32], [64], [128], [256], [512]])
-    anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
-    box_features: int = 1024
-    rpn_pre_nms_top_n_train: int = 2000
-    rpn_pre_nms_top_n_test: int = 1000
-    rpn_post_nms_top_n_train: int = 2000
-    rpn_post_nms_top_n_test: int = 1000
-    rpn_nms_thresh: float = 0.7
-    rpn_fg_iou_thresh: float = 0.7
-    rpn_bg_iou_thresh: float = 0.3
-    rpn_batch_size_per_image: int = 256
-    rpn_positive_fraction: float = 0.5
-    rpn_score_thresh: float = 0.0
-    box_score_thresh: float = 0.05
-    box_nms_thresh: float = 0.5
-    box_detections_per_img: int = 100
-    box_fg_iou_thresh: float = 0.5
-    box_bg_iou_thresh: float = 0.5
-    box_batch_size_per_image: int = 512
-    box_positive_fraction: float = 0.25
-    exact_anchors: bool = False
-    roi_aligned: bool = False
-
-
-@dataclass
-class ScheduleConfig:
-    """Optimiser, learning rate and length (``conf/schedule``); see ``instseg.training.schedule.Schedule``."""
-
-    iterations: int = MISSING
-    batch_size: int = MISSING
-    accumulate: int = 1
-    optimizer: str = "sgd"
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 0.0001
-    norm_weight_decay: float | None = None
-    warmup: int = 1000
-    warmup_factor: float = 0.001
-    decay: str = "step"
-    milestones: list[int] = field(default_factory=list)
-    gamma: float = 0.1
-    clip_norm: float | None = None
-    precision: str = "float32"
-    reference_batch: int | None = None
-
-
-@dataclass
 class Runtime:
-    """How runs are carried out; nothing here can change their numbers on one machine but ``threads`` and ``compile``,
-    by rounding.
+    """How runs are carried out. On one machine only ``threads`` and ``compile`` can change numbers, by rounding.
 
     Attributes:
         device: ``auto`` (the GPU where there is one), ``cpu`` or ``cuda``.
@@ -223,12 +158,12 @@ class StudyConfig:
 def _digest(path: Path, key: str) -> str:
     """SHA-256 of a file that a key names."""
     try:
-        seen = path.stat()
-        return _digest_of(path, seen.st_mtime_ns, seen.st_size)
+        stat = path.stat()
+        return _cached_digest(path, stat.st_mtime_ns, stat.st_size)
     except OSError as error:
         raise UserError(f"{key}={path} can't be read: {error.strerror}") from None
 
 
 @lru_cache(maxsize=16)
-def _digest_of(path: Path, changed: int, size: int) -> str:
+def _cached_digest(path: Path, changed: int, size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

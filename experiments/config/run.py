@@ -17,21 +17,20 @@ from yaml import YAMLError
 import heads
 from experiments.config.groups import (
     RENAMED,
-    Augmentation,
     DatasetConfig,
-    Detector,
     Evaluation,
     Head,
     Runtime,
-    ScheduleConfig,
     StudyConfig,
     Trunk,
 )
 from instseg import data, seeds, transfer
 from instseg.data import InstanceDataset
 from instseg.data.batches import transforms
-from instseg.detector.rois import MaskHead
+from instseg.detector.mask_head import MaskHead
+from instseg.detector.options import DetectorOptions
 from instseg.errors import UserError
+from instseg.evaluation.predict import Inference
 from instseg.training.schedule import Schedule
 
 COMPILE = ("auto", "true", "false")
@@ -41,16 +40,21 @@ CONTROLS = ("none", "params", "flops")
 PROTOCOLS = ("end_to_end", "frozen_core")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Config:
-    """One run."""
+    """One run.
+
+    What the core asks for, detector, schedule and augmentation, is typed there: the keys of a group are the fields of
+    its dataclass. The other groups are in :mod:`experiments.config.groups`; ``conf/config.yaml`` says what the keys
+    beside the groups are for.
+    """
 
     head: Head = field(default_factory=Head)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: transforms.Augmentation = field(default_factory=transforms.Augmentation)
     trunk: Trunk = field(default_factory=Trunk)
-    detector: Detector = field(default_factory=Detector)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    detector: DetectorOptions = field(default_factory=DetectorOptions)
+    schedule: Schedule
     runtime: Runtime = field(default_factory=Runtime)
     evaluation: Evaluation = field(default_factory=Evaluation)
     study: StudyConfig = field(default_factory=StudyConfig)
@@ -65,7 +69,11 @@ class Config:
 
     def make_schedule(self) -> Schedule:
         """The schedule for the batch size that was asked for."""
-        return Schedule(**asdict(self.schedule)).scaled()
+        return self.schedule.scaled()
+
+    def make_inference(self, device: torch.device) -> Inference:
+        """How the run's models are run over images."""
+        return Inference(device, self.evaluation.batch_size, self.runtime.workers, self.schedule.precision)
 
     def make_head(self, num_classes: int) -> MaskHead:
         """The mask head with new weights."""
@@ -86,7 +94,7 @@ class Config:
         return _dataset(d.name, split, d.fold, root, images, files, json.dumps(d.options, sort_keys=True))
 
     def make_transform(self) -> transforms.TrainTransform:
-        """What happens to training images."""
+        """The transform of training images."""
         d = self.dataset
         return transforms.training(**vars(self.augmentation), min_size=d.train_min_size, max_size=d.train_max_size)
 
@@ -99,32 +107,29 @@ class Config:
         """Eight hex digits over everything that can change a run's numbers, and nothing else."""
         self.check_resolved()
         parts = asdict(self)
-        for key in ("runtime", "study", "data_root", "results_dir", "head_norm", "control"):
+        for key in ("runtime", "study", "data_root", "results_dir", "head_norm", "control", "init", "core"):
             del parts[key]
-        parts["evaluation"] = {"batch_size": self.evaluation.batch_size}
         for key in ("variant", "control", "paper", "control_of"):
             del parts["head"][key]
+        parts["evaluation"] = {"batch_size": self.evaluation.batch_size}
         parts["dataset"] = self.dataset.settings()
-        for key in ("init", "core"):
-            del parts[key]
         if self.protocol == "frozen_core":
             parts["core"] = self.core_run().hash()
-        # where weights lie can't change the numbers, what is in them can
+        # of weights it is the content that can change the numbers, not where the file is
         parts |= {f"{key} weights": transfer.identity(given) for key, given in self.transferred().items()}
         if self.trunk.weights is not None and Path(self.trunk.weights).is_file():
-            # where the file lies can't change the numbers, what is in it can
             parts["trunk"]["weights"] = hashlib.sha256(Path(self.trunk.weights).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
     def transferred(self) -> dict[str, str]:
-        """``init`` and ``core``, as far as they are given."""
+        """Those of ``init`` and ``core`` that are given."""
         return {key: given for key in ("init", "core") if (given := getattr(self, key)) is not None}
 
     def stream_seed(self) -> int:
-        """What a run's random streams are named by: its seed, drawn anew in every fold.
+        """The seed of a run's random streams: another one in each fold.
 
-        What a seed that began alike in all folds does to a head would not show between the folds, and no number of
-        them would average it out.
+        Were it the same in all folds, its effect on a head would be the same, too: the spread over folds would not
+        show it, and no number of folds would average it out.
         """
         fold = self.dataset.fold
         return seeds.derive(self.seed, "fold", fold) if fold else self.seed
@@ -143,8 +148,10 @@ class Config:
         )
 
     def settings(self) -> dict[str, Any]:
-        """What runs of one study share if their difference is to be the head's alone, flat: ``schedule.lr`` and
-        so on. Names of trunk and data set, iterations, seed and fold are told elsewhere."""
+        """The settings that runs of a study must share if only their heads are to differ, by key (``schedule.lr``).
+
+        Names of trunk and data set, iterations, seed and fold are not among them; they have columns of their own.
+        """
         flat: dict[str, Any] = {}
         groups = {key: asdict(getattr(self, key)) for key in ("augmentation", "trunk", "detector", "schedule")}
         for group, values in {"dataset": self.dataset.settings(), **groups}.items():
@@ -191,7 +198,12 @@ def torch_device(name: str, key: str = "runtime.device") -> torch.device:
 
 
 def to_config(cfg: DictConfig) -> Config:
-    """A composed configuration as a :class:`Config`, interpolations resolved."""
+    """A composed configuration as a :class:`Config`, interpolations resolved.
+
+    Raises:
+        OmegaConfBaseException: a value is missing, or an interpolation can't be resolved.
+        UserError: the schedule is none (see :class:`~instseg.training.schedule.Schedule`).
+    """
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, Config)
     return config
@@ -202,7 +214,7 @@ def _channels(share: float, *, _root_: DictConfig) -> int:
     return max(1, round(float(share) * _root_.trunk.out_channels))
 
 
-# where processes begin, they import this before they read a configuration
+# here, so that every process that reads a configuration has it
 OmegaConf.register_new_resolver("channels", _channels, replace=True)
 
 
@@ -221,7 +233,7 @@ def load_config(path: Path) -> Config:
         merged = OmegaConf.merge(OmegaConf.structured(Config), stored)
         assert isinstance(merged, DictConfig)
         return to_config(merged)
-    except (OSError, OmegaConfBaseException, YAMLError) as error:
+    except (OSError, OmegaConfBaseException, YAMLError, UserError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
         raise UserError(f"{path} can't be used ({reason})") from error
 

@@ -18,7 +18,7 @@ from instseg.progress import bar
 
 SPLITS = ("train", "val")
 CELL = 4 * 4
-"""Pixels in a cell of the finest feature map, P2: of a smaller mask a head sees next to nothing."""
+"""Pixels in a cell of the finest feature map, P2; a head can make out hardly anything of a smaller mask."""
 _NAMED = 12  # classes that the terminal names; the files name all
 
 
@@ -56,27 +56,27 @@ class Split:
 def read(name: str, data: InstanceDataset, config: DatasetConfig) -> Split:
     """A split's numbers, from its ground truth."""
     truth = data.ground_truth()
-    rows = {image_id: row for row, image_id in enumerate(data.image_ids)}
+    row_of = {image_id: row for row, image_id in enumerate(data.image_ids)}
     sizes = np.array(data.sizes(), dtype=np.int64).reshape(-1, 2)
     labels = {category["id"]: label for label, category in enumerate(data.categories, start=1)}
-    found: list[tuple[Any, ...]] = []
+    rows: list[tuple[Any, ...]] = []
     shapes: dict[tuple[int, int, bytes], int] = {}
     for annotation in bar(iterable=truth["annotations"], desc=f"{name}: masks", unit=" instances", delay=2):
-        image, label = rows[annotation["image_id"]], labels[annotation["category_id"]]
+        image, label = row_of[annotation["image_id"]], labels[annotation["category_id"]]
         rle = to_rle(annotation["segmentation"], *sizes[image].tolist())
-        own_id = annotation["id"] - data.id_shift
-        twin = shapes.setdefault((image, label, rle["counts"]), own_id)
+        file_id = annotation["id"] - data.id_shift
+        twin = shapes.setdefault((image, label, rle["counts"]), file_id)
         box = [float(side) for side in annotation["bbox"]]
-        found.append(
+        rows.append(
             (
-                *(own_id, image, label, annotation["iscrowd"], annotation["area"], int(coco_mask.area(rle)), box),
-                *(_misfit(box, coco_mask.toBbox(rle), sizes[image]), None if twin == own_id else twin),
+                *(file_id, image, label, annotation["iscrowd"], annotation["area"], int(coco_mask.area(rle)), box),
+                *(_misfit(box, coco_mask.toBbox(rle), sizes[image]), None if twin == file_id else twin),
             )
         )
     columns = ["id", "image", "label", "iscrowd", "area", "pixels", "box", "misfit", "twin"]
-    # said outright, as a split without instances would have columns of no type; ids may be any whole numbers
+    # without these a split without instances would have columns without a type; ids stay Python's integers
     kinds = {"image": "int64", "label": "int64", "iscrowd": "int64", "area": "float64", "pixels": "int64"}
-    instances = pd.DataFrame(found, columns=columns, dtype=object).astype({**kinds, "misfit": "float64"})
+    instances = pd.DataFrame(rows, columns=columns, dtype=object).astype({**kinds, "misfit": "float64"})
     short, long = sizes.min(axis=1), sizes.max(axis=1)
     images = pd.DataFrame(
         {
@@ -125,16 +125,16 @@ def in_one_split(splits: list[Split]) -> dict[str, list[str]]:
     """Names of the classes with instances in one split alone, by that split, and, under ``none``, in no split."""
     names = [category["name"] for category in splits[0].data.categories]
     has = {split.name: set(split.alone()["label"]) for split in splits}
-    found: dict[str, list[str]] = {"train": [], "val": [], "none": []}
+    classes: dict[str, list[str]] = {"train": [], "val": [], "none": []}
     for label, name in enumerate(names, start=1):
         where = [split for split, labels in has.items() if label in labels]
         if len(where) < 2:
-            found[where[0] if where else "none"].append(name)
-    return found
+            classes[where[0] if where else "none"].append(name)
+    return classes
 
 
 def overview(splits: list[Split], classes: pd.DataFrame) -> pd.DataFrame:
-    """What people read first: a row a quantity, a column a split."""
+    """The table on top of ``summary.md``: a row a quantity, a column a split."""
     columns: dict[str, list[str]] = {"": [], **{split.name: [] for split in splits}}
     for split in splits:
         counts = classes[(classes["split"] == split.name) & (classes["label"] == 0)].iloc[0]
@@ -163,7 +163,7 @@ def _three(values: pd.Series) -> str:
 
 
 def notes(splits: list[Split], config: DatasetConfig, most: int | None = None) -> list[str]:
-    """What the numbers mean, and classes that are not in both splits, ``most`` of them by name."""
+    """Definitions of the numbers, and a line on classes that are not in both splits, with ``most`` of their names."""
     lines = [
         "Small, medium and large are COCO's: areas below 32², below 96² and above, in pixels as stored. Three numbers "
         f"are least / median / most. Resized: as for evaluation, the short side to {config.min_size} pixels, the "
@@ -203,6 +203,6 @@ def write(folder: Path, name: str, splits: list[Split], config: DatasetConfig) -
 
 
 def terminal(name: str, splits: list[Split], config: DatasetConfig) -> str:
-    """The short form."""
+    """``summary.md`` for the terminal, without the table of classes."""
     table = overview(splits, by_class(splits)).rename(columns={"": name})
     return "\n".join([fitted(table), *notes(splits, config, most=_NAMED)[1:]])

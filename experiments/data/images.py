@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from experiments.config.run import Config
 from experiments.data.counts import Split
 from experiments.data.problems import evenly
-from experiments.report.panels import Instances, colour_of, overlay
+from experiments.render.masks import Instances, colour_of, overlay
 from instseg.data import InstanceDataset
 from instseg.data.batches import loader
 from instseg.errors import UserError
@@ -54,16 +54,16 @@ def augmented(config: Config, data: InstanceDataset, index: int, turn: int) -> t
 
 def samples(splits: list[Split], images: int) -> Figure | None:
     """Images of both splits, evenly spaced over those with instances; None where none can be read."""
-    of_train = min(math.ceil(images / 2), len(splits[0].data.trainable_indices()))
+    train_images = min(math.ceil(images / 2), len(splits[0].data.trainable_indices()))
     shown = []
-    for split, count in zip(splits, (of_train, images - of_train), strict=True):
+    for split, count in zip(splits, (train_images, images - train_images), strict=True):
         for index in evenly(split.data.trainable_indices(), count):
             shown += _readable(lambda split=split, index=index: _stored(split.data, index, split.name))
     rows: list[list[Shown]] = []
-    for one in shown:
+    for image in shown:
         if not rows or _height(rows[-1]) < _TALLEST:
             rows.append([])
-        rows[-1].append(one)
+        rows[-1].append(image)
     return _mosaic(rows)
 
 
@@ -90,7 +90,7 @@ def save(path: Path, figure: Figure | None) -> None:
 
 
 def _readable(make: Any) -> list[Shown]:
-    """One image, or none where it can't be read, which ``problems.txt`` tells."""
+    """A list of one image, or an empty one where it can't be read, which ``problems.txt`` then says."""
     try:
         return [make()]
     except UserError:
@@ -130,7 +130,7 @@ def _shown(image: torch.Tensor, target: dict[str, Any], data: InstanceDataset, t
 
 def _height(row: list[Shown]) -> float:
     """Of a row that fills the width, in inches."""
-    return (_WIDTH - _GAP * (len(row) + 1)) / sum(one.aspect for one in row)
+    return (_WIDTH - _GAP * (len(row) + 1)) / sum(image.aspect for image in row)
 
 
 def _mosaic(rows: list[list[Shown]]) -> Figure | None:
@@ -143,23 +143,23 @@ def _mosaic(rows: list[list[Shown]]) -> Figure | None:
     top = full - _GAP
     for row, height in zip(rows, heights, strict=True):
         x = _GAP
-        for one in row:
-            width = height * one.aspect
+        for image in row:
+            width = height * image.aspect
             place = (x / _WIDTH, (top - _TITLE - height) / full, width / _WIDTH, height / full)
             axes = figure.add_axes(place, xticks=[], yticks=[], frame_on=False, anchor="NW")
-            overlay(axes, one.image, one.instances, linewidth=1.2)
-            _name(axes, one)
-            text = _shortened(one.title, int(width / _LETTER))
+            overlay(axes, image.image, image.instances, linewidth=1.2)
+            _name(axes, image)
+            text = _shortened(image.title, int(width / _LETTER))
             figure.text(x / _WIDTH, (top - _TITLE + 0.04) / full, text, fontsize=8, va="bottom")
             x += width + _GAP
         top -= height + _TITLE + _GAP
     return figure
 
 
-def _name(axes: Axes, one: Shown) -> None:
+def _name(axes: Axes, shown: Shown) -> None:
     """The classes of the largest instances, at the upper left corners of their boxes."""
-    height, width = one.image.shape[:2]
-    for name, box, tint in list(zip(one.names, one.instances.boxes, one.instances.colours, strict=True))[:_NAMED]:
+    height, width = shown.image.shape[:2]
+    for name, box, tint in list(zip(shown.names, shown.instances.boxes, shown.instances.colours, strict=True))[:_NAMED]:
         x, y = np.clip(box[:2], 0, [0.97 * width, 0.96 * height])
         patch = {"boxstyle": "square,pad=0.12", "facecolor": tint, "edgecolor": "none", "alpha": 0.75}
         axes.text(x, y, name, fontsize=6, color=_ink(tint), va="top", bbox=patch, clip_on=True, parse_math=False)
@@ -171,7 +171,7 @@ def _ink(tint: tuple[float, float, float]) -> str:
 
 
 def _shortened(text: str, most: int) -> str:
-    """The beginning and the end, which tells the number of instances."""
+    """The beginning and the end of a title; the end has the number of instances."""
     if len(text) <= most:
         return text
     end = most // 2

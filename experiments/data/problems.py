@@ -1,4 +1,4 @@
-"""What is wrong with a data set, or looks it: one line each, with file and id."""
+"""Faults of a data set, and what may be one: a line each, with file and id."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ from instseg.files import write_atomically
 from instseg.progress import bar
 
 FEW = 10
-"""Pixels; of a mask with fewer nothing can be learnt."""
+"""Pixels; nothing can be learnt from a mask with fewer."""
 LOOSE = 2.5
-"""Pixels by which a box may be off its mask: polygons have no whole pixels, and their edges are rounded."""
+"""Pixels by which an edge of a box may differ from its mask's: polygons do not end at whole pixels."""
 KINDS = {
     "error": "a run stops at these",
     "left out": "no part of what is trained on and scored, and why",
@@ -30,67 +30,70 @@ class Problem(NamedTuple):
     text: str
 
 
-def of_numbers(splits: list[Split]) -> list[Problem]:
-    """What can be said without decoding an image."""
-    found = []
+def in_numbers(splits: list[Split]) -> list[Problem]:
+    """Problems that show without decoding an image."""
+    problems = []
     for split in splits:
-        found += [Problem("left out", split.name, line) for line in split.data.skipped]
+        problems += [Problem("left out", split.name, line) for line in split.data.skipped]
         if not split.data.trainable_indices():
-            learnt = split.name == "train"
-            what = f"no image has an instance to {'learn from' if learnt else 'score against'}"
-            found.append(Problem("error" if learnt else "look", split.name, what))
-        found += _suspicious(split)
+            kind, use = ("error", "learn from") if split.name == "train" else ("look", "score against")
+            problems.append(Problem(kind, split.name, f"no image has an instance to {use}"))
+        problems += _suspicious(split)
     where = {"train": "in train alone", "val": "in val alone, so it is never learnt", "none": "in neither split"}
     for key, names in in_one_split(splits).items():
         split_name = "both" if key == "none" else key
-        found += [Problem("look", split_name, f"class {name!r} has instances {where[key]}") for name in names]
-    return found
+        problems += [Problem("look", split_name, f"class {name!r} has instances {where[key]}") for name in names]
+    return problems
 
 
 def _suspicious(split: Split) -> list[Problem]:
+    """Instances with tiny masks, with boxes that don't fit their masks, or that are there twice."""
     alone = split.alone()
-    # those without a pixel were left out
+    # those without a pixel are among the skipped ones
     alone = alone[alone["pixels"] > 0]
     odd = alone[(alone["pixels"] < FEW) | (alone["misfit"] > LOOSE) | alone["twin"].notna()]
-    found = []
+    problems = []
     for row in odd.to_dict("records"):
-        what = []
+        reasons = []
         if row["pixels"] < FEW:
-            what.append(f"its mask has {row['pixels']} pixel{'s' if row['pixels'] > 1 else ''}")
+            reasons.append(f"its mask has {row['pixels']} pixel{'s' if row['pixels'] > 1 else ''}")
         if row["misfit"] > LOOSE:
             box = ", ".join(f"{side:.1f}" for side in row["box"])
-            what.append(f"its box [{box}] is up to {row['misfit']:.1f} pixels off its mask")
+            reasons.append(f"its box [{box}] is up to {row['misfit']:.1f} pixels off its mask")
         if row["twin"] is not None:
-            what.append(f"same class and mask as annotation {row['twin']}")
+            reasons.append(f"same class and mask as annotation {row['twin']}")
         name = split.data.categories[row["label"] - 1]["name"]
         image_id, file = split.images["id"].iloc[row["image"]], split.data.describe(row["image"])
-        line = f"annotation {row['id']} of image {image_id} ({name}), {file}: {'; '.join(what)}"
-        found.append(Problem("look", split.name, line))
-    return found
+        line = f"annotation {row['id']} of image {image_id} ({name}), {file}: {'; '.join(reasons)}"
+        problems.append(Problem("look", split.name, line))
+    return problems
 
 
-def of_images(splits: list[Split], decode: str | int, workers: int) -> list[Problem]:
-    """Read images and masks once, all or so many of each split: those that can't be, and those that are there
-    twice, pixel by pixel."""
-    found = []
-    seen: dict[bytes, tuple[Split, int]] = {}
+def in_images(splits: list[Split], decode: str | int, workers: int) -> list[Problem]:
+    """Problems that show when images and masks are read: unreadable ones, and images with equal pixels.
+
+    Args:
+        splits: both.
+        decode: how many images of each split to read, or ``all``.
+        workers: processes that read.
+    """
+    problems = []
+    by_digest: dict[bytes, tuple[Split, int]] = {}
     for split in splits:
-        some = evenly(range(len(split.data)), len(split.data) if decode == "all" else int(decode))
-        verify_images = loader.verify_images(split.data, some, workers=workers)
-        for index, fault, digest in bar(
-            iterable=verify_images, total=len(some), desc=f"{split.name}: read", unit=" images"
-        ):
+        indices = evenly(range(len(split.data)), len(split.data) if decode == "all" else int(decode))
+        read = loader.verify_images(split.data, indices, workers=workers)
+        for index, fault, digest in bar(iterable=read, total=len(indices), desc=f"{split.name}: read", unit=" images"):
             if fault is not None:
-                found.append(Problem("error", split.name, fault))
+                problems.append(Problem("error", split.name, fault))
                 continue
-            first, place = seen.setdefault(digest, (split, index))
-            if (first.name, place) != (split.name, index):
-                same = f"{_called(split, index)} has the pixels of {_called(first, place)} of {first.name}"
-                found.append(Problem("look", split.name, same))
-    return found
+            first, first_index = by_digest.setdefault(digest, (split, index))
+            if (first.name, first_index) != (split.name, index):
+                line = f"{_describe(split, index)} has the pixels of {_describe(first, first_index)} of {first.name}"
+                problems.append(Problem("look", split.name, line))
+    return problems
 
 
-def _called(split: Split, index: int) -> str:
+def _describe(split: Split, index: int) -> str:
     return f"image {split.data.image_ids[index]}, {split.data.describe(index)},"
 
 
@@ -102,7 +105,7 @@ def evenly(items: Sequence[int], count: int) -> list[int]:
 
 
 def write(path: Path, problems: list[Problem], checked: str) -> Path:
-    """``problems.txt``: ``checked``, which says what was looked at, then kind by kind how many there are and each."""
+    """Write ``problems.txt``: the line ``checked``, on what was looked at, then the problems by kind, counted."""
     text = [checked, ""]
     for kind, meaning in KINDS.items():
         of_kind = [problem for problem in problems if problem.kind == kind]
@@ -115,4 +118,4 @@ def write(path: Path, problems: list[Problem], checked: str) -> Path:
 def counted(problems: list[Problem]) -> str:
     """``2 errors, 3 left out, 7 worth a look``."""
     names = {"error": "errors", "left out": "left out", "look": "worth a look"}
-    return ", ".join(f"{sum(one.kind == kind for one in problems):,} {name}" for kind, name in names.items())
+    return ", ".join(f"{sum(problem.kind == kind for problem in problems):,} {name}" for kind, name in names.items())

@@ -22,10 +22,10 @@ from experiments.config import apps, cli
 from experiments.config.run import torch_device
 from experiments.predict import overlays
 from experiments.predict.journal import Journal
-from experiments.report.panels import file_names
-from experiments.runs import named_runs
+from experiments.render.plot import file_names
+from experiments.runs import trained
 from experiments.runs.end_to_end import prepare
-from experiments.runs.named_runs import Trained
+from experiments.runs.trained import Trained
 from instseg import device as memory
 from instseg import progress
 from instseg.data import folders
@@ -138,7 +138,7 @@ def _list(source: Path, output: Path, recursive: bool) -> folders.Listing:
 
 def _predictors(config: apps.Predict, output: Path) -> list[_Predictor]:
     device = torch_device(config.device, "device")
-    runs = named_runs.find(config.names(), Path(config.results_dir).expanduser())
+    runs = trained.find(config.names(), Path(config.results_dir).expanduser())
     names = file_names([_COMPARISON, *(run.label for run in runs)])
     predictors = []
     for run in runs:

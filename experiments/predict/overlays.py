@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import minimum_filter
 
+from experiments.render.masks import OPACITY, colour_of
 from experiments.render.table import wrap
-from experiments.report.panels import OPACITY, colour_of
 from instseg.evaluation import coco, pairing
 
 Rgb = tuple[int, int, int]

@@ -1,1 +1,1 @@
-"""A study's finished runs -> tables, plots, a text: one file a section; ``build.py`` is the loop over them."""
+"""A study's finished runs -> tables, plots, a text: each section is a file, and ``build.py`` is the loop over them."""

@@ -1,101 +1,126 @@
 """The images on which heads differ most: those of each variant and its baseline, and those of all variants."""
 
+from collections.abc import Hashable, Mapping
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from omegaconf.errors import OmegaConfBaseException
 
-from experiments.report import panels
-from experiments.report.panels import IMAGES, Column, ImageKey, Material
-from experiments.report.predictions import IMAGE, Details, paired, rivals
+from experiments.render.masks import Column, ImageKey, grid
+from experiments.report.by_image import paired
+from experiments.report.panels import IMAGES, PanelSource, explanation
+from experiments.report.predictions import IMAGE
+from experiments.report.section import Content, Draw, Findings, Section
 from experiments.runs import trained
 from experiments.runs.study import Study
 from instseg.data import InstanceDataset
-from instseg.errors import DataError, UserError
+from instseg.errors import UserError
 
-Images = dict[ImageKey, NDArray[np.uint8]]
+_ALL = ""
+"""Stands for all variants, where an image is chosen for one."""
 
 
-def choose(study: Study, details: Details, ap: pd.DataFrame, data_root: str | None) -> dict[str, list[Column]]:
-    """The images of each variant that has a difference, by its label, and under "" those of all variants.
+def make(findings: Findings) -> Content:
+    """``disagreement.png|pdf`` and ``disagreement/<variant>.png|pdf``."""
+    chosen, notes = choose(findings)
+    counted = findings.study.runs[findings.study.runs["counted"]]
+    runs = "; means over runs, each head is shown by its first" if counted["variant"].duplicated().any() else ""
+    overview = f"Where the heads differ most: standard deviation of mean IoU over heads{runs}. "
+    figures: dict[str, Draw] = {
+        label: partial(
+            grid,
+            chosen[label],
+            [rival, label],
+            f"Where {label} differs most from {rival}, either way: the difference of mean IoU{runs}. "
+            + explanation(chosen[label]),
+        )
+        for label, rival in findings.scores.rivals.items()
+    }
+    return Content(
+        figure=partial(grid, chosen[_ALL], findings.scores.order, overview + explanation(chosen[_ALL])),
+        figures=figures,
+        reason="no image at hand on which two variants differ",
+        notes=notes,
+    )
+
+
+def choose(findings: Findings) -> tuple[dict[str, list[Column]], list[str]]:
+    """The images of each variant that has a difference, by its label, and under "" those of all variants; and notes.
 
     Images are chosen from the whole data set where it is at hand and still the one that the runs were scored on, else
     from those that are stored in the study, which gets a note. A title says how much better the variant is.
 
-    Args:
-        study: the study.
-        details: what its predictions say.
-        ap: the frame of :func:`experiments.report.compare.compare`.
-        data_root: where the data sets lie; None: where the runs found them.
+    Raises:
+        DataError: an image can't be read.
     """
-    order = list(ap["variant"])
-    sources = {truth: _Source(study, truth, data_root) for truth in details.images["ground_truth"].unique()}
-    at_hand = pd.DataFrame([(truth, i) for truth, one in sources.items() for i in one.ids], columns=IMAGE)
-    candidates = details.images.merge(at_hand, on=IMAGE)
-    chosen = {label: _both_ways(paired(candidates, label, other)) for label, other in rivals(ap)}
-    chosen[""] = _spread(candidates)
-    keys = {(truth, int(image_id)) for one in chosen.values() for truth, image_id in one[IMAGE].to_numpy()}
-    images: Images = {key: sources[key[0]].image(key[1]) for key in sorted(keys)}
-    material = panels.gather(study, order, images)
-    with_rival = {label: [other, label] for label, other in rivals(ap)} | {"": order}
-    return {label: _drawn(material, one, with_rival[label]) for label, one in chosen.items()}
+    study, rivals, ious = findings.study, findings.scores.rivals, findings.predictions.images
+    sources = {name: _ImageSource(study, name, findings.data_root) for name in ious["ground_truth"].unique()}
+    at_hand = pd.DataFrame([(name, i) for name, source in sources.items() for i in source.image_ids], columns=IMAGE)
+    candidates = ious.merge(at_hand, on=IMAGE)
+    chosen = {label: both_ways(paired(candidates, label, rival)) for label, rival in rivals.items()}
+    chosen[_ALL] = largest_spread(candidates)
+    keys = {(name, int(image_id)) for rows in chosen.values() for name, image_id in rows[IMAGE].to_numpy()}
+    images = {key: sources[key[0]].image(key[1]) for key in sorted(keys)}
+    source = PanelSource(study.files, findings.predictions.shown, images)
+    columns: dict[str, list[Column]] = {}
+    for label, rows in chosen.items():
+        order = findings.scores.order if label == _ALL else [rivals[label], label]
+        columns[label] = [source.column(_key(row), order, _title(row)) for row in rows.to_dict("records")]
+    return columns, [source.note for source in sources.values() if source.note]
 
 
-def about(study: Study, label: str, other: str) -> str:
-    """What the images of a variant are, for a reader, or those of all where the label is empty."""
-    all_runs = study.runs[study.runs["counted"]]
-    several = all_runs["variant"].duplicated().any()
-    runs = "; means over runs, each head is shown by its first" if several else ""
-    if label:
-        return f"Where {label} differs most from {other}, either way: the difference of mean IoU{runs}. "
-    return f"Where the heads differ most: standard deviation of mean IoU over heads{runs}. "
+def _key(row: Mapping[Hashable, Any]) -> ImageKey:
+    return str(row["ground_truth"]), int(row["image_id"])
 
 
-def _both_ways(differences: pd.DataFrame) -> pd.DataFrame:
-    """The images with the largest differences, half of them for each side as far as there are such."""
-    ranked = differences.sort_values(["difference", *IMAGE], ascending=[False, True, True])
-    better, worse = ranked[ranked["difference"] > 0], ranked[ranked["difference"] < 0][::-1]
+def _title(row: Mapping[Hashable, Any]) -> str:
+    number = f"{row['difference']:+.2f}" if "difference" in row else f"deviation {row['spread']:.2f}"
+    return f"image {int(row['image_id'])}\n{number}"
+
+
+def both_ways(differences: pd.DataFrame) -> pd.DataFrame:
+    """The images with the largest differences from best to worst, half of them for each side as far as there are such.
+
+    Args:
+        differences: of :func:`experiments.report.by_image.paired`.
+    """
+    ordered = differences.sort_values(["difference", *IMAGE], ascending=[False, True, True])
+    better, worse = ordered[ordered["difference"] > 0], ordered[ordered["difference"] < 0][::-1]
     best = min(len(better), max(IMAGES // 2, IMAGES - len(worse)))
     return pd.concat([better[:best], worse[: IMAGES - best][::-1]])
 
 
-def _spread(images: pd.DataFrame) -> pd.DataFrame:
-    """Of the images that most variants have, those on which these differ most."""
+def largest_spread(images: pd.DataFrame) -> pd.DataFrame:
+    """Of the images that most variants have, those on which they differ most, with the ``spread`` of their mean IoU."""
     means = images.groupby(["variant", *IMAGE])["iou"].mean().groupby(IMAGE)
-    found = means.agg(variants="size", spread=lambda iou: iou.std(ddof=0)).reset_index()
-    found = found[(found["variants"] > 1) & (found["spread"] > 0)]
-    return found.sort_values(["variants", "spread", *IMAGE], ascending=[False, False, True, True])[:IMAGES]
+    spread = means.agg(variants="size", spread=lambda iou: iou.std(ddof=0)).reset_index()
+    spread = spread[(spread["variants"] > 1) & (spread["spread"] > 0)]
+    return spread.sort_values(["variants", "spread", *IMAGE], ascending=[False, False, True, True])[:IMAGES]
 
 
-def _drawn(material: Material, chosen: pd.DataFrame, order: list[str]) -> list[Column]:
-    images = []
-    for row in chosen.to_dict("records"):
-        number = f"{row['difference']:+.2f}" if "difference" in row else f"deviation {row['spread']:.2f}"
-        key = str(row["ground_truth"]), int(row["image_id"])
-        images.append(material.column(key, order, f"image {key[1]}\n{number}"))
-    return images
-
-
-class _Source:
-    """The images of one ground truth file that can be had.
+class _ImageSource:
+    """The images of a ground truth: all of the data set where it can be opened, else the stored ones.
 
     Attributes:
-        ids: theirs.
+        image_ids: their ids.
+        note: why only the stored ones are at hand; else empty.
     """
 
     def __init__(self, study: Study, ground_truth: str, data_root: str | None) -> None:
-        self._stored: dict[int, NDArray[np.uint8]] = {}
         self._data: InstanceDataset | None = None
-        runs = study.runs[study.runs["ground_truth"] == ground_truth]
+        self.note = ""
+        run = study.runs.loc[study.runs["ground_truth"] == ground_truth, "folder"].iloc[0]
         try:
-            self._data = trained.held_out(study.folder, str(runs["folder"].iloc[0]), ground_truth, data_root)
-            self.ids = list(self._data.image_ids)
-        except (UserError, DataError, OSError, ValueError, OmegaConfBaseException) as error:
-            self._stored = panels.stored_images(study.folder, ground_truth)
-            self.ids = list(self._stored)
-            study.notes.append(
-                f"disagreement: of {ground_truth} only the {len(self.ids)} stored images were looked at, as the data "
-                f"set can't be opened ({str(error).splitlines()[0]}); data_root= says where it lies"
+            self._data = trained.held_out(study.folder, str(run), ground_truth, data_root)
+            self.image_ids = list(self._data.image_ids)
+        except (UserError, OSError) as error:
+            self._stored = study.files.images(ground_truth)
+            self.image_ids = list(self._stored)
+            self.note = (
+                f"disagreement: of {ground_truth} only the {len(self.image_ids)} stored images were looked at, as the "
+                f"data set can't be opened ({str(error).splitlines()[0]}); data_root= says where it lies"
             )
 
     def image(self, image_id: int) -> NDArray[np.uint8]:
@@ -103,3 +128,6 @@ class _Source:
         if self._data is None:
             return self._stored[image_id]
         return self._data[self._data.image_ids.index(image_id)][0].permute(1, 2, 0).contiguous().numpy()
+
+
+SECTION = Section("disagreement", make, endings=(), figure="disagreement", photographs=True)

@@ -1,8 +1,7 @@
 """A study's heads on boxes that are the same for all: the ground truth's."""
 
-import json
-import math
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,155 +9,126 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from experiments.render import table
-from experiments.report.compare import ALPHA, NOTHING, comparable_runs, unjudged_note
+from experiments.report.columns import Mean, difference_columns, verdict_columns
+from experiments.report.compare import StudyScores, unjudged_note
+from experiments.report.section import Content, Findings, Section
 from experiments.runs.study import Study
+from instseg.errors import DataError
 from instseg.evaluation import gt_boxes
-from instseg.statistics.estimate import Estimate, holm
-from instseg.statistics.resampling import RunKey, image_weights, over_runs, spread_over_runs
+from instseg.statistics.resampling import RunKey, RunScores, differences, image_weights
+from instseg.statistics.verdict import Comparison, judge
 
-FILE = "true_boxes.json"
-"""In a run's folder: ``mask_iou`` and ``boundary_iou`` of each object of the ground truth that is no crowd region."""
-_NUMBERS = ("mask_IoU", "boundary_IoU", *(f"mask_IoU_{size}" for size in gt_boxes.SIZES))
 _HEADINGS = {"mask_IoU": "mask IoU", "boundary_IoU": "boundary IoU"} | {
     f"mask_IoU_{size}": f"mask IoU, {size}" for size in gt_boxes.SIZES
 }
-# by (fold, seed): ground truth, sum of the IoUs and number of objects of each image
-_OfVariant = dict[RunKey, tuple[str, NDArray[np.float64], NDArray[np.float64]]]
-_Runs = dict[str, _OfVariant]
+_WHAT = "masks in ground-truth boxes"
+_DIFFERENCE = ["diff", "diff_n", "diff_p", "diff_low", "diff_high"]
+_VERDICT = ["diff_holm_low", "diff_holm_high", "diff_p_holm", "real"]
 
 
-def compare(study: Study, ap: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """One row a variant of which a run has been scored on true boxes: means and deviations over runs of
-    ``mask_IoU, boundary_IoU, mask_IoU_small|medium|large`` (percent), and ``diff, diff_low, diff_high, diff_p,
-    diff_p_holm, diff_holm_low, diff_holm_high, real, diff_n`` of mask IoU to the baseline, as
-    :func:`experiments.report.compare.compare` has them.
+@dataclass(frozen=True)
+class VariantIoU:
+    """One variant's IoU in percent over its runs, each the mean over objects, and the difference of mask IoU to the
+    baseline."""
 
-    Args:
-        study: the finished runs.
-        ap: what :func:`experiments.report.compare.compare` gives: the order of variants, and what each is compared
-            with.
-        resamples: of the images.
-    """
-    numbers, runs = _read(study)
-    rows: list[dict[str, Any]] = []
-    differences: list[Estimate] = []
-    rivals = {about["variant"]: _rival(about) for _, about in ap.iterrows() if about["variant"] in runs}
-    for _, about in ap.iterrows():
-        label = about["variant"]
-        if label not in numbers:
-            continue
-        row: dict[str, Any] = {"variant": label, "n": len(numbers[label])}
-        for key in _NUMBERS:
-            values = numbers[label][key].dropna()
-            row |= {f"{key}_mean": values.mean(), f"{key}_std": values.std(ddof=1), f"{key}_n": len(values)}
-        rival = rivals[label]
-        alike = [one for one, its in rivals.items() if its == rival]
-        row["compared_with"] = rival
-        difference, shared = (NOTHING, []) if rival is None else _difference(runs, label, rival, alike, resamples)
-        row |= {"diff": difference.value, "diff_n": len(shared), "diff_p": difference.p}
-        row |= {"diff_low": difference.low, "diff_high": difference.high}
-        if rival is not None and shared and not comparable_runs(shared, list(runs.get(rival, {}))):
-            study.notes.append(unjudged_note(label, "masks in true boxes", rival, len(shared)))
-            difference = NOTHING
-        differences.append(difference)
-        rows.append(row)
-    for row, one, factor in zip(rows, differences, holm([one.p for one in differences]), strict=True):
-        row["diff_holm_low"], row["diff_holm_high"] = one.interval(ALPHA / factor)
-        row["diff_p_holm"] = min(1.0, one.p * factor) if factor == factor else math.nan
-        row["real"] = None if math.isnan(row["diff_p_holm"]) else row["diff_p_holm"] < ALPHA
-    return pd.DataFrame(rows)
+    label: str
+    runs: int
+    means: dict[str, Mean]
+    comparison: Comparison
 
 
-def _rival(about: pd.Series) -> str | None:
-    other = about["compared_with"]
-    comparable = isinstance(other, str) and other != about["variant"] and not math.isnan(about["mask_AP_diff"])
-    return other if comparable else None
-
-
-def write(folder: Path, found: pd.DataFrame, resamples: int) -> list[Path]:
-    """``true_boxes.csv|md|tex``."""
+def make(findings: Findings) -> Content:
+    """``gt_boxes.csv|md|tex``."""
+    variants, notes = compare(findings.study, findings.scores, findings.resamples)
+    if not variants:
+        return Content(skipped=[f"{_WHAT}: no run has them; those of earlier versions don't"], notes=notes)
     note = (
         "IoU in percent of the mask that a head gives each object in the object's own box, mean over objects, then "
         "mean ± sample standard deviation over runs; boundaries as in boundary AP; sizes are COCO's. Δ: to the "
-        "baseline, with an interval paired over images and runs by Holm's correction, * where it excludes 0 "
-        f"({resamples} resamples). {table.MISSING}: nothing to measure or to compare with."
+        f"baseline, with an interval paired over images and runs by Holm's correction, {table.MARK} where it excludes "
+        f"0 ({findings.resamples} resamples). {table.MISSING}: nothing to measure or to compare with."
     )
-    return table.write_all(folder / "true_boxes", found, text(found), note)
+    text = _text(variants)
+    legend = f"IoU in percent of masks in the objects' own boxes; {table.MARK}: real"
+    return Content(table.Table(numbers(variants), text, note), text=[table.fitted(text), legend], notes=notes)
 
 
-def text(found: pd.DataFrame) -> pd.DataFrame:
-    """The table as people read it."""
-    shown: dict[str, list[str]] = {"variant": list(found["variant"])}
-    for key, heading in _HEADINGS.items():
-        if found[f"{key}_n"].any():
-            shown[heading] = [table.mean_std(row, key) for _, row in found.iterrows()]
-    shown["Δ mask IoU [95 %]"] = [_cell(row) for _, row in found.iterrows()]
-    return pd.DataFrame(shown)
-
-
-def _cell(row: pd.Series) -> str:
-    if math.isnan(row["diff"]):
-        return table.MISSING
-    value, low, high = (round(row[key], 1) + 0.0 for key in ("diff", "diff_holm_low", "diff_holm_high"))
-    if math.isnan(low):
-        return f"{value:+.1f}"
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]{'*' if row['real'] else ''}"
-
-
-def _read(study: Study) -> tuple[dict[str, pd.DataFrame], _Runs]:
-    """Each variant's summaries, a row a run, and its runs' IoUs by image."""
-    truths: dict[str, dict[str, Any]] = {}
-    numbers: dict[str, list[dict[str, Any]]] = {}
-    runs: _Runs = {}
-    for run in study.runs[study.runs["counted"]].to_dict("records"):
-        path, name = study.folder / "runs" / run["folder"] / FILE, str(run["ground_truth"])
-        if not path.is_file():
-            continue
-        try:
-            if name not in truths:
-                truths[name] = json.loads((study.folder / name).read_text("utf-8"))
-            scored = json.loads(path.read_text("utf-8"))
-            of_masks, of_boundaries = (np.asarray(scored[k], dtype=np.float64) for k in ("mask_iou", "boundary_iou"))
-            truth = truths[name]
-            images = {image["id"]: i for i, image in enumerate(truth["images"])}
-            places = [images[truth["annotations"][i]["image_id"]] for i in gt_boxes.objects(truth)]
-            sums = np.bincount(places, weights=of_masks, minlength=len(images)).astype(np.float64)
-            counts = np.bincount(places, minlength=len(images)).astype(np.float64)
-            summary = gt_boxes.summary(truth, of_masks, of_boundaries)
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            study.notes.append(f"{run['folder']}: its masks in true boxes can't be read ({reason})")
-            continue
-        numbers.setdefault(run["variant"], []).append(summary)
-        runs.setdefault(run["variant"], {})[run["fold"], run["seed"]] = (name, sums, counts)
-    return {label: pd.DataFrame(rows).apply(pd.to_numeric) for label, rows in numbers.items()}, runs
-
-
-def _difference(runs: _Runs, label: str, other: str, alike: list[str], resamples: int) -> tuple[Estimate, list[RunKey]]:
-    """Mask IoU minus the other variant's, over the pairs of runs with the same fold, seed and ground truth, and these.
+def compare(study: Study, scores: StudyScores, resamples: int) -> tuple[list[VariantIoU], list[str]]:
+    """The variants of which a run was scored in ground-truth boxes, and notes.
 
     Args:
-        alike: variants that are compared with the other one, too; how seeds differ is told by all of them.
+        study: the finished runs.
+        scores: the order of variants, and what each is compared with.
+        resamples: of the images.
     """
-    mine, theirs = runs[label], runs.get(other, {})
-    keys = sorted(key for key in mine if key in theirs and mine[key][0] == theirs[key][0])
-    if not keys:
-        return NOTHING, keys
-    difference = _table(mine, keys, resamples) - _table(theirs, keys, resamples)
-    fit = [runs[one] for one in alike if all(runs[one].get(key, ("",))[0] == theirs[key][0] for key in keys)]
-    spread = spread_over_runs([_table(one, keys, resamples) for one in [theirs, *fit]], keys, _images(theirs, keys))
-    return over_runs(difference, keys, _images(mine, keys), spread), keys
+    summaries, runs, notes = _read(study, resamples)
+    rivals = {label: scores.rivals.get(label) for label in scores.order if label in runs}
+    measured = differences(runs, rivals)
+    comparisons = judge(measured, "mask", "IoU")
+    variants = []
+    for label in rivals:
+        frame = pd.DataFrame(summaries[label])
+        means = {key: Mean.over(pd.to_numeric(frame[key])) for key in _HEADINGS}
+        variants.append(VariantIoU(label, len(frame), means, comparisons[label]))
+        if comparisons[label].exists and not measured[label].comparable:
+            notes.append(unjudged_note(label, _WHAT, measured[label]))
+    return variants, notes
 
 
-def _table(runs: _OfVariant, keys: list[RunKey], resamples: int) -> NDArray[np.float64]:
-    columns = []
-    for key in keys:
-        _, sums, counts = runs[key]
-        weights = image_weights(len(sums), key[0], resamples)
-        with np.errstate(invalid="ignore"):
-            columns.append(100 * (weights @ sums) / (weights @ counts))
-    return np.stack(columns, axis=1)
+def numbers(variants: list[VariantIoU]) -> pd.DataFrame:
+    """The table for machines, one row a variant; ``results/README.md`` says what each column is."""
+    rows = []
+    for variant in variants:
+        row: dict[str, Any] = {"variant": variant.label, "n": variant.runs}
+        for key, mean in variant.means.items():
+            row |= mean.columns(key)
+        row["compared_with"] = variant.comparison.rival
+        columns = difference_columns(variant.comparison) | verdict_columns(variant.comparison)
+        rows.append(row | {key: columns[key] for key in (*_DIFFERENCE, *_VERDICT)})
+    return pd.DataFrame(rows)
 
 
-def _images(runs: _OfVariant, keys: list[RunKey]) -> dict[int, int]:
-    return {key[0]: len(runs[key][1]) for key in keys}
+def _text(variants: list[VariantIoU]) -> pd.DataFrame:
+    """The table as people read it."""
+    columns = {"variant": [variant.label for variant in variants]}
+    for key, heading in _HEADINGS.items():
+        if any(variant.means[key].n for variant in variants):
+            columns[heading] = [str(variant.means[key]) for variant in variants]
+    columns["Δ mask IoU [95 %]"] = [table.difference(variant.comparison) for variant in variants]
+    return pd.DataFrame(columns)
+
+
+def _read(
+    study: Study, resamples: int
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[RunKey, RunScores]], list[str]]:
+    """By variant, a summary of each run, and its mask IoU on resampled images; and notes."""
+    summaries: dict[str, list[dict[str, Any]]] = {}
+    runs: dict[str, dict[RunKey, RunScores]] = {}
+    notes = []
+    for run in study.counted_rows():
+        label, name = run["variant"], run["ground_truth"]
+        try:
+            truth = study.files.ground_truth(name)
+            ious = study.files.gt_box_ious(run["folder"], truth)
+        except DataError as error:
+            notes.append(f"{error}: no {_WHAT} of this run")
+            continue
+        if ious is not None:
+            summaries.setdefault(label, []).append(gt_boxes.summary(truth.dataset, *ious))
+            scored = _on_resamples(truth.dataset, ious[0], run["fold"], resamples)
+            runs.setdefault(label, {})[run["fold"], run["seed"]] = scored._replace(data=str(name))
+    return summaries, runs, notes
+
+
+def _on_resamples(truth: Mapping[str, Any], ious: NDArray[np.float64], fold: int, resamples: int) -> RunScores:
+    """The mean IoU of all objects, of the images as they are and of resamples of them."""
+    places = {image["id"]: i for i, image in enumerate(truth["images"])}
+    images = [places[truth["annotations"][i]["image_id"]] for i in gt_boxes.objects(dict(truth))]
+    sums = np.bincount(images, weights=ious, minlength=len(places)).astype(np.float64)
+    counts = np.bincount(images, minlength=len(places)).astype(np.float64)
+    weights = image_weights(len(places), fold, resamples)
+    with np.errstate(invalid="ignore"):
+        return RunScores(100 * (weights @ sums) / (weights @ counts), len(places))
+
+
+SECTION = Section("gt_boxes", make, former="true_boxes")

@@ -1,10 +1,14 @@
-"""What a study's predictions say image by image and by the objects' complexity, beyond one AP a run."""
+"""One reading of all predictions of a study, which every section draws on.
 
-import json
+``predictions.json`` of each run is parsed once and dropped before the next is read, as a run on COCO takes near a
+gigabyte. What is kept of it: AP on every resample of the images (8 kilobytes a kind), a mean IoU for each image, AP by
+complexity; and of one run of each variant and ground truth, which the panels show, the predictions above
+:data:`SCORE`: of 13 heads on COCO's 5,000 validation images some 300 megabytes.
+"""
+
 import math
 from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,85 +16,109 @@ import pandas as pd
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
-from experiments.report.compare import load_ground_truth
+from experiments.report.compare import Scores, contradictions, score
 from experiments.runs.study import Study
-from instseg.evaluation import by_group, pairing
+from experiments.runs.study_files import PREDICTIONS
+from instseg.errors import DataError
+from instseg.evaluation import by_group, coco, pairing
 
 SCORE = 0.5
-"""From which score on a prediction is taken for one, here and in the panels."""
-TIE = 0.01
-"""Up to which difference of mean IoU two heads are equal on an image."""
+"""Predictions above this score count, here and in the panels."""
 THIRDS = ("simple", "middling", "complex")
 """Objects by the complexity of their outline, in thirds of equal number."""
 IMAGE = ["ground_truth", "image_id"]
-_RUN = ["variant", "fold", "seed", "ground_truth"]
+"""Columns that name an image: ids alone repeat between folds and data sets."""
+RUN = ["variant", "fold", "seed", "ground_truth"]
+
+Edges = tuple[float, float]
 
 
 @dataclass
-class Details:
-    """One reading of all predictions.
+class Predictions:
+    """What the predictions of the counted runs say; a run whose files can't be used is left out, with a note.
 
     Attributes:
-        images: a row a counted run and held-out image with objects: ``variant, fold, seed, ground_truth,
-            image_id, iou``. The last is the mean over the image's objects, crowd regions apart, of the mask IoU with
-            the prediction above :data:`SCORE` of the same category that covers them; 0 for a missed one.
-        complexity: a row a counted run: ``variant, fold, seed, ground_truth`` and mask AP in percent of each of
+        scores: AP on resampled images.
+        images: a row a run and held-out image with objects: ``variant, fold, seed, ground_truth, image_id, iou``. The
+            last is the mean over the image's objects, crowd regions apart, of the mask IoU with the prediction above
+            :data:`SCORE` of the same category that covers them; 0 for a missed one.
+        complexity: a row a run: ``variant, fold, seed, ground_truth`` and mask AP in percent of each of
             :data:`THIRDS`, nan where there are no such objects.
         edges: by data set, the two complexities that part its thirds.
+        shown: by variant and ground truth, the predictions above :data:`SCORE` of its first run (in the order of folds
+            and seeds) by image id.
+        notes: a line for each file that can't be used or contradicts another.
     """
 
+    scores: Scores
     images: pd.DataFrame
     complexity: pd.DataFrame
-    edges: dict[str, tuple[float, float]]
+    edges: dict[str, Edges]
+    shown: dict[tuple[str, str], dict[int, coco.Results]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
-def read(study: Study) -> Details:
-    """Read all counted runs; one whose files can't be used is left out, and gets a note."""
+def read(study: Study, resamples: int) -> Predictions:
+    """Read the predictions of all counted runs.
+
+    Args:
+        study: its runs.
+        resamples: bootstrap replicates of AP.
+    """
     runs = study.runs[study.runs["counted"]]
     truths: dict[str, COCO] = {}
-    for name in runs["ground_truth"].dropna().unique():
+    notes: list[str] = []
+    for name in runs["ground_truth"].unique():
         try:
-            truths[name] = load_truth(study.folder / name)
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
-            study.notes.append(f"{name}: nothing by image or complexity, it can't be used ({_reason(error)})")
-    edges, groups = _thirds({name: (truth, _dataset(runs, name)) for name, truth in truths.items()})
-    images: list[pd.DataFrame] = []
-    complexity: list[dict[str, Any]] = []
-    for row in runs[runs["ground_truth"].isin(list(truths))].to_dict("records"):
-        truth, run = truths[row["ground_truth"]], {key: row[key] for key in _RUN}
-        try:
-            found = json.loads((study.folder / "runs" / row["folder"] / "predictions.json").read_text("utf-8"))
-            ious = image_ious(truth, found)
-            ap = by_group.mask_ap(truth, found, groups[row["ground_truth"]], len(THIRDS))
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
-            study.notes.append(f"{row['folder']}: not in what goes by image or complexity ({_reason(error)})")
+            truths[name] = study.files.ground_truth(name)
+        except DataError as error:
+            notes.append(f"{error}: no interval of the runs that are scored on it, nothing by image or complexity")
+    datasets = runs.drop_duplicates("ground_truth").set_index("ground_truth")["dataset"]
+    edges, groups = thirds({name: (truth, str(datasets[name])) for name, truth in truths.items()})
+    scores: Scores = {kind: {label: {} for label in study.variants} for kind in study.kinds}
+    images, complexity = [], []
+    predictions = Predictions(scores, pd.DataFrame(), pd.DataFrame(), edges, notes=notes)
+    for row in study.counted_rows():
+        name, run = row["ground_truth"], {key: row[key] for key in RUN}
+        if name not in truths:
             continue
+        truth = truths[name]
+        try:
+            results = study.files.predictions(row["folder"], truth)
+        except DataError as error:
+            notes.append(f"{error}: no interval of this run, nothing by image or complexity")
+            continue
+        scored = score(row, truth, results, study.kinds, resamples)
+        notes += contradictions(row, scored, PREDICTIONS)
+        for kind, run_scores in scored.items():
+            scores[kind][row["variant"]][row["fold"], row["seed"]] = run_scores
+        sure: dict[int, coco.Results] = defaultdict(list)
+        for result in results:
+            if result["score"] > SCORE:
+                sure[result["image_id"]].append(result)
+        predictions.shown.setdefault((row["variant"], name), sure)
+        ious = image_ious(truth, sure)
         images.append(pd.DataFrame({"image_id": list(ious), "iou": list(ious.values())}).assign(**run))
-        complexity.append(run | dict(zip(THIRDS, ap, strict=True)))
-    return Details(
-        pd.concat(images) if images else pd.DataFrame(columns=[*_RUN, "image_id", "iou"]),
-        pd.DataFrame(complexity, columns=[*_RUN, *THIRDS]),
-        edges,
-    )
+        by_third = by_group.mask_ap(truth, results, groups[name], len(THIRDS))
+        complexity.append(run | dict(zip(THIRDS, by_third, strict=True)))
+    predictions.images = pd.concat(images) if images else pd.DataFrame(columns=[*RUN, "image_id", "iou"])
+    predictions.complexity = pd.DataFrame(complexity, columns=[*RUN, *THIRDS])
+    return predictions
 
 
-def image_ious(truth: COCO, predictions: list[dict[str, Any]]) -> dict[int, float]:
-    """The mean IoU (see :class:`Details`) of each image with objects, by its id.
+def image_ious(truth: COCO, sure: dict[int, coco.Results]) -> dict[int, float]:
+    """The mean IoU (see :class:`Predictions`) of each image with objects, by its id.
 
     Args:
         truth: the index of the annotations, segmentations as RLE.
-        predictions: COCO results.
+        sure: the predictions above :data:`SCORE` by image.
     """
-    sure: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for prediction in predictions:
-        if prediction["score"] > SCORE:
-            sure[prediction["image_id"]].append(prediction)
-    found = {}
+    ious = {}
     for image_id in truth.imgs:
         if objects := objects_of(truth, image_id):
             pairs = pair(sure.get(image_id, []), objects)
-            found[image_id] = sum(iou for _, iou in pairs.values()) / len(objects)
-    return found
+            ious[image_id] = sum(iou for _, iou in pairs.values()) / len(objects)
+    return ious
 
 
 def objects_of(truth: COCO, image_id: int) -> list[dict[str, Any]]:
@@ -98,110 +126,29 @@ def objects_of(truth: COCO, image_id: int) -> list[dict[str, Any]]:
     return [annotation for annotation in truth.imgToAnns[image_id] if not annotation.get("iscrowd")]
 
 
-def pair(predictions: list[dict[str, Any]], objects: list[dict[str, Any]]) -> dict[int, tuple[int, float]]:
+def pair(predictions: coco.Results, objects: list[dict[str, Any]]) -> dict[int, tuple[int, float]]:
     """:func:`instseg.evaluation.pairing.pair` of one image's predictions and annotations of the same category."""
-    found, wanted = (np.asarray([one["category_id"] for one in ones]) for ones in (predictions, objects))
-    masks, targets = ([one["segmentation"] for one in ones] for ones in (predictions, objects))
-    return pairing.pair(masks, targets, found[:, None] == wanted)
+    predicted, wanted = (np.asarray([entry["category_id"] for entry in part]) for part in (predictions, objects))
+    masks, targets = ([entry["segmentation"] for entry in part] for part in (predictions, objects))
+    return pairing.pair(masks, targets, predicted[:, None] == wanted)
 
 
-def paired(images: pd.DataFrame, variant: str, other: str) -> pd.DataFrame:
-    """Differences image by image, over the runs with the same fold, seed and ground truth.
+def thirds(truths: dict[str, tuple[COCO, str]]) -> tuple[dict[str, Edges], dict[str, NDArray[np.int64]]]:
+    """The edges of the thirds of each data set, and the third of each annotation of each ground truth.
 
-    Returns:
-        A row an image: ``ground_truth, image_id, difference`` (mean IoU of ``variant`` minus that of ``other``, the
-        mean over pairs of runs) and ``pairs``.
+    Args:
+        truths: by name, the index of a ground truth, segmentations as RLE, and the data set that it is of.
     """
-    key = [*_RUN[1:], "image_id"]
-    mine, theirs = (images.loc[images["variant"] == label].set_index(key)["iou"] for label in (variant, other))
-    difference = (mine - theirs).dropna().astype(float).groupby(IMAGE)
-    return difference.agg(difference="mean", pairs="size").reset_index()
-
-
-def win_tie_loss(images: pd.DataFrame, ap: pd.DataFrame) -> pd.DataFrame:
-    """On how many images each variant is better than the baseline, equal or worse; rows for the variants that
-    ``ap``, the frame of :func:`experiments.report.compare.compare`, has a difference for.
-
-    Columns: ``variant, compared_with, pairs`` (of runs), ``images, better, equal, worse`` (numbers of images; equal
-    is up to :data:`TIE`) and ``iou_diff`` (the mean difference).
-    """
-    rows = []
-    for label, other in rivals(ap):
-        found = paired(images, label, other)
-        if len(found):
-            mean = found["difference"]
-            better, worse = int((mean > TIE).sum()), int((mean < -TIE).sum())
-            rows.append(
-                {
-                    "variant": label,
-                    "compared_with": other,
-                    "pairs": _pairs(images, label, other),
-                    "images": len(found),
-                    "better": better,
-                    "equal": len(found) - better - worse,
-                    "worse": worse,
-                    "iou_diff": float(mean.mean()),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def by_complexity(details: Details, study: Study, order: list[str]) -> pd.DataFrame:
-    """Mask AP of each third of the objects, over the runs of each variant that has any.
-
-    Columns: ``variant``, for each of :data:`THIRDS` ``mask_AP_<third>_mean|_std|_n`` as in ``ap.csv``, and ``edge_low``
-    and ``edge_high``, the complexities that part the thirds of the variant's data set.
-    """
-    columns = [f"mask_AP_{third}_{part}" for third in THIRDS for part in ("mean", "std", "n")]
-    rows = []
-    for label in order:
-        found = details.complexity[details.complexity["variant"] == label]
-        if len(found):
-            values = [found[third].dropna().astype(float) for third in THIRDS]
-            numbers = [number for one in values for number in (one.mean(), one.std(ddof=1), len(one))]
-            edges = details.edges[str(study.counted(label)["dataset"].iloc[0])]
-            rows.append([label, *numbers, *edges])
-    return pd.DataFrame(rows, columns=["variant", *columns, "edge_low", "edge_high"])
-
-
-def rivals(ap: pd.DataFrame) -> list[tuple[str, str]]:
-    """Each variant with a difference, and the baseline it is compared with."""
-    compared = ap[ap["mask_AP_diff"].notna()]
-    return list(zip(compared["variant"], compared["compared_with"], strict=True))
-
-
-def _pairs(images: pd.DataFrame, label: str, other: str) -> int:
-    runs = images[_RUN].drop_duplicates()
-    mine, theirs = (runs[runs["variant"] == name].drop(columns="variant") for name in (label, other))
-    return len(mine.merge(theirs))
-
-
-def load_truth(path: Path) -> COCO:
-    """COCO's index over a ground truth file, all segmentations as RLE."""
-    truth = load_ground_truth(path)
-    for annotation in truth.dataset["annotations"]:
-        annotation["segmentation"] = truth.annToRLE(annotation)
-    return truth
-
-
-def _dataset(runs: pd.DataFrame, ground_truth: str) -> str:
-    return str(runs.loc[runs["ground_truth"] == ground_truth, "dataset"].iloc[0])
-
-
-def _thirds(
-    truths: dict[str, tuple[COCO, str]],
-) -> tuple[dict[str, tuple[float, float]], dict[str, NDArray[np.int64]]]:
-    """The edges of the thirds of each data set, and the third of each annotation of each ground truth."""
     values = {
         name: np.asarray(
             [
-                math.nan if one.get("iscrowd") else pairing.complexity(one["segmentation"])
-                for one in truth.dataset["annotations"]
+                math.nan if annotation.get("iscrowd") else pairing.complexity(annotation["segmentation"])
+                for annotation in truth.dataset["annotations"]
             ]
         )
         for name, (truth, _) in truths.items()
     }
-    edges: dict[str, tuple[float, float]] = {}
+    edges: dict[str, Edges] = {}
     groups = {}
     for name, (_, dataset) in truths.items():
         if dataset not in edges:
@@ -209,10 +156,6 @@ def _thirds(
             pooled = pooled[~np.isnan(pooled)]
             low, high = np.quantile(pooled, [1 / 3, 2 / 3]).tolist() if len(pooled) else (math.nan, math.nan)
             edges[dataset] = low, high
-        thirds = np.searchsorted(edges[dataset], values[name], side="left")
-        groups[name] = np.where(np.isnan(values[name]), by_group.NO_GROUP, thirds)
+        third = np.searchsorted(edges[dataset], values[name], side="left")
+        groups[name] = np.where(np.isnan(values[name]), by_group.NO_GROUP, third)
     return edges, groups
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

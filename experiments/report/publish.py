@@ -1,23 +1,17 @@
 """Copy what is worth keeping of a study: tables, plots and where the numbers come from, but no weights and no data."""
 
-import math
 import shutil
 from pathlib import Path, PurePath
 
-import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config.groups import FILE_KEYS
-from experiments.render import table as tables
-from experiments.runs.study import Study, read
+from experiments.report.build import SECTIONS
+from experiments.report.section import Section
+from experiments.runs.study import read
 from instseg.errors import UserError
 from instseg.files import write_atomically
 
-_WRITTEN = ("ap", "win_tie_loss", "ap_by_object", "speed", "true_boxes", "shared_boxes")
-TABLES = (*(f"{table}.{ending}" for table in _WRITTEN for ending in ("csv", "md", "tex")), "runs.csv", "runs.md")
-PLOTS = ("learning_curves", "ap_latency", "forest", "win_tie_loss", "ap_by_object")
-IMAGES = ("panels.png", "disagreement.png")
-"""Of generated images alone."""
 SOURCES = ("study.json", "speed.json", "sweeps.jsonl")
 
 
@@ -46,23 +40,25 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
             f"{study_dir}: {len(unclean)} runs come from code that is in no commit, the first: "
             f"{unclean.iloc[0]['folder']}; commit, delete these runs and sweep again"
         )
-    names = [*TABLES, *SOURCES, *(f"{plot}.{ending}" for plot in PLOTS for ending in ("png", "pdf"))]
-    if set(study.runs["dataset"]) == {"generated"}:
-        names += IMAGES
+    generated = set(study.runs["dataset"]) == {"generated"}
+    names = [name for section in SECTIONS if generated or not section.photographs for name in _published(section)]
     if to.exists():
         if not _is_publication(to):
             raise UserError(f"publish={to}: holds something else than published tables; give a new or empty folder")
         shutil.rmtree(to)
     written = []
-    for name in names:
+    for name in (*names, *SOURCES):
         if (study_dir / name).exists():
             written.append(write_atomically(to / name, (study_dir / name).read_bytes()))
     for folder in study.runs["folder"]:
         config = _without_places(study_dir / "runs" / folder / "config.yaml")
         written.append(write_atomically(to / "configs" / f"{folder}.yaml", config.encode()))
-    if (study_dir / "speed.csv").exists():
-        written.append(write_atomically(to / "summary.md", summary(study, study_dir)))
     return written
+
+
+def _published(section: Section) -> list[str]:
+    """Names of a section's files that are kept: of images the PNG alone, as its PDF is many times larger."""
+    return [*section.tables, *(section.figures[:1] if section.photographs else section.figures)]
 
 
 def _without_places(path: Path) -> str:
@@ -83,32 +79,9 @@ def _without_places(path: Path) -> str:
 
 def _is_publication(folder: Path) -> bool:
     """Whether a folder holds only what :func:`publish` writes, so that nothing of a user's is lost with it."""
-    known = {*TABLES, *SOURCES, *IMAGES, "summary.md", "configs"}
-    known |= {f"{plot}.{ending}" for plot in PLOTS for ending in ("png", "pdf")}
+    known = {*SOURCES, "configs"}
+    for section in SECTIONS:
+        known |= {*_published(section), *section.former_tables}
     if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= known:
         return False
     return all(path.suffix == ".yaml" for path in folder.glob("configs/*"))
-
-
-def summary(study: Study, study_dir: Path) -> str:
-    """The table for a README: AP, difference to the baseline, and cost of each variant."""
-    ap, speed = pd.read_csv(study_dir / "ap.csv"), pd.read_csv(study_dir / "speed.csv").set_index("variant")
-    rows = []
-    for _, row in ap.iterrows():
-        cost = speed.loc[row["variant"]]
-        rows.append(
-            {
-                "mask head": row["variant"],
-                **{f"{kind} AP": tables.mean_std(row, f"{kind}_AP") for kind in tables.kinds(ap)},
-                "Δ mask AP [95 %]": tables.difference(row, "mask_AP"),
-                "head parameters": _number(cost["head_parameters"], 0),
-                "MFLOP/RoI": _number(cost["head_flops_per_roi"] / 1e6, 1),
-                "ms/100 RoIs": _number(cost["head_ms_median"], 1),
-            }
-        )
-    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) + "\n"
-
-
-def _number(value: float, digits: int) -> str:
-    """A number, or "–" for what was not measured."""
-    return tables.MISSING if math.isnan(value) else f"{value:,.{digits}f}"

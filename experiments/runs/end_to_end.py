@@ -1,6 +1,7 @@
 """One run: a configuration in, a folder with ``result.json`` out; skipped when done, resumed when broken off."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 
 from experiments.config.run import Config, torch_device
 from experiments.runs import first_weights
-from experiments.runs.folder import ActiveRun, begin, finish, log_skipped, logged_scores, only_process
+from experiments.runs.folder import ActiveRun, begin, finish, is_done, log_skipped, logged_scores, only_process
 from instseg import detector, seeds
 from instseg import device as memory
 from instseg.data import InstanceDataset
@@ -16,9 +17,12 @@ from instseg.data.batches import loader
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
 from instseg.evaluation import coco, gt_boxes
-from instseg.evaluation.predict import predict
-from instseg.masks.rle import RLE
+from instseg.evaluation.predict import predict_each
+from instseg.training.frozen_core import HeadResult
 from instseg.training.loop import train
+from instseg.training.schedule import Schedule
+
+Batches = Callable[[int], Iterable[loader.Batch]]
 
 
 def run(config: Config) -> Path:
@@ -29,16 +33,17 @@ def run(config: Config) -> Path:
             is at it.
     """
     folder = config.folder()
-    if (folder / "result.json").exists():
+    if is_done(config):
         return folder
     device = prepare(config)
     with only_process(folder):
-        if (folder / "result.json").exists():
+        if is_done(config):
             return folder
-        begun = begin(config, device)
-        log_skipped(begun)
+        active = begin(config, device)
+        log_skipped(active)
         try:
-            _carry_out(config, begun, device)
+            model = _first_model(active, device)
+            train_and_score([active], [model], _train, device)
         except Exception as error:
             why = memory.ran_out(error)
             if why is None:
@@ -47,17 +52,70 @@ def run(config: Config) -> Path:
     return folder
 
 
-def _carry_out(config: Config, begun: ActiveRun, device: torch.device) -> None:
-    model = build_model(config, begun.data.num_classes)
-    # what a run resumes from is put over these
-    origin = first_weights.start(model, config, begun.data)
+def _first_model(active: ActiveRun, device: torch.device) -> MaskRCNN:
+    config = active.config
+    model = build_model(config, active.data.num_classes)
+    # a checkpoint, where there is one, replaces these weights
+    active.weights = first_weights.start(model, config, active.data)
     model = model.to(device).to(memory_format=torch.channels_last)
     if wants_compiling(config, device):
         model.compile_layers()
-    trained = _train(config, model, begun.data, begun.held_out, config.folder(), device)
-    results = _predict(config, model, begun.held_out, device, title=f"{config.head.variant}: evaluate")
-    masks = _predict_in_true_boxes(config, model, begun.held_out, device)
-    finish(begun, results, masks, trained, **origin)
+    return model
+
+
+def _train(
+    models: Sequence[MaskRCNN], schedule: Schedule, batches: Batches, folders: Sequence[Path], **options: Any
+) -> list[HeadResult]:
+    """:func:`instseg.training.loop.train` of one model, with the arguments and results of many."""
+    evaluate = options.pop("evaluate")
+    trained = train(models[0], schedule, batches, folders[0], evaluate=lambda model: evaluate([model])[0], **options)
+    return [HeadResult(int(trained["start"]), trained["seconds"])]
+
+
+def train_and_score(
+    runs: Sequence[ActiveRun],
+    models: Sequence[MaskRCNN],
+    train: Callable[..., list[HeadResult]],
+    device: torch.device,
+) -> list[HeadResult]:
+    """Train the models of runs that differ in their head alone, and score and end those whose training did not fail.
+
+    Args:
+        runs: one a model.
+        models: on ``device``, with their first weights.
+        train: :func:`instseg.training.frozen_core.train`, or what takes the same and gives the same.
+        device: where the models are.
+    """
+    config, data, held_out = runs[0].config, runs[0].data, runs[0].held_out
+    schedule, runtime, inference = config.make_schedule(), config.runtime, config.make_inference(device)
+    index = {image_id: i for i, image_id in enumerate(data.image_ids)}
+    name = f"{len(runs)} heads" if len(runs) > 1 else config.head.variant
+
+    def predictions(models: Sequence[MaskRCNN]) -> list[coco.Results]:
+        return predict_each(models, held_out, inference, title=f"{name}: evaluate")
+
+    outcomes = train(
+        models,
+        schedule,
+        lambda start: training_batches(config, data, start, schedule.iterations, device),
+        [active.config.folder() for active in runs],
+        seed=config.stream_seed(),
+        device=device,
+        describe=lambda image_id: data.describe(index[image_id]),
+        evaluate=lambda models: [logged_scores(config, held_out, results) for results in predictions(models)],
+        evaluate_every=runtime.evaluate_every,
+        checkpoint_every=runtime.checkpoint_every,
+        log_every=runtime.log_every,
+        title=f"{name} f{config.dataset.fold} s{config.seed}",
+    )
+    trained = [i for i, outcome in enumerate(outcomes) if outcome.error is None]
+    if trained:
+        models = [models[i] for i in trained]
+        results = predictions(models)
+        masks = gt_boxes.predict_each(models, held_out, held_out.ground_truth(), inference)
+        for i, detections, in_true_boxes in zip(trained, results, masks, strict=True):
+            finish(runs[i], detections, in_true_boxes, outcomes[i])
+    return outcomes
 
 
 def prepare(config: Config) -> torch.device:
@@ -71,13 +129,13 @@ def prepare(config: Config) -> torch.device:
     tf32 = config.schedule.precision != "float32"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
-    # filling what no algorithm reads costs 1,500 calls a step
+    # a documented switch, which torch's types lack: filling new tensors, which nothing reads, costs 1,500 calls a step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
 
 
 def wants_compiling(config: Config, device: torch.device) -> bool:
-    """What ``runtime.compile`` comes to on a device."""
+    """Whether ``runtime.compile`` asks for compiled layers on a device."""
     return {"true": True, "false": False, "auto": device.type == "cuda"}[config.runtime.compile.lower()]
 
 
@@ -85,19 +143,15 @@ def build_model(config: Config, num_classes: int) -> MaskRCNN:
     """The model of a run with its first weights, but for those of ``init``: all but the head's are the same for every
     head of a seed."""
     config.check_resolved()
+    # the weights of init replace all others
+    trunk = replace(config.trunk, weights=None) if config.transferred() else config.trunk
     with seeds.stream(config.stream_seed(), "mask head"):
         head = config.make_head(num_classes)
     with seeds.stream(config.stream_seed(), "core"):
-        return detector.build(
-            config.trunk.name,
-            head=head,
-            num_classes=num_classes,
-            # what init has is put over these
-            weights=None if config.transferred() else config.trunk.weights,
-            norm=config.trunk.norm,
-            trainable_layers=config.trunk.trainable_layers,
-            out_channels=config.trunk.out_channels,
-            stride_in_1x1=config.trunk.stride_in_1x1,
+        return MaskRCNN(
+            detector.trunk.build(**vars(trunk)),
+            head,
+            num_classes,
             min_size=config.dataset.min_size,
             max_size=config.dataset.max_size,
             # the data pipeline brings training images to their size
@@ -109,10 +163,17 @@ def build_model(config: Config, num_classes: int) -> MaskRCNN:
 def training_batches(
     config: Config, data: InstanceDataset, start: int, iterations: int, device: torch.device
 ) -> Iterator[loader.Batch]:
-    """The batches of a run, from iteration ``start`` on."""
+    """The batches of a run, from iteration ``start`` on.
+
+    Raises:
+        UserError: no image has an instance.
+    """
+    indices = data.trainable_indices()
+    if not indices:
+        raise UserError(f"{data.name}: none of its {len(data)} training images has an instance to learn from")
     return loader.training_batches(
         data,
-        _to_learn_from(data),
+        indices,
         config.make_transform(),
         batch_size=config.schedule.batch_size,
         iterations=iterations,
@@ -121,69 +182,3 @@ def training_batches(
         workers=config.runtime.workers,
         pin=device.type == "cuda",
     )
-
-
-def _train(
-    config: Config,
-    model: MaskRCNN,
-    data: InstanceDataset,
-    held_out: InstanceDataset,
-    folder: Path,
-    device: torch.device,
-) -> dict[str, float]:
-    schedule = config.make_schedule()
-    by_id = {image_id: index for index, image_id in enumerate(data.image_ids)}
-
-    def evaluate(model: MaskRCNN) -> dict[str, Any]:
-        results = _predict(config, model, held_out, device, title="evaluate")
-        return logged_scores(config, held_out, results)
-
-    return train(
-        model,
-        schedule,
-        lambda start: training_batches(config, data, start, schedule.iterations, device),
-        folder,
-        seed=config.stream_seed(),
-        device=device,
-        describe=lambda image_id: data.describe(by_id[image_id]),
-        evaluate=evaluate,
-        evaluate_every=config.runtime.evaluate_every,
-        checkpoint_every=config.runtime.checkpoint_every,
-        log_every=config.runtime.log_every,
-        title=f"{config.head.variant} f{config.dataset.fold} s{config.seed}",
-    )
-
-
-def _predict(
-    config: Config, model: MaskRCNN, held_out: InstanceDataset, device: torch.device, title: str
-) -> coco.Results:
-    return predict(
-        model,
-        held_out,
-        device=device,
-        batch_size=config.evaluation.batch_size,
-        workers=config.runtime.workers,
-        precision=config.schedule.precision,
-        title=title,
-    )
-
-
-def _predict_in_true_boxes(
-    config: Config, model: MaskRCNN, held_out: InstanceDataset, device: torch.device
-) -> list[RLE]:
-    return gt_boxes.predict(
-        model,
-        held_out,
-        held_out.ground_truth(),
-        device=device,
-        batch_size=config.evaluation.batch_size,
-        workers=config.runtime.workers,
-        precision=config.schedule.precision,
-    )
-
-
-def _to_learn_from(data: InstanceDataset) -> list[int]:
-    indices = data.trainable_indices()
-    if not indices:
-        raise UserError(f"{data.name}: none of its {len(data)} training images has an instance to learn from")
-    return indices

@@ -1,7 +1,8 @@
-"""``init`` and ``core``: weights that were trained before, put into a run's model, and what is to be said of them."""
+"""``init`` and ``core``: weights that were trained before go into a run's model; what does not fit is printed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,15 @@ def check(configs: Sequence[Config]) -> None:
     Raises:
         UserError: they can't be had or read.
     """
-    for key, given in dict.fromkeys(pair for one in configs for pair in one.transferred().items()):
+    for key, given in dict.fromkeys(pair for config in configs for pair in config.transferred().items()):
         _read(key, given)
 
 
 def start(model: MaskRCNN, config: Config, data: InstanceDataset) -> dict[str, Any]:
-    """Put the weights of ``init``, where it is given, into a model that has its first weights, and tell what fits.
+    """Put the weights of ``init``, where it is given, into a model that has its first weights, and print what fits.
 
     Returns:
-        What the run's provenance says of it.
+        Entries of the run's provenance.
 
     Raises:
         UserError: they can't be used.
@@ -41,7 +42,7 @@ def start(model: MaskRCNN, config: Config, data: InstanceDataset) -> dict[str, A
 
 
 def start_heads(models: Sequence[MaskRCNN], config: Config, data: InstanceDataset) -> list[dict[str, Any]]:
-    """:func:`start`, of the mask heads alone."""
+    """:func:`start`, for the mask heads of models alone."""
     if config.init is None:
         return [_provenance(config, None)] * len(models)
     source = _read("init", config.init)
@@ -52,7 +53,7 @@ def start_heads(models: Sequence[MaskRCNN], config: Config, data: InstanceDatase
 
 
 def make_core(model: MaskRCNN, config: Config, data: InstanceDataset) -> None:
-    """Put the weights of ``core`` into a model whose mask head is not used.
+    """Put the weights of ``core`` into a model, but for its mask head, which is not used.
 
     Raises:
         UserError: they can't be used, or not all of them fit.
@@ -77,47 +78,54 @@ def _provenance(config: Config, report: transfer.Report | None) -> dict[str, Any
 
 
 def _read(key: str, given: str) -> transfer.Source:
-    try:
+    with _errors_of(key):
         return transfer.read(given)
-    except UserError as error:
-        raise UserError(f"{key}={error}") from error
 
 
 def _load(key: str, model: MaskRCNN, source: transfer.Source, data: InstanceDataset, **parts: bool) -> transfer.Report:
-    try:
+    with _errors_of(key):
         return transfer.load(model, source, [category["name"] for category in data.categories], **parts)
+
+
+@contextmanager
+def _errors_of(key: str) -> Iterator[None]:
+    """Put the key before errors, which begin with its value."""
+    try:
+        yield
     except UserError as error:
         raise UserError(f"{key}={error}") from error
 
 
 def _say_what_differs(key: str, config: Config, source: transfer.Source) -> None:
-    """Tell of keys that the weights were trained with other values of, and of images that they may have seen."""
+    """Print which keys had other values when the weights were trained, and whether they may have seen held-out
+    images."""
     trained_as, origin = source.trained_as, _origin(source.name)
     if origin is not None:
         trained_as = _values(origin)
-        mine, theirs = config.dataset, origin.dataset
-        if mine.name == theirs.name and mine.fold != theirs.fold:
+        now, then = config.dataset, origin.dataset
+        if now.name == then.name and now.fold != then.fold:
             progress.say(
-                f"{key}={source.name} was trained on fold {theirs.fold} of {mine.name} and may have seen the images "
-                f"that fold {mine.fold} holds out: AP will be too good"
+                f"{key}={source.name} was trained on fold {then.fold} of {now.name} and may have seen the images "
+                f"that fold {now.fold} holds out: AP will be too good"
             )
-    here = _values(config)
-    other = [f"{k}={json.dumps(v).replace(' ', '')}" for k, v in trained_as.items() if here[k] != v]
-    if other:
-        progress.say(f"{key}={source.name} fits worse than it could: it was trained with {' '.join(other)}")
+    values = _values(config)
+    differing = [f"{k}={json.dumps(v).replace(' ', '')}" for k, v in trained_as.items() if values[k] != v]
+    if differing:
+        progress.say(f"{key}={source.name} fits worse than it could: it was trained with {' '.join(differing)}")
 
 
 def _origin(given: str) -> Config | None:
-    """The configuration of the run that weights are from, where that is at hand."""
-    found = transfer.find(given)
-    path = found.parent / "config.yaml" if isinstance(found, Path) else None
+    """The configuration of the run that weights are from, where that lies beside them."""
+    weights = transfer.find(given)
+    if not isinstance(weights, Path) or not (path := weights.parent / "config.yaml").is_file():
+        return None
     try:
-        return load_config(path) if path is not None and path.is_file() else None
+        return load_config(path)
     except UserError as error:
-        progress.say(f"{error}: what the weights beside it were trained with is not looked at")
+        progress.say(f"{error}: it is not checked what the weights beside it were trained with")
         return None
 
 
 def _values(config: Config) -> dict[str, Any]:
-    """The keys that weights are right for."""
+    """The values of the keys that weights depend on."""
     return {name: getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) for name in transfer.TRAINED_AS}

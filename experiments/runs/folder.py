@@ -1,4 +1,4 @@
-"""What a run's folder holds, and how it is written: begun, checked, scored and ended with ``result.json``."""
+"""What the folder of a run holds and how it is written: first the configuration, last ``result.json``."""
 
 import fcntl
 import hashlib
@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import torch
 from omegaconf import OmegaConf
 
 from experiments.config.run import Config
-from experiments.report.gt_boxes import FILE as IN_TRUE_BOXES
 from experiments.runs.provenance import now, provenance
+from experiments.runs.study_files import GT_BOXES
 from instseg import progress
 from instseg.data import InstanceDataset
 from instseg.data.dataset import check_same_classes
@@ -26,67 +26,80 @@ from instseg.errors import UserError
 from instseg.evaluation import coco, gt_boxes
 from instseg.files import write_atomically
 from instseg.masks.rle import RLE
+from instseg.training.frozen_core import HeadResult
 
+LOCK = ".lock"
+"""Held by the process that carries out the run; its time of change is when that process began."""
+ERROR = "error.txt"
+"""What stopped the run; deleted when the run is tried again."""
 PANEL_IMAGES = 4
 KINDS_LOGGED: tuple[coco.Kind, ...] = ("box", "mask")
 """Whose AP is measured in training, where ``runtime.evaluate_every`` asks for it."""
-LOCK = ".lock"
-ERROR = "error.txt"
-"""What stopped a run, in its folder; gone when the run is tried again."""
 
 
 @dataclass
 class ActiveRun:
-    """A run that is being carried out, its folder held."""
+    """A run that this process carries out; it holds the lock of the folder.
+
+    Attributes:
+        config: the run.
+        data: the training images.
+        held_out: the images that it is scored on.
+        code: commit, device and versions when it began.
+        began: ``time.perf_counter()`` when it began.
+        weights: what the provenance says of its first weights and its core.
+    """
 
     config: Config
     data: InstanceDataset
     held_out: InstanceDataset
-    origin: dict[str, Any]
+    code: dict[str, Any]
     began: float
+    weights: dict[str, Any] = field(default_factory=dict)
+
+
+def is_done(config: Config) -> bool:
+    """Whether the run has been carried out."""
+    return (config.folder() / "result.json").exists()
 
 
 def begin(config: Config, device: torch.device) -> ActiveRun:
-    """Write down what the run is. What stopped it before is forgotten.
+    """Write the configuration into the run's folder, delete what stopped the run before, and open its data.
 
     Raises:
         UserError: the data can't be used.
     """
     folder = config.folder()
     (folder / ERROR).unlink(missing_ok=True)
-    began, origin = time.perf_counter(), provenance(device)
+    began, code = time.perf_counter(), provenance(device)
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
-    data, held_out = config.make_dataset("train"), config.make_dataset("val")
     check_same_data(config, write=True)
-    return ActiveRun(config, data, held_out, origin, began)
+    return ActiveRun(config, config.make_dataset("train"), config.make_dataset("val"), code, began)
 
 
-def log_skipped(begun: ActiveRun) -> None:
-    """Tell of images and objects that are not used."""
-    for one, split in ((begun.data, "train"), (begun.held_out, "val")):
-        if one.skipped:
-            progress.say(f"{one.name} {split}: {len(one.skipped)} left out, the first: {one.skipped[0]}")
+def log_skipped(run: ActiveRun) -> None:
+    """Print how many images and objects are not used, and why the first is not."""
+    for data, split in ((run.data, "train"), (run.held_out, "val")):
+        if data.skipped:
+            progress.say(f"{data.name} {split}: {len(data.skipped)} left out, the first: {data.skipped[0]}")
 
 
-def finish(
-    begun: ActiveRun, results: coco.Results, in_true_boxes: list[RLE], trained: dict[str, float], **more: Any
-) -> None:
-    """Score a run's predictions, and its masks in true boxes, and write all and ``result.json``, which ends it.
+def finish(run: ActiveRun, results: coco.Results, in_true_boxes: list[RLE], trained: HeadResult) -> None:
+    """Score a run's predictions, and its masks in true boxes; write all of it, and ``result.json`` last.
 
     Args:
-        begun: the run.
+        run: the run.
         results: its predictions.
         in_true_boxes: its masks as :func:`instseg.evaluation.gt_boxes.predict` gives them.
-        trained: ``seconds`` and ``start`` of its training.
-        more: further entries of the provenance.
+        trained: how long its training took, and where it resumed.
     """
-    config, folder, data, held_out = begun.config, begun.config.folder(), begun.data, begun.held_out
+    config, folder, data, held_out = run.config, run.config.folder(), run.data, run.held_out
     truth = held_out.ground_truth()
     metrics = scores(config, held_out, results, coco.KINDS)
     write_atomically(folder / "predictions.json", json.dumps(results).encode())
-    of_masks, of_boundaries = gt_boxes.ious(truth, in_true_boxes)
-    each = {"mask_iou": of_masks.round(6).tolist(), "boundary_iou": of_boundaries.round(6).tolist()}
-    write_atomically(folder / IN_TRUE_BOXES, json.dumps(each))
+    mask_ious, boundary_ious = gt_boxes.ious(truth, in_true_boxes)
+    ious = {"mask_iou": mask_ious.round(6).tolist(), "boundary_iou": boundary_ious.round(6).tolist()}
+    write_atomically(folder / GT_BOXES, json.dumps(ious))
     result = {
         "schema": 1,
         "hash": config.hash(),
@@ -106,19 +119,19 @@ def finish(
         "settings": config.settings(),
         "ground_truth": _store_ground_truth(config, held_out, truth),
         "metrics": metrics,
-        "true_boxes": gt_boxes.summary(truth, of_masks, of_boundaries),
+        "true_boxes": gt_boxes.summary(truth, mask_ious, boundary_ious),
         "left_out": [f"train: {line}" for line in data.skipped] + [f"val: {line}" for line in held_out.skipped],
         "provenance": {
-            **begun.origin,
+            **run.code,
             "finished": now(),
-            "train_seconds": trained["seconds"],
-            "wall_seconds": time.perf_counter() - begun.began,
-            "resumed_from": trained["start"],
-            **more,
+            "train_seconds": trained.seconds,
+            "wall_seconds": time.perf_counter() - run.began,
+            "resumed_from": trained.start,
+            **run.weights,
         },
     }
     write_atomically(folder / "result.json", json.dumps(result, indent=1))
-    # another process that found this run taken may have said so
+    # written by another process that found the run locked
     (folder / ERROR).unlink(missing_ok=True)
 
 
@@ -131,28 +144,41 @@ def scores(
 
 
 def logged_scores(config: Config, held_out: InstanceDataset, results: coco.Results) -> dict[str, float | None]:
-    """What ``runtime.evaluate_every`` puts into ``metrics.jsonl``."""
-    return {f"{kind}_AP": found["AP"] for kind, found in scores(config, held_out, results, KINDS_LOGGED).items()}
+    """AP of boxes and masks, as ``runtime.evaluate_every`` writes them into ``metrics.jsonl``."""
+    by_kind = scores(config, held_out, results, KINDS_LOGGED)
+    return {f"{kind}_AP": metrics["AP"] for kind, metrics in by_kind.items()}
 
 
 def check_same_data(config: Config, write: bool = False) -> None:
-    """Where a run's data lies is no part of its name; this sees to it that a folder holds one data set's run alone.
+    """Check that a run's folder is of the data that the run would use now: the folder's name does not say where data
+    lies.
 
     Args:
         config: the run.
         write: note the data in the run's folder, if nothing is noted there yet.
 
     Raises:
-        UserError: the run's folder is of other images or annotations, or the splits are of different classes.
+        UserError: the folder is of other images or annotations, the splits are of different classes, or the data or
+            the folder's note of it can't be read.
     """
-    splits = {split: config.make_dataset(split) for split in ("train", "val")}
+    try:
+        splits = {split: config.make_dataset(split) for split in ("train", "val")}
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise UserError(f"data_root={config.data_root}: {error.filename}: {error.strerror}") from error
     check_same_classes(splits["train"], splits["val"])
-    now = {split: data.fingerprint() for split, data in splits.items()}
+    fingerprints = {split: data.fingerprint() for split, data in splits.items()}
     path = config.folder() / "data.json"
-    if not path.exists():
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         if write:
-            write_atomically(path, json.dumps(now))
-    elif json.loads(path.read_text()) != now:
+            write_atomically(path, json.dumps(fingerprints))
+        return
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete {path.parent} to run it again") from error
+    if noted != fingerprints:
         raise UserError(
             f"{config.folder()} is a run on other data than lies in data_root={config.data_root} now; "
             "give a study.name or results_dir of its own, or delete the folder"
@@ -160,7 +186,11 @@ def check_same_data(config: Config, write: bool = False) -> None:
 
 
 def _store_ground_truth(config: Config, held_out: InstanceDataset, truth: dict[str, Any]) -> str:
-    """Store the ground truth and some images once for all runs that share them; returns where, from the study."""
+    """Store the ground truth and the images of the panels once for all runs of a study that share them.
+
+    Returns:
+        The path of the ground truth, from the study's folder.
+    """
     content = json.dumps(truth, sort_keys=True).encode()
     digest = hashlib.sha256(content).hexdigest()[:8]
     name = f"ground_truth/{config.dataset.name}-f{config.dataset.fold}-{digest}"
@@ -169,14 +199,14 @@ def _store_ground_truth(config: Config, held_out: InstanceDataset, truth: dict[s
         write_atomically(path, content)
     images = path.with_name(path.stem + "-images.npz")
     if not images.exists():
-        buffer = io.BytesIO()
-        # the most crowded images tell heads apart best
+        # heads differ most on crowded images
         counts = {image["id"]: 0 for image in truth["images"]}
         for annotation in truth["annotations"]:
             counts[annotation["image_id"]] += 1
-        index = {image_id: i for i, image_id in enumerate(held_out.image_ids)}
         chosen = sorted(sorted(counts, key=lambda image_id: -counts[image_id])[:PANEL_IMAGES])
+        index = {image_id: i for i, image_id in enumerate(held_out.image_ids)}
         arrays = {f"image_{i}": held_out[index[i]][0].permute(1, 2, 0).contiguous().numpy() for i in chosen}
+        buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         write_atomically(images, buffer.getvalue())
     return f"{name}.json"
@@ -184,9 +214,13 @@ def _store_ground_truth(config: Config, held_out: InstanceDataset, truth: dict[s
 
 @contextmanager
 def only_process(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, the folder made where needed, which the system releases even when the process is killed.
+    """Make the folder where needed and lock it; the system frees the lock even when the process is killed.
 
-    It is a lock of the process alone: loader workers do not inherit it, so they can't hold it past its death.
+    The lock is one of POSIX's, which belong to a process: loader workers don't inherit it, and can't hold it when the
+    process that started them is dead.
+
+    Raises:
+        UserError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as lock:

@@ -1,4 +1,4 @@
-"""Runs of ``protocol=frozen_core``: those that differ in their head alone are carried out at once, on one core."""
+"""Runs of ``protocol=frozen_core``: those that differ in their head alone are carried out together, on one core."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -10,15 +10,13 @@ import torch
 
 from experiments.config.run import Config
 from experiments.runs import first_weights
-from experiments.runs.end_to_end import build_model, prepare, run, training_batches, wants_compiling
-from experiments.runs.folder import ActiveRun, begin, finish, log_skipped, logged_scores, only_process
+from experiments.runs.end_to_end import build_model, prepare, run, train_and_score, wants_compiling
+from experiments.runs.folder import ActiveRun, begin, is_done, log_skipped, only_process
 from instseg import device as memory
 from instseg import progress
 from instseg.data import InstanceDataset
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
-from instseg.evaluation import coco, gt_boxes
-from instseg.evaluation.predict import predict_each
 from instseg.training import checkpoint, frozen_core
 
 Errors = dict[str, Exception]
@@ -27,15 +25,15 @@ Errors = dict[str, Exception]
 
 def groups(configs: Iterable[Config]) -> list[list[Config]]:
     """The runs of ``frozen_core`` among some, those of one core together."""
-    found: dict[Path, list[Config]] = {}
-    for one in configs:
-        if one.protocol == "frozen_core":
-            found.setdefault(one.core_run().folder(), []).append(one)
-    return list(found.values())
+    by_core: dict[Path, list[Config]] = {}
+    for config in configs:
+        if config.protocol == "frozen_core":
+            by_core.setdefault(config.core_run().folder(), []).append(config)
+    return list(by_core.values())
 
 
 def run_group(configs: Sequence[Config]) -> Errors:
-    """Carry out runs of one core, all that are not done at once; the core is trained first where it is not yet, or
+    """Carry out runs of one core, all that are not done together; the core is trained first where it is not yet, or
     loaded where ``core`` is given.
 
     Returns:
@@ -44,23 +42,23 @@ def run_group(configs: Sequence[Config]) -> Errors:
     Raises:
         UserError: the core can't be trained, or the data or a checkpoint can't be used.
     """
-    todo = [one for one in configs if not is_done(one)]
+    todo = [config for config in configs if not is_done(config)]
     if not todo:
         return {}
     device = prepare(todo[0])
     errors: Errors = {}
-    begun: list[ActiveRun] = []
-    with ExitStack() as held:
-        for one in todo:
+    runs: list[ActiveRun] = []
+    with ExitStack() as locks:
+        for config in todo:
             try:
-                held.enter_context(only_process(one.folder()))
-                if not is_done(one):
-                    begun.append(begin(one, device))
+                locks.enter_context(only_process(config.folder()))
+                if not is_done(config):
+                    runs.append(begin(config, device))
             except UserError as error:
-                errors[one.hash()] = error
-        if begun:
-            log_skipped(begun[0])
-            errors |= _passes(begun, _trained_core(todo[0]) if todo[0].core is None else None, device)
+                errors[config.hash()] = error
+        if runs:
+            log_skipped(runs[0])
+            errors |= _passes(runs, _trained_core(todo[0]) if todo[0].core is None else None, device)
     return errors
 
 
@@ -75,14 +73,9 @@ def run_alone(config: Config) -> Path:
     return config.folder()
 
 
-def is_done(config: Config) -> bool:
-    """Whether a run has been carried out."""
-    return (config.folder() / "result.json").exists()
-
-
 def core_of(config: Config) -> Config:
-    """The run whose detector a run's head is put on; the study's own run of the FCN end to end is as good, where it
-    is there first."""
+    """The run whose detector a run's head is put on: one in ``cores/``, or the study's own run of the FCN end to end
+    where that is done and the other is not."""
     core = config.core_run()
     own = replace(core, study=config.study, results_dir=config.results_dir)
     return own if not is_done(core) and is_done(own) and (own.folder() / "checkpoint.pt").exists() else core
@@ -99,90 +92,39 @@ def _trained_core(config: Config) -> Path:
     return folder
 
 
-def _passes(begun: list[ActiveRun], core: Path | None, device: torch.device) -> Errors:
+def _passes(runs: list[ActiveRun], core: Path | None, device: torch.device) -> Errors:
     """One pass, or where that needs too much memory two of half the heads, which go on from their checkpoints."""
     try:
-        return _pass(begun, core, device)
+        return _pass(runs, core, device)
     except Exception as error:
         why = memory.ran_out(error)
         if why is None:
             raise
-    # out here nothing holds on to the failed pass's models
+    # behind the except clause nothing refers to the failed pass's models
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    if len(begun) == 1:
-        one = begun[0].config
+    if len(runs) == 1:
         message = f"out of memory with this head alone ({why}); schedule.accumulate=2 needs less"
-        return {one.hash(): UserError(message)}
-    half = (len(begun) + 1) // 2
-    first, second = begun[:half], begun[half:]
-    names = " | ".join(", ".join(one.config.head.variant for one in part) for part in (first, second))
-    progress.say(f"{len(begun)} heads at once need too much memory; they go on in two passes: {names}")
-    return _passes(first, core, device) | _passes(second, core, device)
+        return {runs[0].config.hash(): UserError(message)}
+    half = (len(runs) + 1) // 2
+    halves = runs[:half], runs[half:]
+    names = " | ".join(", ".join(active.config.head.variant for active in part) for part in halves)
+    progress.say(f"{len(runs)} heads at once need too much memory; they go on in two passes: {names}")
+    return _passes(halves[0], core, device) | _passes(halves[1], core, device)
 
 
-def _pass(begun: list[ActiveRun], core: Path | None, device: torch.device) -> Errors:
-    first = begun[0]
-    config, data, held_out = first.config, first.data, first.held_out
-    models, origins = load(config, [one.config for one in begun], core, data, device)
+def _pass(runs: list[ActiveRun], core: Path | None, device: torch.device) -> Errors:
+    config = runs[0].config
+    models, weights = load(config, [active.config for active in runs], core, runs[0].data, device)
+    for active, origin in zip(runs, weights, strict=True):
+        active.weights = origin if core is None else {**origin, "core": str(core.relative_to(config.study_folder()))}
     if wants_compiling(config, device):
         models[0].compile_layers()
         for model in models[1:]:
             model.mask_head.compile()
-    schedule, runtime = config.make_schedule(), config.runtime
-    by_id = {image_id: index for index, image_id in enumerate(data.image_ids)}
-    name = f"{len(begun)} heads" if len(begun) > 1 else config.head.variant
-
-    def predictions(models: Sequence[MaskRCNN]) -> list[coco.Results]:
-        return predict_each(
-            models,
-            held_out,
-            device=device,
-            batch_size=config.evaluation.batch_size,
-            workers=runtime.workers,
-            precision=config.schedule.precision,
-            title=f"{name}: evaluate",
-        )
-
-    def evaluate(models: Sequence[MaskRCNN]) -> list[dict[str, Any]]:
-        return [logged_scores(config, held_out, results) for results in predictions(models)]
-
-    outcomes = frozen_core.train(
-        models,
-        schedule,
-        lambda start: training_batches(config, data, start, schedule.iterations, device),
-        [one.config.folder() for one in begun],
-        seed=config.stream_seed(),
-        device=device,
-        describe=lambda image_id: data.describe(by_id[image_id]),
-        evaluate=evaluate,
-        evaluate_every=runtime.evaluate_every,
-        checkpoint_every=runtime.checkpoint_every,
-        log_every=runtime.log_every,
-        title=f"{name} f{config.dataset.fold} s{config.seed}",
-    )
-    trained = [rest for rest in zip(begun, models, outcomes, origins, strict=True) if rest[2].error is None]
-    if trained:
-        found = predictions([model for _, model, _, _ in trained])
-        masks = gt_boxes.predict_each(
-            [model for _, model, _, _ in trained],
-            held_out,
-            held_out.ground_truth(),
-            device=device,
-            batch_size=config.evaluation.batch_size,
-            workers=runtime.workers,
-            precision=config.schedule.precision,
-        )
-        for (one, _, outcome, origin), results, in_true_boxes in zip(trained, found, masks, strict=True):
-            times: dict[str, float] = {"seconds": outcome.seconds, "start": outcome.start}
-            if core is not None:
-                origin = {**origin, "core": str(core.relative_to(config.study_folder()))}
-            finish(one, results, in_true_boxes, times, **origin)
-    return {
-        one.config.hash(): outcome.error
-        for one, outcome in zip(begun, outcomes, strict=True)
-        if outcome.error is not None
-    }
+    outcomes = train_and_score(runs, models, frozen_core.train, device)
+    errors = {active.config.hash(): outcome.error for active, outcome in zip(runs, outcomes, strict=True)}
+    return {run_hash: error for run_hash, error in errors.items() if error is not None}
 
 
 def load(
@@ -211,8 +153,8 @@ def load(
         except RuntimeError as error:
             raise UserError(f"{path} is of another model; delete {core} to train this core again") from error
     models = []
-    for one in configs:
-        model = _untrained(one, data.num_classes, device)
+    for head_config in configs:
+        model = _untrained(head_config, data.num_classes, device)
         frozen_core.share_core(model, detector)
         frozen_core.freeze(model)
         models.append(model)

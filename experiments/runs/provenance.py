@@ -49,16 +49,14 @@ def _processor() -> str:
 @lru_cache
 def _code() -> tuple[str | None, bool | None]:
     """Commit of the checkout that this code lies in, and whether its code was changed since; None, None where it
-    is no checkout. Asked once, so that one process gives one answer."""
-    folder = Path(__file__).resolve().parents[2]
+    is no checkout. Asked once a process, so that all its runs say the same."""
+    git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
+    queries = ["rev-parse", "HEAD"], ["status", "--porcelain", "--", "experiments", "heads", "instseg"]
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        changed = _git(folder, "status", "--porcelain", "--", "experiments", "heads", "instseg")
+        commit, changed = (
+            subprocess.run([*git, *query], capture_output=True, text=True, check=True).stdout.strip()
+            for query in queries
+        )
     except (OSError, subprocess.CalledProcessError):
         return None, None
     return commit, bool(changed)
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()

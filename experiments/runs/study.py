@@ -5,7 +5,6 @@ Only files are read, so this works at any time, after any crash, on any subset o
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +12,16 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.runs.study_files import StudyFiles, number
+from experiments.runs.variants import SETTINGS, label, natural
 from instseg.errors import UserError
 from instseg.evaluation import coco
 
-KINDS = coco.KINDS
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-# What can tell variants of one name apart, besides the head's options.
-_SETTINGS = ("trunk", "dataset", "protocol", "iterations")
+MAIN: coco.Kind = "mask"
+"""The kind of AP that variants are ranked by."""
+REQUIRED: tuple[coco.Kind, ...] = ("box", "mask")
+"""Kinds that every result has; results of before another kind was measured lack it, and tables show "–"."""
 
 
 @dataclass
@@ -32,17 +34,15 @@ class Study:
             and, where needed, options), ``name`` the bare name, ``counted`` False where a newer run replaces
             this one; ``<kind>_<metric>`` in percent, nan where there are no such objects.
         unfinished: names of the run folders without a result.
+        files: reads the other files of the runs.
         notes: one line for each thing that a reader of the tables should know.
-        predictions: the file in a run's folder that holds what is compared.
-        scored: the kinds of AP that it is compared by.
     """
 
     folder: Path
     runs: pd.DataFrame
     unfinished: list[str]
+    files: StudyFiles
     notes: list[str] = field(default_factory=list)
-    predictions: str = "predictions.json"
-    scored: Sequence[coco.Kind] = KINDS
 
     @property
     def variants(self) -> list[str]:
@@ -51,14 +51,14 @@ class Study:
 
     @property
     def kinds(self) -> list[coco.Kind]:
-        """What the tables tell of: boxes, masks and, unless all runs are of before boundary AP, boundaries."""
-        scored = self.runs.loc[self.runs["counted"], "boundary_AP"].notna()
-        return [kind for kind in self.scored if kind != "boundary" or scored.any()]
+        """The kinds of AP that the tables have: those that any run was scored by."""
+        counted = self.runs[self.runs["counted"]]
+        return [kind for kind in coco.KINDS if kind in REQUIRED or counted[f"{kind}_AP"].notna().any()]
 
-    def results(self, run: str) -> Any:
-        """What the run in a folder of that name predicted, as COCO results."""
-        content = json.loads((self.folder / "runs" / run / self.predictions).read_text("utf-8"))
-        return content["results"] if isinstance(content, dict) else content
+    def counted_rows(self) -> list[dict[str, Any]]:
+        """The runs that count, each as a dict."""
+        rows = self.runs[self.runs["counted"]].to_dict("records")
+        return [{str(key): value for key, value in row.items()} for row in rows]
 
     def counted(self, variant: str) -> pd.DataFrame:
         """The runs of one variant that count, one for each (fold, seed)."""
@@ -77,17 +77,24 @@ class Study:
         first = self.runs.drop_duplicates("variant").set_index("variant")
         wanted = first.loc[variant]
         agreement = {
-            label: sum(row[key] == wanted[key] for key in (*_SETTINGS, "settings"))
+            label: sum(row[key] == wanted[key] for key in (*SETTINGS, "settings"))
             for label, row in first[first["name"] == baseline].iterrows()
         }
         best = [str(label) for label, count in agreement.items() if count == max(agreement.values())]
         return best[0] if len(best) == 1 else None
 
+    def differing_settings(self, variant: str, other: str) -> list[str]:
+        """Keys of the configuration, the head's apart, in which two variants differ."""
+        a, b = (
+            {"protocol": runs["protocol"].iloc[0], **runs["settings"].iloc[0]}
+            for runs in (self.counted(variant), self.counted(other))
+        )
+        return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
-def natural(text: str) -> list[tuple[bool, int, str]]:
-    """Sort key that puts ``depth=10`` after ``depth=2``."""
-    parts = re.findall(r"\d+|\D+", text)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    def rival_of(self, variant: str, baseline: str) -> str | None:
+        """The label that differences of ``variant`` are to; None where it differs from it in more than the head."""
+        other = self.baseline_of(variant, baseline)
+        return None if other is None or self.differing_settings(variant, other) else other
 
 
 def load_json(path: Path, remedy: str) -> Any:
@@ -108,10 +115,10 @@ def about(folder: Path) -> tuple[str, int]:
     if not path.exists():
         return "fcn", 1000
     remedy = "delete it, and give baseline= and resamples= where they aren't fcn and 1000"
-    found = load_json(path, remedy)
-    if not isinstance(found, dict):
+    content = load_json(path, remedy)
+    if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (it holds no object): {remedy}")
-    baseline, resamples = found.get("baseline", "fcn"), found.get("resamples", 1000)
+    baseline, resamples = content.get("baseline", "fcn"), content.get("resamples", 1000)
     if not isinstance(baseline, str) or not baseline:
         raise UserError(f"{path} is damaged (baseline is no name): {remedy}")
     if not isinstance(resamples, int) or isinstance(resamples, bool) or resamples < 1:
@@ -134,7 +141,7 @@ def read(folder: Path) -> Study:
         raise UserError(f"{folder} holds no finished run ({len(unfinished)} unfinished): nothing to report yet")
     rows = labelled(finished)
     rows.sort(key=lambda row: (natural(row["variant"]), row["fold"], row["seed"], row["hash"]))
-    study = Study(folder, pd.DataFrame(rows), unfinished)
+    study = Study(folder, pd.DataFrame(rows), unfinished, StudyFiles(folder))
     _mark_replaced(study)
     counted = study.runs[study.runs["counted"]]
     commits = counted["commit"].nunique(dropna=False)
@@ -150,21 +157,22 @@ def read(folder: Path) -> Study:
     ]
     if counted["first_weights"].str.endswith("mask_head=trained").nunique() > 1:
         study.notes.append("some mask heads began trained and others new: their differences are not the heads' alone")
-    unscored = int(counted["boundary_AP"].isna().sum())
-    if 0 < unscored < len(counted):
-        study.notes.append(f"{unscored} of {len(counted)} runs have no boundary AP: it is that of the others")
+    for kind in coco.KINDS:
+        unscored = int(counted[f"{kind}_AP"].isna().sum())
+        if kind not in REQUIRED and 0 < unscored < len(counted):
+            study.notes.append(f"{unscored} of {len(counted)} runs have no {kind} AP: it is that of the others")
     return study
 
 
 def labelled(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """A row for each finished run's folder, ``variant`` telling apart those of one name that differ in more than fold
-    and seed.
+    """A row for each finished run's folder; ``variant`` differs where runs of one name differ in more than fold and
+    seed.
 
     Raises:
         UserError: a ``result.json`` is damaged.
     """
     rows = [_row(folder) for folder in folders]
-    _label(rows)
+    label(rows)
     return rows
 
 
@@ -181,7 +189,7 @@ def _row(folder: Path) -> dict[str, Any]:
             "head": result["head"]["name"],
             "options": dict(result["head"].get("options") or {}),
             "settings": dict(result.get("settings") or {}),
-            **{key: result.get(key) for key in _SETTINGS},
+            **{key: result.get(key) for key in SETTINGS},
             "fold": int(result["fold"]),
             "seed": int(result["seed"]),
             "hash": str(result.get("hash", "")),
@@ -194,10 +202,9 @@ def _row(folder: Path) -> dict[str, Any]:
             "torch": (provenance.get("versions") or {}).get("torch"),
             **{key: provenance.get(key) for key in ("train_seconds", "wall_seconds", "finished")},
         }
-        for kind in KINDS:
-            # results of before boundary AP don't have it
-            scored = result["metrics"].get(kind, {}) if kind == "boundary" else result["metrics"][kind]
-            for metric, value in scored.items():
+        for kind in coco.KINDS:
+            metrics = result["metrics"][kind] if kind in REQUIRED else result["metrics"].get(kind, {})
+            for metric, value in metrics.items():
                 row[f"{kind}_{metric}"] = number(value)
             row.setdefault(f"{kind}_AP", math.nan)
     except KeyError as error:
@@ -205,38 +212,6 @@ def _row(folder: Path) -> dict[str, Any]:
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): {remedy}") from error
     return row
-
-
-def number(value: Any) -> float:
-    """A metric as a float; None, nan and COCO's -1 ("no such objects") are nan."""
-    value = math.nan if value is None else float(value)
-    return math.nan if value < 0 else value
-
-
-def _label(rows: list[dict[str, Any]]) -> None:
-    """Where runs of one variant name differ in options or settings, append what differs to their label."""
-    by_name: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_name.setdefault(row["name"], []).append(row)
-    for name, group in by_name.items():
-        told = [{k: r[k] for k in _SETTINGS} | _own(r, group) for r in group]
-        settings = [{"head": r["head"], **r["options"], **more} for r, more in zip(group, told, strict=True)]
-        keys = list(dict.fromkeys(key for one in settings for key in one))
-        shown = [{key: _short(one[key]) for key in keys if key in one} for one in settings]
-        differing = [key for key in keys if len({one.get(key) for one in shown}) > 1]
-        for row, one in zip(group, shown, strict=True):
-            extra = ", ".join(f"{key}={one[key]}" for key in differing if key in one)
-            row["variant"] = f"{name}({extra})" if extra else name
-
-
-def _own(row: dict[str, Any], group: list[dict[str, Any]]) -> dict[str, Any]:
-    """A run's settings, less those of trunk or data set where another name of these tells runs apart."""
-    named = tuple(f"{key}." for key in ("trunk", "dataset") if len({r[key] for r in group}) > 1)
-    return {key: value for key, value in row["settings"].items() if not key.startswith(named)}
-
-
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _mark_replaced(study: Study) -> None:

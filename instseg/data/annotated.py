@@ -1,4 +1,4 @@
-"""Images in files with instances in COCO's form, however they were annotated."""
+"""Images in files with instances in COCO's form, whatever format their annotations were read from."""
 
 import hashlib
 import io
@@ -17,17 +17,17 @@ from instseg.data.images import read_image
 from instseg.errors import DataError
 
 ORIENTATION = "exif_orientation"
-"""In an image's record, where its pixels are turned by EXIF when they are read."""
+"""Key in an image's record: its EXIF orientation, by which it is turned when it is read; absent: as it is stored."""
 
 
 class ImageRecord(NamedTuple):
-    """One image and what is on it.
+    """An image and its annotations.
 
     Attributes:
         record: its entry in COCO's ``images``: ``id, file_name, height, width``, and whatever else is known.
         annotations: its entries in COCO's ``annotations``, without those that nothing can be scored against.
-        unfit: ids of annotations that cannot be instances of a target.
-        file: where it lies, from the data set's folder on, with forward slashes.
+        unfit: ids of annotations that cannot be instances of a target, as they are degenerate.
+        file: its path relative to the data set's folder, with forward slashes.
     """
 
     record: dict[str, Any]
@@ -37,7 +37,7 @@ class ImageRecord(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """Checked annotations: categories and images sorted by id, and a line for whatever was left out."""
+    """Checked annotations: categories and images sorted by id, and a line for each image or annotation left out."""
 
     categories: list[dict[str, Any]]
     images: list[ImageRecord]
@@ -51,8 +51,8 @@ class AnnotatedImages(InstanceDataset):
     with ``iscrowd`` 1.
 
     Args:
-        contents: what a reader of annotations gave.
-        folder: that the images' files are relative to.
+        contents: as a reader of annotations returns them (:mod:`instseg.data.annotations`).
+        folder: the images' files are relative to it.
         name: short name for messages and result files.
         source: the file or folder that the annotations are from, for messages.
     """
@@ -67,15 +67,15 @@ class AnnotatedImages(InstanceDataset):
         self._files = [image.file for image in contents.images]
         self._sizes = [(image.record["height"], image.record["width"]) for image in contents.images]
         self._labels = {category["id"]: label for label, category in enumerate(self.categories, start=1)}
-        # One block of bytes instead of millions of objects, which forked workers would copy by counting references.
+        # One block of bytes: of millions of objects a forked worker would copy every page that it counts references on
         packed = io.BytesIO()
         ends = []
         for image in contents.images:
-            # where its file lies stays out, as it doesn't change the fingerprint
+            # without its file, so that moved images keep the fingerprint
             packed.write(pickle.dumps((image.record, image.annotations, image.unfit), protocol=5))
             ends.append(packed.tell())
         self._packed, self._ends = packed.getvalue(), np.array(ends)
-        self._learnable = [
+        self._trainable = [
             i
             for i, image in enumerate(contents.images)
             if any(not a.get("iscrowd", 0) and a["id"] not in image.unfit for a in image.annotations)
@@ -103,15 +103,15 @@ class AnnotatedImages(InstanceDataset):
             record["id"],
             torch.tensor([int(a.get("iscrowd", 0)) for a in annotations], dtype=torch.int64),
         )
-        # left channels last, which v2 resizes in half the time, to the same values
+        # channels last, which torchvision's v2 resizes in half the time, to the same values
         return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)), target
 
     def ground_truth(self) -> dict[str, Any]:
         """COCO's annotation dict of these images: the file's own entries, crowd regions included.
 
-        Changed is only what pycocotools cannot do without: uncompressed RLE is compressed (the same mask), a
-        missing ``iscrowd`` is 0, a missing ``area`` is the mask's, and where the file counts annotations from
-        0, all their ids are shifted to begin at 1, as pycocotools takes a match with id 0 for none.
+        Changes are those that pycocotools needs: uncompressed RLE is compressed (the same mask), a missing
+        ``iscrowd`` is 0, a missing ``area`` is the mask's, and where the file counts annotations from 0, all ids are
+        shifted to begin at 1 (``id_shift``), as pycocotools takes a match with id 0 for no match.
         """
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
@@ -133,7 +133,7 @@ class AnnotatedImages(InstanceDataset):
         return hashlib.sha256(self._packed + repr(self._categories).encode()).hexdigest()[:16]
 
     def trainable_indices(self) -> list[int]:
-        return self._learnable
+        return self._trainable
 
     def sizes(self) -> list[tuple[int, int]]:
         return self._sizes

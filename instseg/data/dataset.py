@@ -1,14 +1,15 @@
-"""What every data set gives: images with instance targets, and its ground truth in COCO's form."""
+"""The contract of a data set: images with instance targets, and its ground truth in COCO's form."""
 
 from abc import ABC, abstractmethod
 from itertools import zip_longest
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from instseg.data.archives.fetch import Source
 from instseg.errors import DataError
 
 Target = dict[str, Any]
@@ -23,9 +24,14 @@ class InstanceDataset(Dataset[Sample], ABC):
         categories: COCO categories, ``{"id": int, "name": str}``; label ``i + 1`` is ``categories[i]``, label 0
             is the background.
         image_ids: one id an image, in the order of the images.
-        left_out: one line for each instance or image that the reader left out, and why.
+        skipped: one line for each instance or image that the reader left out, and why.
         id_shift: what :meth:`ground_truth` adds to the annotation ids of the file that it was read from.
+        FILES: keys of the annotation files and folders that are given to it; see :mod:`instseg.data.sets`.
+        SOURCE: where it is published; None: it can't be downloaded.
     """
+
+    FILES: ClassVar[tuple[str, ...]] = ()
+    SOURCE: ClassVar[Source | None] = None
 
     name: str
     categories: list[dict[str, Any]]
@@ -62,11 +68,11 @@ class InstanceDataset(Dataset[Sample], ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Changes when other images or annotations lie where this data set was read from; cheap, so that of
-        images only what the folder says of them counts."""
+        """A digest that changes with the images and annotations; cheap, so that of images only names and sizes count,
+        not their content."""
 
     def trainable_indices(self) -> list[int]:
-        """Indices of the images that have an instance to learn from, one that is no crowd region."""
+        """Indices of the images with an instance to learn from, that is, one that is no crowd region."""
         ids = {a["image_id"] for a in self.ground_truth()["annotations"] if not a.get("iscrowd", 0)}
         return [i for i, image_id in enumerate(self.image_ids) if image_id in ids]
 
@@ -81,10 +87,10 @@ class InstanceDataset(Dataset[Sample], ABC):
 
 
 def check_same_classes(train: InstanceDataset, val: InstanceDataset) -> None:
-    """See to it that a label means the same class in both splits.
+    """Check that a label means the same class in both splits.
 
     Raises:
-        DataError: it does not; a line for each label.
+        DataError: it does not; with a line for each label.
     """
     names = [[str(category["name"]) for category in split.categories] for split in (train, val)]
     pairs = enumerate(zip_longest(*names, fillvalue="not there"), start=1)
@@ -125,5 +131,5 @@ def make_target(
 def areas(masks: torch.Tensor) -> torch.Tensor:
     """(N, H, W) uint8 of 0 and 1 -> (N,) float32, their pixels."""
     # numpy counts 40 times faster than torch sums
-    counted = [float(np.count_nonzero(mask)) for mask in masks.view(torch.bool).numpy()]
-    return torch.tensor(counted, dtype=torch.float32)
+    counts = [float(np.count_nonzero(mask)) for mask in masks.view(torch.bool).numpy()]
+    return torch.tensor(counts, dtype=torch.float32)

@@ -1,7 +1,7 @@
-"""The images in a folder of anything, by their names."""
+"""Images in a folder by their names, and the folder of a data set."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -10,15 +10,15 @@ from PIL import Image
 
 from instseg.errors import DataError
 
-# what Pillow knows by name alone, or that holds no image
+# formats that Pillow knows by name alone, or that hold no image
 _NO_IMAGES = ("BUFR", "GRIB", "HDF5", "MPEG")
-_OF_OTHERS = ".heic .heif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .orf .raf .rw2"
-"""Endings of images that Pillow may not read, so that they are named and not taken for other files."""
+_UNREADABLE = ".heic .heif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .orf .raf .rw2"
+"""Endings of images that Pillow may not be able to read: these are listed, so that a line names each."""
 
 
 @dataclass
 class Listing:
-    """What :func:`images` found.
+    """Images and other files in a folder, as :func:`list_images` returns them.
 
     Attributes:
         paths: of the images, sorted.
@@ -38,7 +38,7 @@ def endings() -> frozenset[str]:
     """The endings of images' names, in small letters, whether Pillow reads them or not."""
     known = Image.registered_extensions().items()
     readable = {ending for ending, form in known if form in Image.OPEN and form not in _NO_IMAGES}
-    return frozenset(readable | set(_OF_OTHERS.split()))
+    return frozenset(readable | set(_UNREADABLE.split()))
 
 
 def list_images(folder: Path, *, recursive: bool = False, leave_out: Path | None = None) -> Listing:
@@ -52,29 +52,45 @@ def list_images(folder: Path, *, recursive: bool = False, leave_out: Path | None
     Raises:
         DataError: the folder itself can't be read.
     """
-    found = Listing()
+    listing = Listing()
     errors: list[OSError] = []
-    for here, inner, names in _walk(folder, errors):
+    for parent, inner, names in os.walk(folder, onerror=errors.append):
+        here = Path(parent)
         if not recursive:
-            found.subfolders += len(inner)
+            listing.subfolders += len(inner)
             inner.clear()
         inner[:] = [name for name in inner if leave_out is None or (here / name).resolve() != leave_out.resolve()]
         for path in (here / name for name in names):
-            # a broken link bears an image's name, and is named; a pipe would be waited for
+            # a broken link is listed, so that a line names it; a pipe is not, as reading it would wait
             is_file = path.is_file() or not path.exists()
             if is_file and path.suffix.lower() in endings() and not path.name.startswith("."):
-                found.paths.append(path)
+                listing.paths.append(path)
             else:
-                found.others += 1
+                listing.others += 1
     for error in errors:
         line = f"folder {error.filename} can't be read: {error.strerror}"
         if Path(error.filename) == folder:
             raise DataError(line)
-        found.unread.append(line)
-    found.paths.sort()
-    return found
+        listing.unread.append(line)
+    listing.paths.sort()
+    return listing
 
 
-def _walk(folder: Path, errors: list[OSError]) -> Iterator[tuple[Path, list[str], list[str]]]:
-    for here, inner, names in os.walk(folder, onerror=errors.append):
-        yield Path(here), inner, names
+def find_root(root: Path, folder: str, parts: Sequence[str], layout: str) -> Path:
+    """The folder of a data set: ``root / folder``, or else ``root`` itself, whichever has one of its parts.
+
+    Args:
+        root: what the user gave.
+        folder: the name of the data set's folder.
+        parts: names or patterns of what is in it.
+        layout: what is expected there, for messages.
+
+    Raises:
+        DataError: neither has a part.
+    """
+    if not root.is_dir():
+        raise DataError(f"folder {root} does not exist; {layout}")
+    for path in (root / folder, root):
+        if any(True for part in parts for _ in path.glob(part)):
+            return path
+    raise DataError(f"{root} holds no {folder}: {layout}")

@@ -17,7 +17,7 @@ from instseg.errors import DataError
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 """Of images in folders, in lower case."""
 
-# What Pillow's decoders have been seen to raise on damaged files, beside OSError.
+# Besides OSError, Pillow's decoders raise these on damaged files.
 _DECODER_ERRORS = (
     SyntaxError,
     ValueError,
@@ -32,7 +32,7 @@ _DECODER_ERRORS = (
 )
 
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-# what brings an image of each EXIF orientation upright
+# what turns an image of each EXIF orientation upright
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -64,21 +64,21 @@ def read_image(path: Path, orientation: int = 1) -> np.ndarray:
         if orientation in _TURNS:
             return _to_rgb(path, image.transpose(_TURNS[orientation]))
         if image.format == "JPEG" and image.mode == "RGB":
-            # the same pixels from the same decoder in 3/4 of the time; what it refuses Pillow reads, or says why not
+            # the same pixels from the same decoder in 3/4 of the time; files it refuses are left to Pillow
             with suppress(RuntimeError):
                 return decode_jpeg(torch.from_numpy(np.fromfile(path, np.uint8))).permute(1, 2, 0).numpy()
         return _to_rgb(path, image)
 
 
 def read_upright(path: Path, largest: int) -> np.ndarray:
-    """An image as RGB the way a viewer shows it: turned as EXIF says, and what is transparent on white.
+    """An image as RGB the way a viewer shows it: turned as EXIF says, transparent pixels on white.
 
-    Of several frames it is the first. All else is as :func:`read_image` has it.
+    Of several frames the first is read. All else is as in :func:`read_image`.
 
     Args:
         path: of the image.
         largest: how many pixels it may have; Pillow's own limit, which guards against files that unpack to more than
-            memory holds, is put there.
+            memory holds, is set to it.
 
     Returns:
         (H, W, 3) uint8, writable.
@@ -89,7 +89,7 @@ def read_upright(path: Path, largest: int) -> np.ndarray:
     with _pillow_limit(largest), _opened(path) as image:
         if image.width * image.height > largest:
             raise DataError(f"{path} is too large: {image.width} x {image.height} pixels, {largest} are the most")
-        # some formats hold their EXIF behind the pixels, and TIFF is turned already when it is read
+        # some formats store EXIF after the pixels, and Pillow turns TIFF while it reads it
         image.load()
         orientation = _orientation(image)
         upright = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
@@ -118,7 +118,7 @@ def image_header(path: Path) -> tuple[int, int, int]:
         DataError: as :func:`image_size`.
     """
     with _opened(path) as image:
-        # Pillow turns TIFF itself
+        # Pillow turns TIFF while it reads it
         orientation = 1 if image.format == "TIFF" else _orientation(image)
         return image.height, image.width, orientation if orientation in _TURNS else 1
 
@@ -153,7 +153,7 @@ def _to_rgb(path: Path, image: Image.Image) -> np.ndarray:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation; an image is as good without one that can't be read."""
+    """EXIF's orientation; 1, as stored, where there is none or it can't be read."""
     with suppress(OSError, *_DECODER_ERRORS):
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
@@ -161,7 +161,7 @@ def _orientation(image: Image.Image) -> int:
 
 @contextmanager
 def _pillow_limit(pixels: int) -> Iterator[None]:
-    """Let Pillow open images of so many pixels, and say nothing where it warns of what it can read."""
+    """Let Pillow open images of so many pixels, without its warnings."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = pixels
     try:
@@ -188,7 +188,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise DataError(f"image {path} does not exist") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path} is {_what_it_is(path)}") from None
+        raise DataError(f"{path} is {_unidentified(path)}") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is too large: {_reason(error)}") from None
     except OSError as error:
@@ -199,7 +199,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"{path} is truncated or damaged: {_reason(error)}") from None
 
 
-def _what_it_is(path: Path) -> str:
+def _unidentified(path: Path) -> str:
     if path.stat().st_size == 0:
         return "an empty file, not an image"
     return "no image in a known format, or its header is damaged"

@@ -1,4 +1,4 @@
-"""Which images are held out where a data set does not say."""
+"""Checks of the split that is asked for, and folds for data sets that are published without a split."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,16 +8,18 @@ from pathlib import Path
 from instseg.errors import DataError, UserError, unknown_name
 
 
-def check_split(split: str) -> None:
-    """Raise a UserError where there is no such split."""
+def check_split(split: str, images: int | None = None) -> None:
+    """Raise a UserError where there is no such split, or it can't have so many images (None: all)."""
     if split not in ("train", "val"):
         raise unknown_name("split", split, ("train", "val"))
+    if images is not None and images < 1:
+        raise UserError(f"dataset.max_{split}_images={images}: must be 1 or more, or null for all")
 
 
 @dataclass(frozen=True)
 class FoldSplit:
-    """One split of one fold. Images are dealt out to the folds in an order drawn from the seed and their names,
-    so neither the order in a file nor the number of images asked for changes who is held out.
+    """One split of one fold. Images are dealt out to the folds in an order drawn from the seed and their names, so
+    that neither the order in a file nor the number of images asked for changes which are held out.
 
     Args:
         split: ``"train"``, or ``"val"`` for the images held out.
@@ -58,5 +60,5 @@ class FoldSplit:
                 f"{source} has {len(names)} image(s), too few for {self.folds} folds; "
                 f"set dataset.options.folds, 2 or more"
             )
-        drawn = sorted(names, key=lambda n: (names[n], hashlib.sha256(f"{self.seed}/{n}".encode()).digest()))
-        return {n for i, n in enumerate(drawn) if (i % self.folds == self.fold) == (self.split == "val")}
+        order = sorted(names, key=lambda n: (names[n], hashlib.sha256(f"{self.seed}/{n}".encode()).digest()))
+        return {n for i, n in enumerate(order) if (i % self.folds == self.fold) == (self.split == "val")}

@@ -1,9 +1,6 @@
 """Arithmetic on boxes (xyxy, in pixels), for whole batches; the formulas are Faster R-CNN's as torchvision has them."""
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,23 +52,3 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     common.mul_(torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0))
     union = ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1)).sub_(common)
     return common.div_(union)
-
-
-def on_device(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
-    """Numbers of the CPU as a tensor on a device. A GPU gets them from pinned memory: else the CPU would wait until
-    all that is queued there is done."""
-    tensor = torch.tensor(numbers, dtype=dtype)
-    if device.type == "cuda" and torch.cuda.is_available():
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
-def rows_at_a_time(elements_a_row: int, budget: int = 2**26) -> int:
-    """How many rows of a batch may be worked on at once, if no temporary is to have more elements than ``budget``
-    (256 MiB of float32)."""
-    return max(1, budget // max(1, elements_a_row))
-
-
-def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Computation in the precision of its input; of the ``meta`` device, which has no autocast, too."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""Which boxes stand for which instance, and which of them are learnt from; for whole batches, in fixed shapes."""
+"""Matching of boxes with instances and sampling of those to learn from, for whole batches in fixed shapes."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from instseg.detector.boxes import iou, rows_at_a_time
+from instseg.detector.boxes import iou
+from instseg.device import rows_at_a_time
 
 Targets = list[dict[str, Any]]
 
@@ -23,7 +24,7 @@ class PaddedTargets(NamedTuple):
 
     @property
     def valid(self) -> Tensor:
-        """(B, G) bool: what is no padding."""
+        """(B, G) bool: False for padding."""
         return self.labels > 0
 
 
@@ -32,7 +33,7 @@ def pad(targets: Targets) -> PaddedTargets:
     boxes = pad_sequence([target["boxes"].reshape(-1, 4).float() for target in targets], batch_first=True)
     labels = pad_sequence([target["labels"] for target in targets], batch_first=True)
     if labels.shape[1] == 0:
-        return PaddedTargets(boxes.new_zeros(len(targets), 1, 4), labels.new_zeros(len(targets), 1))
+        boxes, labels = boxes.new_zeros(len(targets), 1, 4), labels.new_zeros(len(targets), 1)
     return PaddedTargets(boxes, labels)
 
 
@@ -52,19 +53,11 @@ def match(
     Returns:
         (B, N) int64, POSITIVE, NEGATIVE or IGNORED, and (B, N) int64, the instance with the largest IoU.
     """
-    count, instances = boxes.shape[-2], truth.labels.shape[1]
-    step = rows_at_a_time(count * instances)
-    parts = [
-        _match(
-            boxes if boxes.dim() == 2 else boxes[i : i + step],
-            PaddedTargets(truth.boxes[i : i + step], truth.labels[i : i + step]),
-            high,
-            low,
-            best_too,
-        )
-        for i in range(0, len(truth.labels), step)
-    ]
-    kinds, matched = zip(*parts, strict=True)
+    step = rows_at_a_time(boxes.shape[-2] * truth.labels.shape[1])
+    every = (boxes.expand(len(truth.labels), -1, -1), *truth)
+    parts = zip(*(values.split(step) for values in every), strict=True)
+    matches = [_match(part, PaddedTargets(*instances), high, low, best_too) for part, *instances in parts]
+    kinds, matched = zip(*matches, strict=True)
     return torch.cat(kinds), torch.cat(matched)
 
 

@@ -1,18 +1,19 @@
 """Greedy non-maximum suppression of many groups of boxes at once."""
 
+from itertools import repeat
+
 import numpy as np
 import torch
 import torchvision
 from torch import Tensor
 
-from instseg.detector.boxes import iou, rows_at_a_time
+from instseg.detector.boxes import iou
+from instseg.device import rows_at_a_time
 
 ROUNDS = 4
-"""Rounds between two looks at whether the fixed point is reached; a look makes the CPU wait for a GPU."""
-
-
+"""Rounds between two checks of whether the fixed point is reached; a check makes the CPU wait for a GPU."""
 LARGEST_GROUP = 8192
-"""Boxes whose overlaps with each other are 64 Mi numbers, what is worked on at a time."""
+"""Boxes whose overlaps with each other are as many numbers as are worked on at a time."""
 
 
 def keep(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None = None) -> Tensor:
@@ -51,22 +52,17 @@ def _group_by_group(boxes: Tensor, valid: Tensor, threshold: float, labels: Tens
 
 
 def fixed_point(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None = None) -> Tensor:
-    """:func:`keep` without a walk from box to box: "kept is what no kept box of a higher score overlaps" is put into
-    practice for all boxes at once, again and again until nothing changes.
+    """:func:`keep` without a loop over boxes: the rule "a box is kept if no kept box of a higher score overlaps it" is
+    applied to all boxes at once, again and again until nothing changes.
 
     After t rounds the first t boxes of every chain of suppressions are decided, so a fixed point is reached, and
     there is only one: the greedy answer. Rounds are few, as chains are short. Groups are worked on in parts where
-    their N × N overlaps would be too many; one group is never split.
+    their N × N overlaps would be too many; a group is never split.
     """
-    count = boxes.shape[1]
-    step = rows_at_a_time(count * count)
-    parts = [
-        _fixed_point(
-            boxes[i : i + step], valid[i : i + step], threshold, None if labels is None else labels[i : i + step]
-        )
-        for i in range(0, len(boxes), step)
-    ]
-    return torch.cat(parts) if parts else valid.clone()
+    step = rows_at_a_time(boxes.shape[1] ** 2)
+    labelled = repeat(None) if labels is None else labels.split(step)
+    parts = zip(boxes.split(step), valid.split(step), labelled, strict=False)
+    return torch.cat([_fixed_point(box, ok, threshold, label) for box, ok, label in parts])
 
 
 def _fixed_point(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from instseg.detector.boxes import no_autocast, on_device
+from instseg.device import no_autocast, on_device
 
 SAMPLES = 2
 """Samples a bin and axis, as in torchvision's Mask R-CNN."""
@@ -34,17 +34,21 @@ class Pyramid(dict[int, Tensor]):
         self.aligned = aligned
         self._rows: Tensor | None = None
 
+    def maps(self) -> list[Tensor]:
+        """The maps in rising order of the levels, the finest first."""
+        return [self[level] for level in sorted(self)]
+
     def rows(self) -> Tensor:
         """(sum of B·H·W over the levels, C) float32: the maps of the levels in rising order, channels last."""
         if self._rows is None:
-            flat = [self[k].permute(0, 2, 3, 1).reshape(-1, self[k].shape[1]) for k in sorted(self)]
+            flat = [level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]) for level in self.maps()]
             # bfloat16 weights would put the samples on a coarse grid
             self._rows = torch.cat(flat).float()
         return self._rows
 
     def sizes(self) -> list[tuple[int, int]]:
         """(H, W) of each level, in rising order."""
-        return [(int(self[k].shape[2]), int(self[k].shape[3])) for k in sorted(self)]
+        return [(int(level.shape[2]), int(level.shape[3])) for level in self.maps()]
 
 
 def roi_align(pyramid: Pyramid, boxes: Tensor, image: Tensor, level: Tensor, size: int) -> Tensor:
@@ -69,7 +73,7 @@ def roi_align(pyramid: Pyramid, boxes: Tensor, image: Tensor, level: Tensor, siz
             boxes = boxes - 0.5
         arguments = (rows, boxes, image, level - min(pyramid), grid)
         if rows.requires_grad and rows.device.type == "cpu" and grid.is_small(rows.shape[1]):
-            out = _DenseOnTheWayBack.apply(*arguments)
+            out = AlignDenseBackward.apply(*arguments)
         else:
             out = by_rows(*arguments)
     return out.to(first.dtype).permute(0, 3, 1, 2)
@@ -118,7 +122,7 @@ def by_rows(rows: Tensor, boxes: Tensor, image: Tensor, place: Tensor, grid: Gri
     return summed.view(len(boxes), grid.size, grid.size, rows.shape[1])
 
 
-class _DenseOnTheWayBack(Function):
+class AlignDenseBackward(Function):
     """:func:`by_rows`, with a backward pass of two matrix products for each map and image: along x, one a row of
     cells, and along y. Over small maps that is several times faster than adding single rows up."""
 
@@ -131,30 +135,26 @@ class _DenseOnTheWayBack(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.autocast("cpu", enabled=False):
-            return _dense_backward(ctx, gradient), None, None, None, None
-
-
-def _dense_backward(ctx: Any, gradient: Tensor) -> Tensor:
-    boxes, image, place = ctx.saved_tensors
-    grid, channels = ctx.grid, ctx.shape[1]
-    out = gradient.new_zeros(ctx.shape)
-    key = place * grid.batch + image
-    counts = torch.bincount(key, minlength=len(grid.sizes) * grid.batch).view(-1, grid.batch)
-    if not bool((key[1:] >= key[:-1]).all()):
-        order = key.argsort(stable=True)
-        boxes, gradient = boxes[order], gradient[order]
-    each = counts.sum(1).tolist()
-    levels = out.split([grid.batch * h * w for h, w in grid.sizes])
-    parts = zip(grid.sizes, levels, counts.tolist(), boxes.split(each), gradient.split(each), strict=True)
-    for (height, width), level, in_image, box, g in parts:
-        if len(box):
-            wy = _matrix(box[:, 1], box[:, 3], height, grid).split(in_image)
-            wx = _matrix(box[:, 0], box[:, 2], width, grid)
-            along_x = torch.matmul(wx.transpose(1, 2)[:, None], g).split(in_image)
-            for y, x, features in zip(wy, along_x, level.view(-1, height, width * channels), strict=True):
-                torch.mm(y.reshape(-1, height).T, x.reshape(-1, width * channels), out=features)
-    return out
+        boxes, image, place = ctx.saved_tensors
+        grid, channels = ctx.grid, ctx.shape[1]
+        out = gradient.new_zeros(ctx.shape)
+        key = place * grid.batch + image
+        counts = torch.bincount(key, minlength=len(grid.sizes) * grid.batch).view(-1, grid.batch)
+        if not bool((key[1:] >= key[:-1]).all()):
+            order = key.argsort(stable=True)
+            boxes, gradient = boxes[order], gradient[order]
+        each = counts.sum(1).tolist()
+        levels = out.split([grid.batch * h * w for h, w in grid.sizes])
+        parts = zip(grid.sizes, levels, counts.tolist(), boxes.split(each), gradient.split(each), strict=True)
+        with no_autocast(gradient.device):
+            for (height, width), level, in_image, box, g in parts:
+                if len(box):
+                    wy = _matrix(box[:, 1], box[:, 3], height, grid).split(in_image)
+                    wx = _matrix(box[:, 0], box[:, 2], width, grid)
+                    along_x = torch.matmul(wx.transpose(1, 2)[:, None], g).split(in_image)
+                    for y, x, features in zip(wy, along_x, level.view(-1, height, width * channels), strict=True):
+                        torch.mm(y.reshape(-1, height).T, x.reshape(-1, width * channels), out=features)
+        return out, None, None, None, None
 
 
 def _constants(grid: Grid, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:

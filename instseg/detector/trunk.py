@@ -2,18 +2,17 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 from urllib.error import URLError
 
 import torch
 import torchvision.models as tvm
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import WeightsEnum
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from instseg.errors import UserError, unknown_name
 
@@ -21,6 +20,8 @@ NORMS: dict[str, Callable[..., nn.Module]] = {"frozen": FrozenBatchNorm2d, "batc
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 BOTTLENECKS = ("resnet50", "resnet101")
 """Those whose blocks have 1×1 convolutions."""
+CLASSIFIERS = ("fc.", "classifier.")
+"""Prefixes of the classifiers' parameters."""
 MOBILENET_STAGES = (3, 6, 13, 18)
 """Last feature of MobileNetV2 at strides 4, 8, 16 and 32."""
 
@@ -63,48 +64,37 @@ def build(
         )
     if stride_in_1x1 and name not in BOTTLENECKS:
         raise UserError(f"trunk.stride_in_1x1=true: only {' and '.join(BOTTLENECKS)} have the 1×1 convolutions for it")
+    if name not in names():
+        raise unknown_name("trunk", name, names())
+    groups: list[tuple[str, ...]] = []
     if name == "small":
         if weights is not None:
             find_weights(name, weights)
         body: nn.Module = _SmallNet(NORMS[norm])
-        layers = dict(zip(("stage2", "stage3", "stage4", "stage5"), "0123", strict=True))
-        return BackboneWithFPN(body, layers, list(_SmallNet.widths), out_channels)
-    if name not in names():
-        raise unknown_name("trunk", name, names())
-
-    network = tvm.get_model(name, weights=None, norm_layer=NORMS[norm])
-    if weights is not None:
-        _load_weights(network, name, weights)
+        stages, channels = ["stage2", "stage3", "stage4", "stage5"], list(_SmallNet.widths)
+    else:
+        body = network = tvm.get_model(name, weights=None, norm_layer=NORMS[norm])
+        if weights is not None:
+            _load_weights(network, name, weights)
     if name == "mobilenet_v2":
         body = network.features
-        stages = [f"{i}." for i in MOBILENET_STAGES]
-        # the cuts lie where the stride grows, and the stem comes last of all
-        starts = [0, 2, 4, 7, 11, 14, 18]
-        order = [range(a, b) for a, b in zip(starts, [*starts[1:], 19], strict=True)][::-1]
-        groups = [tuple(f"{i}." for i in part) for part in order]
-        channels = [24, 32, 96, 1280]
-    else:
-        body = network
+        stages, channels = [str(i) for i in MOBILENET_STAGES], [24, 32, 96, 1280]
+        # trained from the last group on: the cuts are where the stride grows, the stem is the first
+        groups = [tuple(f"{i}." for i in range(*cut)) for cut in pairwise((0, 2, 4, 7, 11, 14, 18, 19))][::-1]
+    elif name in RESNETS:
         if stride_in_1x1:
             for block in (network.layer2[0], network.layer3[0], network.layer4[0]):
                 block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
-        stages = [f"layer{i}." for i in (1, 2, 3, 4)]
-        groups = [("layer4.",), ("layer3.",), ("layer2.",), ("layer1.",), ("conv1.", "bn1.")]
         width = network.layer4[-1].conv1.in_channels
-        channels = [width // 8, width // 4, width // 2, width]
-    _freeze(body, groups, trainable_layers)
-    layers = dict(zip([stage[:-1] for stage in stages], "0123", strict=True))
-    return BackboneWithFPN(body, layers, channels, out_channels, extra_blocks=LastLevelMaxPool())
-
-
-def _freeze(body: nn.Module, groups: list[tuple[str, ...]], trainable: int | None) -> None:
-    if trainable is None:
-        return
-    if not 0 <= trainable <= len(groups):
-        raise UserError(f"trunk.trainable_layers={trainable}: must be 0 to {len(groups)}, or null for all")
-    trained = tuple(prefix for group in groups[:trainable] for prefix in group)
-    for name, parameter in body.named_parameters():
-        parameter.requires_grad_(bool(trained) and name.startswith(trained))
+        stages, channels = [f"layer{i}" for i in (1, 2, 3, 4)], [width // 8, width // 4, width // 2, width]
+        groups = [("layer4.",), ("layer3.",), ("layer2.",), ("layer1.",), ("conv1.", "bn1.")]
+    if trainable_layers is not None:
+        if not 0 <= trainable_layers <= len(groups):
+            raise UserError(f"trunk.trainable_layers={trainable_layers}: must be 0 to {len(groups)}, or null for all")
+        trained = tuple(prefix for group in groups[:trainable_layers] for prefix in group)
+        for key, parameter in body.named_parameters():
+            parameter.requires_grad_(key.startswith(trained))
+    return BackboneWithFPN(body, dict(zip(stages, "0123", strict=True)), channels, out_channels)
 
 
 def find_weights(name: str, weights: str | Path) -> WeightsEnum | Path:
@@ -142,19 +132,13 @@ def _load_weights(network: nn.Module, name: str, weights: str | Path) -> None:
         except Exception as error:
             raise UserError(f"trunk.weights={entry}: not a file of weights ({type(error).__name__})") from error
     try:
-        # a trunk has no classifier: whatever number of classes the file has, it is not needed
-        network.load_state_dict({**_classifier(network), **_without_classifier(state)})
+        # the classifier, whose classes may be others, keeps its first weights: a trunk has none
+        weights_of_trunk = {key: value for key, value in state.items() if not key.startswith(CLASSIFIERS)}
+        classifier = {key: value for key, value in network.state_dict().items() if key.startswith(CLASSIFIERS)}
+        network.load_state_dict(classifier | weights_of_trunk)
     except (RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"trunk.weights={weights}: not the weights of {name}: {reason}") from error
-
-
-def _classifier(network: nn.Module) -> dict[str, Tensor]:
-    return {k: v for k, v in network.state_dict().items() if k.startswith(("fc.", "classifier."))}
-
-
-def _without_classifier(state: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in state.items() if not k.startswith(("fc.", "classifier."))}
 
 
 class _SmallNet(nn.Module):

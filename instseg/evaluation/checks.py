@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from instseg.data.annotations.coco_shapes import shape_fault, sound_codes
-from instseg.errors import DataError, short
+from instseg.data.annotations.json_file import short
+from instseg.errors import DataError
 from instseg.evaluation.kinds import METRIC_KINDS, Kind
 
 _MAX_PIXELS = 2**31 - 1

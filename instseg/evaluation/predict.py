@@ -1,125 +1,145 @@
 """Models' detections on a data set, as COCO results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from instseg import progress
 from instseg.data.batches.loader import read_images, to_unit
 from instseg.data.dataset import InstanceDataset
 from instseg.detector.mask_rcnn import Detections, MaskRCNN, in_rle
+from instseg.device import autocast
 from instseg.evaluation.coco import Results, to_results
-from instseg.training.loop import autocast
 
 _LARGE = 2**25
 """Pixels of an image from which on it is not brought to floats before it is resized."""
 
 
-def predict(
-    model: MaskRCNN,
-    dataset: InstanceDataset,
-    *,
-    device: torch.device,
-    batch_size: int = 4,
-    workers: int = 0,
-    precision: str = "float32",
-    title: str = "evaluate",
-) -> Results:
+@dataclass(frozen=True)
+class Inference:
+    """How models are run over a data set.
+
+    Attributes:
+        device: where the models are.
+        batch_size: images at a time.
+        workers: processes that read images; 0: this one does.
+        precision: as the models were trained with; see :class:`instseg.training.schedule.Schedule`.
+    """
+
+    device: torch.device
+    batch_size: int = 4
+    workers: int = 0
+    precision: str = "float32"
+
+
+def predict(model: MaskRCNN, dataset: InstanceDataset, inference: Inference, title: str = "evaluate") -> Results:
     """Detections on every image. Leaves the model in evaluation mode.
 
     Raises:
         DataError: an image cannot be read.
     """
-    (results,) = predict_each(
-        [model], dataset, device=device, batch_size=batch_size, workers=workers, precision=precision, title=title
-    )
-    return results
+    return predict_each([model], dataset, inference, title=title)[0]
 
 
 @torch.inference_mode()
 def predict_each(
     models: Sequence[MaskRCNN],
     dataset: InstanceDataset,
+    inference: Inference,
     *,
-    device: torch.device,
-    batch_size: int = 4,
-    workers: int = 0,
-    precision: str = "float32",
+    boxes: Mapping[int, Mapping[str, Tensor]] | None = None,
     title: str = "evaluate",
 ) -> list[Results]:
-    """:func:`predict` for models that share all but the mask head: the boxes are found once."""
+    """Detections on every image, of models that share all but the mask head: trunk and boxes are computed once.
+
+    Leaves the models in evaluation mode.
+
+    Args:
+        boxes: the objects whose masks are wanted: the id of each image -> ``boxes`` (n, 4) xyxy in pixels, ``labels``
+            (n,) from 1 and ``scores`` (n,). None: those that the models' own box branch detects.
+        title: text of the progress bar.
+
+    Returns:
+        For each model the results in the order of the images, and in each that of ``boxes``.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
     for model in models:
         model.eval()
     category_ids = [category["id"] for category in dataset.categories]
     results: list[Results] = [[] for _ in models]
     with progress.bar(total=len(dataset), desc=title, unit="img", nested=True) as bar:
-        for indices, images in read_images(dataset, batch_size=batch_size, workers=workers):
+        for indices, images in read_images(dataset, batch_size=inference.batch_size, workers=inference.workers):
             image_ids = [dataset.image_ids[i] for i in indices]
-            batch = [to_unit(image, device) for image in images]
-            with autocast(device, precision):
-                found = models[0].detect_boxes(batch)
-                for model, one in zip(models, results, strict=True):
-                    masks = model.mask_head.predict(found.rois, found.labels)
-                    one += to_results(in_rle(found.with_masks(masks), batch), image_ids, category_ids)
+            batch = [to_unit(image, inference.device) for image in images]
+            with autocast(inference.device, inference.precision):
+                if boxes is None:
+                    detections = models[0].detect_boxes(batch)
+                else:
+                    given = [{k: v.to(inference.device) for k, v in boxes[image_id].items()} for image_id in image_ids]
+                    rois = models[0].rois_for_boxes(batch, [objects["boxes"] for objects in given])
+                    detections = Detections(rois, given)
+                for model, rows in zip(models, results, strict=True):
+                    masks = model.mask_head.predict(detections.rois, detections.labels)
+                    rows += to_results(in_rle(detections.with_masks(masks), batch), image_ids, category_ids)
             bar.update(len(indices))
     return results
 
 
-@torch.inference_mode()
 def predict_in_boxes(
     model: MaskRCNN,
     dataset: InstanceDataset,
-    detections: Sequence[dict[str, Any]],
-    *,
-    device: torch.device,
-    batch_size: int = 4,
-    workers: int = 0,
-    precision: str = "float32",
+    results: Sequence[dict[str, Any]],
+    inference: Inference,
     title: str = "shared boxes",
 ) -> Results:
-    """A model's masks of objects that another one has found: its boxes, classes and scores, this one's masks.
+    """A model's masks of the objects that another one has detected: boxes, classes and scores are the other's.
 
     Leaves the model in evaluation mode.
 
     Args:
-        model: whose masks are asked for.
+        model: gives the masks.
         dataset: the images.
-        detections: COCO results on them; what they say of masks is not read.
-        device, batch_size, workers, precision, title: as for :func:`predict`.
+        results: COCO results of the other model; their masks are not read.
+        inference, title: as for :func:`predict`.
 
     Raises:
         DataError: an image cannot be read.
     """
-    model.eval()
-    category_ids = [category["id"] for category in dataset.categories]
-    label_of = {category_id: label for label, category_id in enumerate(category_ids, 1)}
-    by_image: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in dataset.image_ids}
-    for one in detections:
-        by_image[one["image_id"]].append(one)
-    results: Results = []
-    with progress.bar(total=len(dataset), desc=title, unit="img", nested=True) as bar:
-        for indices, images in read_images(dataset, batch_size=batch_size, workers=workers):
-            image_ids = [dataset.image_ids[i] for i in indices]
-            each = []
-            for theirs in (by_image[image_id] for image_id in image_ids):
-                xywh = torch.tensor([one["bbox"] for one in theirs], dtype=torch.float64).reshape(-1, 4)
-                labels = torch.tensor([label_of[one["category_id"]] for one in theirs], dtype=torch.int64)
-                found = {
-                    "boxes": torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1).float(),
-                    "labels": labels,
-                    "scores": torch.tensor([one["score"] for one in theirs], dtype=torch.float64),
-                }
-                each.append({key: value.to(device) for key, value in found.items()})
-            batch = [to_unit(image, device) for image in images]
-            with autocast(device, precision):
-                found_all = Detections(model.rois_for_boxes(batch, [one["boxes"] for one in each]), each)
-                masks = model.mask_head.predict(found_all.rois, found_all.labels)
-                results += to_results(in_rle(found_all.with_masks(masks), batch), image_ids, category_ids)
-            bar.update(len(indices))
-    return results
+    # float32 corners that were stored as xywh come back exactly only in float64
+    boxes = boxes_by_image(dataset, results, torch.float64)
+    return predict_each([model], dataset, inference, boxes=boxes, title=title)[0]
+
+
+def boxes_by_image(
+    dataset: InstanceDataset, objects: Sequence[Mapping[str, Any]], dtype: torch.dtype
+) -> dict[int, dict[str, Tensor]]:
+    """COCO annotations or results as :func:`predict_each` takes them.
+
+    Args:
+        dataset: names the images and categories.
+        objects: each with ``image_id``, ``category_id`` and ``bbox`` (xywh); ``score`` is 1 where there is none.
+        dtype: that corners are computed in.
+    """
+    label_of = {category["id"]: label for label, category in enumerate(dataset.categories, 1)}
+    by_image: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in dataset.image_ids}
+    for item in objects:
+        by_image[item["image_id"]].append(item)
+    boxes = {}
+    for image_id, items in by_image.items():
+        xywh = torch.tensor([item["bbox"] for item in items], dtype=dtype).reshape(-1, 4)
+        boxes[image_id] = {
+            "boxes": torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1).float(),
+            "labels": torch.tensor([label_of[item["category_id"]] for item in items], dtype=torch.int64),
+            "scores": torch.tensor([item.get("score", 1.0) for item in items], dtype=torch.float64),
+        }
+    return boxes
 
 
 @torch.inference_mode()
@@ -128,12 +148,12 @@ def predict_image(
 ) -> dict[str, Any]:
     """Detections on one image that may be of any size. Leaves the model in evaluation mode.
 
-    Up to 33 million pixels it is what :func:`predict` finds. A larger image, whose floats would fill gigabytes, is
-    brought to the network's size beforehand (bilinear, antialiased).
+    Up to 33 million pixels the result is that of :func:`predict`. A larger image, whose floats would fill gigabytes,
+    is resized to the network's size beforehand (bilinear, antialiased).
 
     Args:
         model: a trained detector.
-        image: (H, W, 3) uint8.
+        pixels: (H, W, 3) uint8.
         device: where the model is.
         precision: as the model was trained with.
 
@@ -142,17 +162,16 @@ def predict_image(
         :meth:`~instseg.detector.mask_rcnn.MaskRCNN.detect_rle` gives them, in the image's own pixels.
     """
     model.eval()
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
-    seen = image
+    image = resized = torch.from_numpy(pixels).permute(2, 0, 1)
     height, width = model.input_size(*pixels.shape[:2])
-    # of a strip so thin that rounding down would leave nothing of it, a row of pixels is kept
+    # an image so thin that torchvision would round a side to 0 is resized here, too, to a side of 1
     if pixels.shape[0] * pixels.shape[1] > _LARGE or min(height, width) == 1:
-        resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-        seen = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+        smaller = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+        resized = torch.from_numpy(np.array(smaller)).permute(2, 0, 1)
     with autocast(device, precision):
-        (found,) = model.detect([to_unit(seen, device)])
-        if seen is not image:
-            scale = [image.shape[2] / seen.shape[2], image.shape[1] / seen.shape[1]] * 2
-            found["boxes"] = found["boxes"] * torch.tensor(scale, device=device)
-        (result,) = in_rle([found], [image])
+        (detected,) = model.detect([to_unit(resized, device)])
+        if resized is not image:
+            scale = [image.shape[2] / resized.shape[2], image.shape[1] / resized.shape[1]] * 2
+            detected["boxes"] = detected["boxes"] * torch.tensor(scale, device=device)
+        (result,) = in_rle([detected], [image])
     return result

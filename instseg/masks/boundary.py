@@ -59,7 +59,7 @@ def iou(a: Boundary, b: Boundary) -> float:
     # a slice that ends before it begins holds nothing, one that ends below 0 would
     right = max(left, min(a.x + a.pixels.shape[0], b.x + b.pixels.shape[0]))
     lower = max(upper, min(a.y + a.pixels.shape[1], b.y + b.pixels.shape[1]))
-    parts = [mask.pixels[left - mask.x : right - mask.x, upper - mask.y : lower - mask.y] for mask in (a, b)]
+    parts = [side.pixels[left - side.x : right - side.x, upper - side.y : lower - side.y] for side in (a, b)]
     common = int(np.count_nonzero(parts[0] & parts[1]))
     return common / max(1, a.size + b.size - common)
 

@@ -50,20 +50,6 @@ def paste(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor
     return out
 
 
-def to_rle(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> list[RLE]:
-    """RLE of one image's masks where the probability is above ``threshold``; see :func:`to_rles`.
-
-    Args:
-        probabilities: (R, M, M) in [0, 1].
-        boxes: (R, 4) xyxy in pixels of the image.
-        size: (H, W) of the image.
-
-    Returns:
-        R RLEs of the whole image, ``counts`` a ``str``.
-    """
-    return to_rles([probabilities], [boxes], [size], threshold)[0]
-
-
 def to_rles(
     probabilities: Sequence[Tensor], boxes: Sequence[Tensor], sizes: Sequence[tuple[int, int]], threshold: float = 0.5
 ) -> list[list[RLE]]:
@@ -72,8 +58,8 @@ def to_rles(
     The masks are those of torchvision's ``paste_masks_in_image``, to the pixel, but no pixel is made. Bilinear
     interpolation is linear in y between two rows of the grid, so a column of the image crosses the threshold at
     most once between them, and where it does is known in closed form. All masks are worked on together, on the
-    device they lie on; only the edges of runs leave it. A mask whose pixels come so near the threshold that rounding
-    would tell, about one in a hundred, is resized as torchvision does.
+    device they lie on; only the edges of runs leave it. A mask with pixels so near the threshold that rounding
+    decides, about one in a hundred, is resized as torchvision does.
 
     Args:
         probabilities: one (R_i, M, M) tensor an image, in [0, 1].
@@ -90,20 +76,21 @@ def to_rles(
     every = np.repeat(np.array(sizes, dtype=np.int64), lengths, axis=0)
     grown = _grown(corners, grids.shape[-1]).cpu().numpy()
     columns = _columns(grown, every)
-    found: list[RLE] = []
+    codes: list[RLE] = []
     for part in _parts(columns * (grids.shape[-1] + 2), _CELLS if grids.is_cuda else _CELLS_IN_CACHE):
         edges, doubtful = _edges(grids[part], grown[part], columns[part], every[part], threshold)
         if len(doubtful):
             begins = rle.starts(every[part])
             pieces = np.split(edges, np.searchsorted(edges, begins[1:-1]))
             for i in doubtful.tolist():
-                one, size = slice(part.start + i, part.start + i + 1), tuple(every[part.start + i].tolist())
-                ((mask, x, y),) = in_boxes(grids[one], corners[one], size)
+                index = part.start + i
+                row, size = slice(index, index + 1), tuple(every[index].tolist())
+                ((mask, x, y),) = in_boxes(grids[row], corners[row], size)
                 pieces[i] = begins[i] + _crop_edges((mask > threshold).cpu().numpy(), x, y, size[0])
             edges = np.concatenate(pieces)
-        found += rle.from_edges(edges, every[part])
+        codes += rle.from_edges(edges, every[part])
     stops = np.cumsum(lengths).tolist()
-    return [found[stop - length : stop] for stop, length in zip(stops, lengths, strict=True)]
+    return [codes[stop - length : stop] for stop, length in zip(stops, lengths, strict=True)]
 
 
 def encode(masks: np.ndarray) -> list[RLE]:
@@ -186,7 +173,7 @@ def _edges(
     y = (crossing.ceil().long() + top.take(owner)).clamp(min=0).minimum(image)
     edges = begin.take(owner) + column.take(at) * image + y
 
-    # where rounding would tell: grid rows at the threshold, and crossings at a pixel; so written that NaN counts
+    # where rounding decides: grid rows at the threshold, and crossings at a pixel; written so that NaN counts
     slope = (high - low).abs()
     margin = (crossing - crossing.round()).abs() * scale * slope
     doubts = torch.zeros(len(grids), dtype=torch.int64, device=device)

@@ -1,15 +1,15 @@
-"""Errors of means over seeds or folds (outside) and images (inside), and Holm's correction for several of them.
+"""Errors of means over seeds or folds (outside) and images (inside).
 
 A difference of two heads has an error of its own for the draw of test images, which all seeds share, and one for
 the draw of seeds or folds. The bootstrap over images gives the first; the second is what the units (seeds, or folds)
 differ by more than the images alone explain. With few units the second is itself uncertain, so the interval is
 Student's, with Satterthwaite's degrees of freedom (Biometrics Bulletin, 1946): this is the analysis of variance of
 crossed random effects, with the bootstrap in the place of the mean squares of images. A bootstrap over units would
-see only (n - 1) / n of their variance and take it for certain. ``results/README.md`` has the false-alarm rates.
+show only (n - 1) / n of their variance and take it for certain. ``results/README.md`` has the false-alarm rates.
 
-Where several variants are compared with one baseline over the same units, what the units do is told by all of them
-together (:func:`between_units`), as Dunnett pools the error of treatments (Journal of the American Statistical
-Association, 1955): twelve heads on two seeds have 12 degrees of freedom for it, one head has 1.
+Where several variants are compared with one baseline over the same units, the variance between units is estimated from
+all of them together (:func:`between_units`), as Dunnett pools the error of treatments (Journal of the American
+Statistical Association, 1955): twelve heads on two seeds have 12 degrees of freedom for it, one head has 1.
 """
 
 import math
@@ -24,7 +24,7 @@ from scipy import stats
 Floats = NDArray[np.float64]
 _ROUNDING = 1e-18
 _SAME = 1e-9
-"""Percent AP that rounding may make of nothing."""
+"""In percent AP; what is smaller is rounding."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Estimate:
 
     Attributes:
         value: in percent AP.
-        error: standard error; nan where it can't be told.
+        error: standard error; nan where it can't be estimated.
         df: degrees of freedom of Student's t that ``(value - truth) / error`` follows.
     """
 
@@ -71,12 +71,16 @@ class Estimate:
         return float(2 * stats.t.sf(abs(self.value) / self.error, self.df))
 
 
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+"""Where there is nothing to estimate."""
+
+
 class Spread(NamedTuple):
     """How far units lie apart in the difference of two variants.
 
     Attributes:
-        seen: variance of the units' differences.
-        expected: what it would be if only images told them apart.
+        observed: variance of the units' differences.
+        expected: what it would be if images alone made the units differ.
         df: degrees of freedom of ``observed``.
     """
 
@@ -86,8 +90,8 @@ class Spread(NamedTuple):
 
 
 def between_units(values: Floats, replicates: Floats, units: Sequence[int], images: int, sets: int = 1) -> Spread:
-    """The spread between units in the difference of any two of several variants, taken to be alike for all of them:
-    twice the mean square of the interaction of variants and units.
+    """The spread between units in the difference of any two of several variants, assumed equal for all of them: twice
+    the mean square of the interaction of variants and units.
 
     Args:
         values: (R, H) a number of each run of each variant, two variants or more over two units or more.
@@ -111,7 +115,7 @@ def between_units(values: Floats, replicates: Floats, units: Sequence[int], imag
 
 
 def _share(units: Sequence[int]) -> Floats:
-    """(R, U): what each run counts in its unit's mean."""
+    """(R, U): the weight of each run in its unit's mean."""
     names, member, counts = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
     return np.asarray(np.eye(len(names))[member] / counts[member, None])
 
@@ -133,7 +137,7 @@ def estimate(
             With a single unit the error covers the images only.
         images: number of images, all sets together.
         sets: number of sets that images are drawn within.
-        spread: of the units, where more than these values tell of it.
+        spread: between units, where it was estimated from more than these values.
     """
     counts = np.unique(np.asarray(units), return_counts=True)[1]
     replicates = replicates[~np.isnan(replicates).any(axis=1)]
@@ -141,7 +145,7 @@ def estimate(
     df = min(images - sets, len(replicates) - 1)
     if df < 1:
         return Estimate(mean, math.nan, math.nan)
-    # n draws out of n show (n - 1) / n of the variance
+    # the variance of n draws from n values is (n - 1) / n of the values' own
     scale = images / (images - sets)
     of_images = scale * float(replicates.mean(axis=1).var(ddof=1))
     number = len(counts)
@@ -151,7 +155,7 @@ def estimate(
     if spread is None:
         share = _share(units)
         per_unit = replicates @ share
-        # what the units would differ by if only images told them apart
+        # what the units would differ by if images alone made them differ
         around = per_unit - per_unit.mean(axis=1, keepdims=True)
         expected = scale * float(around.var(axis=0, ddof=1).mean()) * number / (number - 1)
         spread = Spread(float((values @ share).var(ddof=1)), expected, number - 1)
@@ -164,19 +168,3 @@ def estimate(
         return Estimate(mean, 0.0, df)
     least = min(spread.df, df)
     return Estimate(mean, math.sqrt(variance), float(np.clip(satterthwaite, least, df)))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """By how much to multiply each of m p-values so that the chance of any false alarm among them stays below alpha
-    (Holm, Scandinavian Journal of Statistics, 1979).
-
-    ``min(1, p * factor)`` is Holm's corrected p-value, and ``estimate.interval(alpha / factor)`` the interval that
-    excludes 0 exactly where it is below alpha. The factors lie between 1 and m; nan stays nan and doesn't count.
-    """
-    factors = [math.nan] * len(p)
-    known = sorted((value, index) for index, value in enumerate(p) if not math.isnan(value))
-    highest = 0.0
-    for rank, (value, index) in enumerate(known):
-        highest = max(highest, (len(known) - rank) * value)
-        factors[index] = highest / value if value > 0 else float(len(known) - rank)
-    return factors

@@ -12,41 +12,45 @@ What the intervals cover, and what they don't:
 - Where seeds differ far more than images alone would have them, two or three seeds give too many false alarms.
 - Folds share training images, and what those do to a variant is not covered. Seeds are taken as drawn anew in every
   fold, as the runs' random streams are.
-- Each interval is on its own; for several against one baseline see :func:`instseg.statistics.estimate.holm`.
+- Each interval is on its own; for several against one baseline see :mod:`instseg.statistics.verdict`.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from instseg.errors import UserError
-from instseg.evaluation.matches import RECALL_THRESHOLDS, CategoryMatches, Floats, Matches, match
-from instseg.statistics.estimate import Estimate, Spread, between_units, estimate
-
-__all__ = [
-    "Matches",
-    "PairedDifference",
-    "RunKey",
-    "average_precision",
-    "image_weights",
-    "match",
-    "over_runs",
-    "own_interval",
-    "paired_difference",
-    "pooled_spread",
-    "spread_over_runs",
-]
+from instseg.evaluation.matches import RECALL_THRESHOLDS, CategoryMatches, Floats, Matches
+from instseg.statistics.estimate import UNKNOWN, Estimate, Spread, between_units, estimate
+from instseg.statistics.verdict import Difference
 
 RunKey = tuple[int, int]  # (fold, seed)
 
 _ROWS = 250  # resamples held at once
+
+
+class RunScores(NamedTuple):
+    """A number of a run, such as its AP, and what it is on resampled images.
+
+    Attributes:
+        values: (1 + resamples,) in percent: on the images as they are, then on each resample.
+        images: number of images.
+        data: what the run was scored on, such as the name of the ground truth: runs are compared only on the same.
+    """
+
+    values: Floats
+    images: int
+    data: str = ""
+
+
+Runs = Mapping[RunKey, RunScores]
+"""A variant's runs; those of a fold are scored on the same images and the same resamples of them."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,9 @@ def average_precision(matches: Matches, weights: NDArray[Any] | None = None) -> 
         weights = np.ones((1, len(matches.image_ids)), dtype=np.int32)
     # whole numbers of 32 bits are exact and half as much to move
     columns = [np.ascontiguousarray(weights[i : i + _ROWS].T, dtype=np.int32) for i in range(0, len(weights), _ROWS)]
-
-    def one(category: CategoryMatches) -> Floats:
-        return _category_precision(category, columns)
-
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        table = np.asarray(list(pool.map(one, matches.categories))).reshape(-1, len(weights))
+        rows = pool.map(lambda category: _category_precision(category, columns), matches.categories)
+        table = np.asarray(list(rows)).reshape(-1, len(weights))
     counted = ~np.isnan(table)
     with np.errstate(invalid="ignore"):
         return 100 * np.where(counted, table, 0.0).sum(axis=0) / counted.sum(axis=0)
@@ -91,9 +92,9 @@ def _category_precision(category: CategoryMatches, columns: list[NDArray[np.int3
     Args:
         columns: image weights, (I, B') each, that make B together.
     """
-    # Precision only rises at a true positive, so its envelope needs no other rank.
+    # precision rises at true positives alone, so its envelope needs no other ranks
     ranks = np.unique(np.concatenate(category.hits))
-    # detections up to each of those ranks, counted from the one before it
+    # the detections between one such rank and the next, counted by image
     stretch = np.searchsorted(ranks, np.arange(len(category.image)))
     inside = stretch < len(ranks)
     shape = len(ranks), len(category.positives)
@@ -125,61 +126,106 @@ def _precision(true: NDArray[np.int32], counted: NDArray[np.int32], positives: F
     precision = true / (counted + np.spacing(1))
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     recall = true / np.maximum(positives, np.spacing(1))
-    # Thresholds reached at this hit: all below the nearest, which rounding decides. COCO reads the envelope once for
-    # each that is reached first here.
+    # how many thresholds are reached at each hit: all below the nearest one, and that one as rounding decides; COCO
+    # reads the envelope once for each threshold that is reached here and not before
     nearest = np.rint(recall * (len(RECALL_THRESHOLDS) - 1)).astype(np.intp)
     reached = nearest + (recall >= RECALL_THRESHOLDS[nearest])
     return np.asarray((np.diff(reached, axis=0, prepend=0) * envelope).sum(axis=0))
 
 
-@lru_cache(maxsize=512)
-def _replicates(matches: Matches, fold: int, resamples: int, seed: int) -> Floats:
-    """(1 + resamples,) AP of one run: first as it is, then on resampled images.
-
-    The draw depends on fold and seed only, which pairs the runs. Cached: the baseline meets every variant.
-    """
-    return average_precision(matches, image_weights(len(matches.image_ids), fold, resamples, seed))
-
-
 def image_weights(count: int, fold: int, resamples: int, seed: int = 0) -> NDArray[np.int64]:
     """(1 + resamples, count) how often each image counts: once, and then as drawn with replacement, the same for
-    every run of a fold."""
+    every run of a fold, which pairs the runs."""
     random = np.random.default_rng([seed, 1, fold])
     drawn = random.multinomial(count, np.full(count, 1 / count), size=resamples)
     return np.concatenate([np.ones((1, count), dtype=drawn.dtype), drawn])
 
 
-def _table(runs: Mapping[RunKey, Matches], keys: list[RunKey], resamples: int, seed: int) -> Floats:
-    """(1 + resamples, len(keys)) AP of the runs: first as they are, then on resampled images."""
-    return np.stack([_replicates(runs[key], key[0], resamples, seed) for key in keys], axis=1)
+def score_run(matches: Matches, fold: int, resamples: int, seed: int = 0, data: str = "") -> RunScores:
+    """AP of one run on its images and on resamples of them; ``seed`` is the bootstrap's own."""
+    images = len(matches.image_ids)
+    return RunScores(average_precision(matches, image_weights(images, fold, resamples, seed)), images, data)
 
 
-def over_runs(table: Floats, keys: list[RunKey], images: Mapping[int, int], spread: Spread | None = None) -> Estimate:
-    """Mean over runs with its error over images and seeds or folds.
+def mean_over_runs(runs: Runs, spread: Spread | None = None) -> Estimate:
+    """Mean of a number over runs, with its error over images and seeds or folds.
+
+    Where there is more than one fold, folds are the outer units, with their seeds inside; else seeds are.
 
     Args:
-        table: (1 + resamples, len(keys)) a number of each run: as it is, then on resampled images.
-        keys: (fold, seed) of the runs.
-        images: number of images of each fold.
-        spread: between seeds or folds, as :func:`spread_over_runs` gives it; None: from this table alone.
+        runs: at least one.
+        spread: between seeds or folds, as :func:`_spread_over_runs` gives it; None: estimated from these runs alone.
     """
+    keys = sorted(runs)
+    table, images = _table(runs, keys), _images(runs, keys)
     return estimate(table[0], table[1:], _units(keys), sum(images.values()), len(images), spread)
 
 
-def spread_over_runs(tables: list[Floats], keys: list[RunKey], images: Mapping[int, int]) -> Spread | None:
+def differences(variants: Mapping[str, Runs], rivals: Mapping[str, str | None]) -> dict[str, Difference]:
+    """Each variant's mean difference to its rival, over the pairs of runs with the same fold, seed and data.
+
+    The spread between seeds or folds is estimated from all variants together that have the same rival and all of these
+    runs. For what the error does not cover, see the head of this module.
+
+    Args:
+        variants: the runs of each.
+        rivals: what each variant is compared with, the rival before those that are compared with it; None or the
+            variant itself: nothing.
+    """
+    spreads: dict[tuple[str, tuple[RunKey, ...]], Spread | None] = {}
+    result = {}
+    for label, rival in rivals.items():
+        runs = variants.get(label, {})
+        rival_runs = variants.get(rival, {}) if rival is not None and rival != label else {}
+        keys = _shared(runs, rival_runs)
+        difference = UNKNOWN
+        if rival is not None and keys:
+            known = rival, tuple(keys)
+            if known not in spreads:
+                candidates = [name for name, other in rivals.items() if other == rival and name != rival]
+                alike = [variants[name] for name in candidates if name in variants]
+                alike = [other for other in alike if set(keys) <= set(_shared(other, rival_runs))]
+                spreads[known] = _spread_over_runs([rival_runs, *alike], keys)
+            difference = mean_over_runs(_minus(runs, rival_runs, keys), spreads[known])
+        result[label] = Difference(rival, difference, len(keys), _comparable(keys, list(rival_runs)))
+    return result
+
+
+def _comparable(shared: Sequence[RunKey], rival_runs: Sequence[RunKey]) -> bool:
+    """Whether an interval over the shared runs is of more than one seed, and of more than one fold, where one over all
+    runs of the rival would be: else it leaves out a variation that the other variants' intervals have, and a verdict
+    from it would not mean the same."""
+    folds, rival_folds = ({fold for fold, _ in keys} for keys in (shared, rival_runs))
+    return (len(shared) > 1 or len(rival_runs) < 2) and (len(folds) > 1 or len(rival_folds) < 2)
+
+
+def _shared(runs: Runs, rival_runs: Runs) -> list[RunKey]:
+    return sorted(key for key, run in runs.items() if key in rival_runs and rival_runs[key].data == run.data)
+
+
+def _minus(runs: Runs, others: Runs, keys: Iterable[RunKey]) -> dict[RunKey, RunScores]:
+    return {key: RunScores(runs[key].values - others[key].values, runs[key].images) for key in keys}
+
+
+def _spread_over_runs(variants: Sequence[Runs], keys: list[RunKey]) -> Spread | None:
     """How far seeds or folds lie apart in the difference of two variants, from several variants together.
 
     Args:
-        tables: one a variant, as :func:`over_runs` takes it.
-        keys, images: as there, of all of them.
+        variants: their runs, which have all of ``keys``.
+        keys: the runs to look at.
 
     Returns:
         None where there is a single variant, or a single seed or fold.
     """
-    if len(tables) < 2 or len(set(_units(keys))) < 2:
+    if len(variants) < 2 or len(set(_units(keys))) < 2:
         return None
-    together = np.stack(tables, axis=-1)
+    together, images = np.stack([_table(runs, keys) for runs in variants], axis=-1), _images(variants[0], keys)
     return between_units(together[0], together[1:], _units(keys), sum(images.values()), len(images))
+
+
+def _table(runs: Runs, keys: list[RunKey]) -> Floats:
+    """(1 + resamples, len(keys)) the runs' numbers."""
+    return np.stack([runs[key].values for key in keys], axis=1)
 
 
 def _units(keys: list[RunKey]) -> list[int]:
@@ -187,16 +233,18 @@ def _units(keys: list[RunKey]) -> list[int]:
     return [fold if folds else run_seed for fold, run_seed in keys]
 
 
-def _images(runs: Mapping[RunKey, Matches], keys: list[RunKey]) -> dict[int, int]:
-    return {fold: len(runs[fold, run_seed].image_ids) for fold, run_seed in keys}
+def _images(runs: Runs, keys: list[RunKey]) -> dict[int, int]:
+    return {fold: runs[fold, run_seed].images for fold, run_seed in keys}
+
+
+def _scored(runs: Mapping[RunKey, Matches], resamples: int, seed: int) -> dict[RunKey, RunScores]:
+    return {key: score_run(matches, key[0], resamples, seed) for key, matches in runs.items()}
 
 
 def pooled_spread(variants: Sequence[Mapping[RunKey, Matches]], resamples: int = 1000, seed: int = 0) -> Spread | None:
-    """:func:`spread_over_runs` of the AP of several variants that have the same runs by (fold, seed)."""
-    keys = sorted(variants[0])
-    return spread_over_runs(
-        [_table(runs, keys, resamples, seed) for runs in variants], keys, _images(variants[0], keys)
-    )
+    """The spread between seeds or folds in a difference of AP, from several variants that have the same runs by (fold,
+    seed); None where there is a single variant, or a single seed or fold."""
+    return _spread_over_runs([_scored(runs, resamples, seed) for runs in variants], sorted(variants[0]))
 
 
 def own_interval(runs: Mapping[RunKey, Matches], resamples: int = 1000, seed: int = 0) -> Estimate:
@@ -206,8 +254,7 @@ def own_interval(runs: Mapping[RunKey, Matches], resamples: int = 1000, seed: in
         runs: the variant's matches by (fold, seed), at least one; runs of a fold have the same images.
         resamples, seed: as in :func:`paired_difference`.
     """
-    keys = sorted(runs)
-    return over_runs(_table(runs, keys, resamples, seed), keys, _images(runs, keys))
+    return mean_over_runs(_scored(runs, resamples, seed))
 
 
 def paired_difference(
@@ -219,14 +266,14 @@ def paired_difference(
 ) -> PairedDifference:
     """How much better variant a is than variant b, over the (fold, seed) pairs that both have.
 
-    The value is the plain mean over the pairs. Both variants, and all seeds of a fold, see the same resamples of its
+    The value is the plain mean over the pairs. Both variants, and all seeds of a fold, have the same resamples of its
     images. Where there is more than one fold, folds are the outer units, with their seeds inside; else seeds are.
     Resamples without any ground truth are left out. For what the interval does not cover, see the head of this module.
 
     Args:
         runs_a, runs_b: matches of the two variants by (fold, seed).
         resamples, seed: number of bootstrap replicates, and the bootstrap's own seed.
-        spread: between seeds or folds in a difference, where more variants than these tell of it: of
+        spread: between seeds or folds in a difference, where it was estimated from more variants than these, by
             :func:`pooled_spread`.
 
     Raises:
@@ -239,7 +286,5 @@ def paired_difference(
         ids_a, ids_b = runs_a[fold, run_seed].image_ids, runs_b[fold, run_seed].image_ids
         if not np.array_equal(ids_a, ids_b):
             raise UserError(f"fold {fold} seed {run_seed}: the two runs were scored on different images")
-    a, b = (_table(runs, keys, resamples, seed) for runs in (runs_a, runs_b))
-    images = _images(runs_a, keys)
-    of_a, of_b = (over_runs(table, keys, images) for table in (a, b))
-    return PairedDifference(of_a, of_b, over_runs(a - b, keys, images, spread), len(keys))
+    a, b = (_scored({key: runs[key] for key in keys}, resamples, seed) for runs in (runs_a, runs_b))
+    return PairedDifference(mean_over_runs(a), mean_over_runs(b), mean_over_runs(_minus(a, b, keys), spread), len(keys))

@@ -12,9 +12,10 @@ from torch import Tensor
 from instseg import progress, seeds
 from instseg.data.batches.loader import Batch
 from instseg.detector.mask_rcnn import MaskRCNN
+from instseg.device import autocast
 from instseg.errors import DivergedError, UserError
 from instseg.training import checkpoint
-from instseg.training.loop import Metrics, autocast, backward, diverged, resume, split, update
+from instseg.training.loop import Metrics, backward, diverged, resume, split, update
 from instseg.training.schedule import Schedule
 
 Evaluate = Callable[[Sequence[MaskRCNN]], list[dict[str, Any]]]
@@ -22,11 +23,11 @@ Evaluate = Callable[[Sequence[MaskRCNN]], list[dict[str, Any]]]
 
 @dataclass
 class HeadResult:
-    """What became of a head's training.
+    """How the training of a head went.
 
     Attributes:
         start: iteration that it resumed from.
-        seconds: of the passes that it took part in, those before a break included.
+        seconds: of the iterations that it took part in, those before a break included.
         error: why it ended early; None: it did not.
     """
 
@@ -41,29 +42,25 @@ class _Learner:
     optimizer: torch.optim.Optimizer
     folder: Path
     metrics: Metrics = field(init=False)
-    outcome: HeadResult = field(default_factory=HeadResult)
+    result: HeadResult = field(default_factory=HeadResult)
 
 
 def freeze(model: MaskRCNN) -> None:
-    """Let no parameter of a detector learn but those of its mask head."""
+    """Freeze all parameters of a detector but those of its mask head."""
     model.requires_grad_(False)
     model.mask_head.requires_grad_(True)
 
 
 def training_mode(model: MaskRCNN) -> None:
-    """Draw proposals as in training, and learn the mask head, but leave the trunk's running statistics alone."""
+    """Training mode, in which proposals are sampled, but with the trunk's running statistics kept."""
     model.train()
     model.backbone.eval()
 
 
 def share_core(model: MaskRCNN, core: MaskRCNN) -> None:
-    """Put the parts of another detector, all but its mask head, in the place of a model's own."""
-    model.transform, model.backbone, model.rpn, model.roi_heads = (
-        core.transform,
-        core.backbone,
-        core.rpn,
-        core.roi_heads,
-    )
+    """Replace all parts of a model but its mask head by those of another detector."""
+    for part in ("transform", "backbone", "rpn", "roi_heads"):
+        setattr(model, part, getattr(core, part))
 
 
 def step(
@@ -78,8 +75,8 @@ def step(
 ) -> list[dict[str, float] | FloatingPointError]:
     """One step of each optimiser on one batch.
 
-    The core runs once. The RoIs are drawn from one stream of (seed, iteration), and each head draws from another, so
-    that nothing hangs on which heads are there.
+    The core runs once. The RoIs are drawn from one random stream of (seed, iteration) and each head has another, so
+    that the numbers of a head don't depend on which other heads are trained.
 
     Args:
         models: frozen, in training mode; all share their core.
@@ -101,10 +98,10 @@ def step(
             rois, masks = models[0].rois(images, targets)
         for model, losses in zip(models, parts, strict=True):
             torch.manual_seed(seeds.derive(seed, "mask head", iteration, number))
-            # a context of its own: what autocast remembers is gone behind it
+            # a context for each head: autocast caches casts of weights until its context ends
             with autocast(device, schedule.precision):
-                found = model.mask_head.losses(model.mask_head(rois), rois, masks)
-            losses.append(backward(found, schedule))
+                head_losses = model.mask_head.losses(model.mask_head(rois), rois, masks)
+            losses.append(backward(head_losses, schedule))
     results: list[dict[str, float] | FloatingPointError] = []
     for optimizer, losses in zip(optimizers, parts, strict=True):
         try:
@@ -131,18 +128,18 @@ def train(
 ) -> list[HeadResult]:
     """Train the mask heads of models that share a frozen core, each from its folder's checkpoint where there is one.
 
-    The pass begins where the head that is least far is; others join when it has come to their checkpoints. On the CPU
-    a head's numbers are those of a pass of its own. A head whose losses are not finite drops out.
+    Training begins at the earliest checkpoint; the other heads join at the iterations of theirs. On the CPU a head's
+    numbers are the same as if it were trained alone. A head whose losses are not finite drops out.
 
     Args:
         models: on ``device``; see :func:`share_core` and :func:`freeze`.
         folders: one a model, for its ``checkpoint.pt`` and ``metrics.jsonl``. Checkpoints hold whole models.
-        evaluate: is given the models that are at work, and gives one dict each.
+        evaluate: is given the models that are still trained, and gives one dict each.
         schedule, batches, seed, device, describe, evaluate_every, checkpoint_every, log_every, title: as for
             :func:`instseg.training.loop.train`.
 
     Returns:
-        One outcome a model.
+        One result a model.
 
     Raises:
         UserError: a checkpoint is of another head or core.
@@ -150,70 +147,72 @@ def train(
     learners = [
         _Learner(model, schedule.make_optimizer(model), folder) for model, folder in zip(models, folders, strict=True)
     ]
-    for one in learners:
-        _resume(one, device)
-    start = min(one.outcome.start for one in learners)
+    for learner in learners:
+        _resume(learner, device)
+    start = min(learner.result.start for learner in learners)
     training_mode(models[0])
     for model in models:
         model.mask_head.train()
     began = time.perf_counter()
     with progress.bar(total=schedule.iterations, initial=start, desc=title, unit="it") as bar:
         for iteration, batch in enumerate(batches(start), start=start):
-            going = [one for one in learners if one.outcome.error is None]
-            active = [one for one in going if one.outcome.start <= iteration]
-            if not going:
+            if all(learner.result.error for learner in learners):
                 break
             bar.update()
+            active = [
+                learner for learner in learners if learner.result.error is None and learner.result.start <= iteration
+            ]
             if not active:
                 continue
             lr = schedule.lr_at(iteration)
-            for one in active:
-                for group in one.optimizer.param_groups:
+            for learner in active:
+                for group in learner.optimizer.param_groups:
                     group["lr"] = lr
-            found = step(
-                [one.model for one in active],
-                [one.optimizer for one in active],
+            outcomes = step(
+                [learner.model for learner in active],
+                [learner.optimizer for learner in active],
                 schedule,
                 batch,
                 device,
                 seed=seed,
                 iteration=iteration,
             )
-            for one, losses in zip(active, found, strict=True):
+            for learner, losses in zip(active, outcomes, strict=True):
                 if isinstance(losses, FloatingPointError):
-                    one.outcome.error = diverged(losses, iteration, batch, schedule, describe)
-                    one.optimizer.zero_grad(set_to_none=True)
+                    learner.result.error = diverged(losses, iteration, batch, schedule, describe)
+                    learner.optimizer.zero_grad(set_to_none=True)
                 else:
-                    one.metrics.add(losses)
-            active = [one for one in active if one.outcome.error is None]
+                    learner.metrics.add(losses)
+            active = [learner for learner in active if learner.result.error is None]
             done = iteration + 1
             save_now = done == schedule.iterations or done % checkpoint_every == 0
             if save_now or done % log_every == 0:
-                for one in active:
-                    one.metrics.write(done, lr)
-            for one in active:
-                one.outcome.seconds += time.perf_counter() - began
+                for learner in active:
+                    learner.metrics.write(done, lr)
+            for learner in active:
+                learner.result.seconds += time.perf_counter() - began
             if active and evaluate is not None and evaluate_every and done % evaluate_every == 0:
-                for one, told in zip(active, evaluate([one.model for one in active]), strict=True):
-                    one.metrics.append({"iteration": done, "eval": told})
+                for learner, scores in zip(active, evaluate([learner.model for learner in active]), strict=True):
+                    learner.metrics.append({"iteration": done, "eval": scores})
                 training_mode(models[0])
-                for one in active:
-                    one.model.mask_head.train()
+                for learner in active:
+                    learner.model.mask_head.train()
             if save_now:
-                for one in active:
-                    checkpoint.save(one.folder / "checkpoint.pt", one.model, one.optimizer, done, one.outcome.seconds)
+                for learner in active:
+                    path = learner.folder / "checkpoint.pt"
+                    checkpoint.save(path, learner.model, learner.optimizer, done, learner.result.seconds)
             began = time.perf_counter()
-    return [one.outcome for one in learners]
+    return [learner.result for learner in learners]
 
 
-def _resume(one: _Learner, device: torch.device) -> None:
-    path = one.folder / "checkpoint.pt"
+def _resume(learner: _Learner, device: torch.device) -> None:
+    path = learner.folder / "checkpoint.pt"
     if path.exists():
-        before = [value.clone() for value in _core(one.model)]
-        one.outcome.start, one.outcome.seconds = resume(path, one.model, one.optimizer, device)
-        if not all(map(torch.equal, before, _core(one.model))):
+        before = [value.clone() for value in _core(learner.model)]
+        learner.result.start, learner.result.seconds = resume(path, learner.model, learner.optimizer, device)
+        if not all(map(torch.equal, before, _core(learner.model))):
             raise UserError(f"{path} was trained on another core; delete it to train the head from the start")
-    one.metrics = Metrics(one.folder / "metrics.jsonl", keep_until=one.outcome.start)
+    learner.metrics = Metrics(learner.folder / "metrics.jsonl", keep_until=learner.result.start)
 
 
 def _core(model: MaskRCNN) -> list[Tensor]:

@@ -16,6 +16,7 @@ from instseg import progress, seeds
 from instseg.data.batches.loader import Batch, to_unit
 from instseg.detector.mask_rcnn import MaskRCNN
 from instseg.detector.matching import Targets
+from instseg.device import autocast
 from instseg.errors import DivergedError, UserError
 from instseg.files import write_atomically
 from instseg.training import checkpoint
@@ -48,7 +49,7 @@ def train(
         model: on ``device``.
         schedule: already scaled to its batch size.
         batches: first iteration -> the batches from there on.
-        seed: of the random choices inside the model; each iteration draws from a stream of its own.
+        seed: of the random choices inside the model; each iteration has a random stream of its own.
         describe: an ``image_id`` -> what to call the image in an error.
         evaluate: called every ``evaluate_every`` iterations (0: never); its dict goes into ``metrics.jsonl``.
         checkpoint_every: iterations between checkpoints; one is written at the end in any case.
@@ -101,7 +102,7 @@ def train(
 def diverged(
     error: FloatingPointError, iteration: int, batch: Batch, schedule: Schedule, describe: Callable[[Any], str]
 ) -> DivergedError:
-    """The line that tells of a step that was not finite."""
+    """The error of a step that was not finite: one line with its iteration, losses and images."""
     images = ", ".join(describe(target["image_id"]) for target in batch[1])
     return DivergedError(
         f"training is not finite at iteration {iteration} ({error}); images: {images}; "
@@ -110,7 +111,10 @@ def diverged(
 
 
 def resume(path: Path, model: MaskRCNN, optimizer: torch.optim.Optimizer, device: torch.device) -> tuple[int, float]:
-    """Put a checkpoint, where there is one, into model and optimiser: iterations that are done, and their seconds.
+    """Load a checkpoint, where there is one, into model and optimiser.
+
+    Returns:
+        The iterations that are done, and their seconds.
 
     Raises:
         UserError: the checkpoint is of another model.
@@ -164,7 +168,7 @@ def backward(losses: dict[str, Tensor], schedule: Schedule) -> dict[str, Tensor]
 
 
 def update(optimizer: torch.optim.Optimizer, schedule: Schedule, parts: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Step an optimiser with the gradients that are there.
+    """Step an optimiser with the gradients that :func:`backward` has summed.
 
     Args:
         optimizer: its rate is set.
@@ -181,22 +185,17 @@ def update(optimizer: torch.optim.Optimizer, schedule: Schedule, parts: list[dic
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         limit = math.inf if schedule.clip_norm is None else schedule.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(trained, limit, foreach=True)
-        stacked = torch.stack([torch.stack(list(losses.values())) for losses in parts])
-        # beside the number of positives and NMS, the one place where the CPU waits for a GPU
-        *values, size_of_gradient = torch.cat([stacked.mean(0), norm[None]]).tolist()
+        stacked = torch.stack([torch.stack(list(part.values())) for part in parts])
+        # beside the number of positives and NMS, the only place where the CPU waits for a GPU
+        *values, gradient_norm = torch.cat([stacked.mean(0), norm[None]]).tolist()
         means = dict(zip(parts[0], values, strict=True))
+        losses = ", ".join(f"{name}={value:.4g}" for name, value in means.items())
         if not all(map(math.isfinite, values)):
-            raise FloatingPointError(", ".join(f"{k}={v:.4g}" for k, v in means.items()))
-        if not math.isfinite(size_of_gradient):
-            told = ", ".join(f"{k}={v:.4g}" for k, v in means.items())
-            raise FloatingPointError(f"gradient norm {size_of_gradient}, losses {told}")
+            raise FloatingPointError(losses)
+        if not math.isfinite(gradient_norm):
+            raise FloatingPointError(f"gradient norm {gradient_norm}, losses {losses}")
         optimizer.step()
     return means
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Autocast to bfloat16 where ``precision`` is ``bfloat16``, and nothing where it is another."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _to(target: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -204,7 +203,8 @@ def _to(target: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 class Metrics:
-    """``metrics.jsonl``: what a killed run wrote after its last checkpoint is cut off, since it is done again."""
+    """``metrics.jsonl``. Lines that a killed run wrote after its last checkpoint are dropped, as those iterations are
+    done again."""
 
     def __init__(self, path: Path, keep_until: int) -> None:
         self.path = path
@@ -236,5 +236,5 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
-            # the line that a kill cut in two; it lies after the last checkpoint
+            # a line that a kill cut short; it is after the last checkpoint, so what follows is not needed
             return

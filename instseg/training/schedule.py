@@ -1,8 +1,7 @@
 """Optimisers and learning rates by name."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,9 +14,9 @@ DECAYS = ("step", "cosine")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Schedule:
-    """A recipe: how long, how fast, and with what.
+    """A recipe: how long, how fast, and with what. It is also the node ``schedule`` of the configuration.
 
     ``lr``, ``iterations``, ``milestones`` and ``warmup`` are those of the recipe's ``reference_batch``;
     :meth:`scaled` turns them into those of ``batch_size`` by the linear rule.
@@ -50,7 +49,7 @@ class Schedule:
     warmup: int = 1000
     warmup_factor: float = 0.001
     decay: str = "step"
-    milestones: Sequence[int] = ()
+    milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
     clip_norm: float | None = None
     precision: str = "float32"
@@ -82,19 +81,16 @@ class Schedule:
     def scaled(self) -> "Schedule":
         """The recipe for ``batch_size``: k times the batch, k times the rate, 1/k of the iterations
         (Goyal et al., *Accurate, Large Minibatch SGD*, 2017)."""
-        if self.reference_batch in (None, self.batch_size):
+        if self.reference_batch is None or self.reference_batch == self.batch_size:
             return self
-        assert self.reference_batch is not None
         k = self.batch_size / self.reference_batch
-        return Schedule(
-            **{
-                **vars(self),
-                "lr": self.lr * k,
-                "iterations": max(1, round(self.iterations / k)),
-                "milestones": tuple(round(m / k) for m in self.milestones),
-                "warmup": round(self.warmup / k),
-                "reference_batch": None,
-            }
+        return replace(
+            self,
+            lr=self.lr * k,
+            iterations=max(1, round(self.iterations / k)),
+            milestones=[round(m / k) for m in self.milestones],
+            warmup=round(self.warmup / k),
+            reference_batch=None,
         )
 
     def lr_at(self, iteration: int) -> float:

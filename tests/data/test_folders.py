@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from instseg.data.folders import endings, images
+from instseg.data.folders import endings, list_images
 
 
 def names(folder: Path, found: list[Path]) -> list[str]:
@@ -27,13 +27,13 @@ def test_images_are_known_by_their_endings(tmp_path: Path) -> None:
         "inner/deep/e",
     ):
         (tmp_path / name).touch()
-    flat = images(tmp_path)
+    flat = list_images(tmp_path)
     assert names(tmp_path, flat.paths) == ["a.png", "b.JPG", "c.heic"]
     assert (flat.others, flat.subfolders, flat.unread) == (4, 1, [])
-    deep = images(tmp_path, recursive=True)
+    deep = list_images(tmp_path, recursive=True)
     assert names(tmp_path, deep.paths) == ["a.png", "b.JPG", "c.heic", "inner/d.tif"]
     assert (deep.others, deep.subfolders) == (5, 0)
-    without = images(tmp_path, recursive=True, leave_out=tmp_path / "inner")
+    without = list_images(tmp_path, recursive=True, leave_out=tmp_path / "inner")
     assert names(tmp_path, without.paths) == ["a.png", "b.JPG", "c.heic"]
 
 
@@ -42,7 +42,7 @@ def test_broken_links_are_named_and_pipes_are_not_waited_for(tmp_path: Path) -> 
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "round").symlink_to(tmp_path)
-    found = images(tmp_path, recursive=True)
+    found = list_images(tmp_path, recursive=True)
     assert names(tmp_path, found.paths) == ["gone.png"]
     assert found.others == 1
 
@@ -58,9 +58,9 @@ def test_folders_that_can_not_be_read_are_named(tmp_path: Path, refused: Any, mo
 
     monkeypatch.setattr(os, "scandir", scandir)
     shut = tmp_path / "shut"
-    assert images(tmp_path, recursive=True).unread == [f"folder {shut} can't be read: Permission denied"]
+    assert list_images(tmp_path, recursive=True).unread == [f"folder {shut} can't be read: Permission denied"]
     shut = tmp_path
-    refused(lambda: images(tmp_path), tmp_path, "can't be read")
+    refused(lambda: list_images(tmp_path), tmp_path, "can't be read")
 
 
 def test_endings_are_small_and_begin_with_a_dot() -> None:

@@ -22,7 +22,6 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from instseg.data import InstanceDataset, build
-from instseg.data.sets.coco import CocoDataset
 from instseg.errors import UserError
 from instseg.evaluation import coco
 
@@ -212,7 +211,7 @@ def test_coco_files(content: bytes, invalid: Any) -> None:
     with folder() as root:
         files = coco_files.Files(root)
         files.json.write_bytes(content)
-        check(lambda: CocoDataset(files.json, files.images, invalid=invalid))
+        check(lambda: coco_files.read(files.json, files.images, invalid=invalid))
 
 
 def label_studio() -> dict[str, Any]:
@@ -294,7 +293,7 @@ def test_images(content: bytes, which: str) -> None:
         files.json.write_text(json.dumps(coco_files.document()))
         (files.images / "7.png").write_bytes(content)
         if which == "coco":
-            check(lambda: CocoDataset(files.json, files.images))
+            check(lambda: coco_files.read(files.json, files.images))
         else:
             check(lambda: build("coco_json", "train", files={"annotations": files.json, "images": root}, folds=2))
 

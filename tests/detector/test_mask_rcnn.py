@@ -57,7 +57,7 @@ def test_regression_targets_stay_exact_under_autocast(monkeypatch: pytest.Monkey
 def test_few_candidates_lead_to_the_same_detections(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     branch = small.model().roi_heads
-    branch.detections_per_img, branch.score_thresh = 10, 0.2
+    branch.options.box_detections_per_img, branch.options.box_score_thresh = 10, 0.2
     corners = torch.rand(3, 60, 2) * 40
     proposals = Proposals(torch.cat([corners, corners + 20], dim=2), torch.rand(3, 60) > 0.1)
     arguments = (torch.randn(3, 60, 4), torch.randn(3, 60, 4, 4), proposals, torch.tensor([[64, 64]] * 3))

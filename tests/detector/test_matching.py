@@ -84,7 +84,7 @@ def test_samples_hold_what_they_should() -> None:
     assert chosen.most == 4
     assert chosen.positive.sum(1).tolist() == [4, 2, 0, 0]
     assert chosen.valid.sum(1).tolist() == [16, 16, 3, 0]
-    picked = matching.take(kinds, chosen.indices)
+    picked = matching.gather_rows(kinds, chosen.indices)
     assert torch.equal(picked == POSITIVE, chosen.positive | ((picked == POSITIVE) & ~chosen.valid))
     assert (picked[chosen.valid & ~chosen.positive] == NEGATIVE).all()
     for row, valid in zip(chosen.indices, chosen.valid, strict=True):
@@ -115,7 +115,7 @@ def test_nothing_in_matching_and_sampling_waits_for_numbers() -> None:
     def work(boxes: torch.Tensor, truth: matching.PaddedTargets) -> tuple[torch.Tensor, torch.Tensor]:
         kinds, matched = matching.match(boxes, truth, high=0.5, low=0.5, best_too=True)
         chosen = matching.sample(kinds, 8, 0.5)
-        return matching.take(matched, chosen.indices), chosen.valid
+        return matching.gather_rows(matched, chosen.indices), chosen.valid
 
     torch.manual_seed(5)
     truth, boxes = matching.pad(_targets([3, 2])), _boxes(2, 30)

@@ -9,7 +9,8 @@ from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.ops import MultiScaleRoIAlign
 
 from instseg.detector import roi_align
-from instseg.detector.rois import MaskTargets, RoIs, class_channel, fpn_levels
+from instseg.detector.mask_head import MaskTargets, class_channel
+from instseg.detector.rois import RoIs, fpn_levels
 
 
 def _pyramid(channels: int = 3, size: int = 256, images: int = 2) -> dict[int, torch.Tensor]:
@@ -33,7 +34,7 @@ def test_align_is_torchvisions(counts: tuple[int, int]) -> None:
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("path", [roi_align.by_rows, roi_align._DenseOnTheWayBack.apply])
+@pytest.mark.parametrize("path", [roi_align.by_rows, roi_align.AlignDenseBackward.apply])
 @pytest.mark.parametrize("order", ["by image", "shuffled"])
 def test_both_ways_to_align_agree_with_torchvision(path: Callable[..., torch.Tensor], order: str) -> None:
     torch.manual_seed(1)
@@ -188,7 +189,7 @@ def test_gradients_pass_where_backward_is_called_under_autocast() -> None:
     assert pyramid[2].grad is not None and pyramid[2].grad.isfinite().all()
 
 
-@pytest.mark.parametrize("path", [roi_align.by_rows, roi_align._DenseOnTheWayBack.apply])
+@pytest.mark.parametrize("path", [roi_align.by_rows, roi_align.AlignDenseBackward.apply])
 def test_aligned_rois_are_torchvisions_aligned_ones(path: Callable[..., torch.Tensor]) -> None:
     torch.manual_seed(1)
     features = torch.rand(2, 5, 25, 35).requires_grad_()

@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 import heads
 from instseg import detector
-from instseg.data.sets.coco import coco2017
+from instseg.data.sets.coco import Coco2017
 
 SIZES = {"min_size": 320, "max_size": 480}
 # every anchor and proposal is learnt from, so that no random choice comes between
@@ -88,7 +88,7 @@ def test_same_detections_on_photographs(real_data: Path) -> None:
 
 def test_same_losses_in_training(real_data: Path) -> None:
     theirs, ours = (model.train() for model in _pair(**ALL))
-    data = coco2017("val", root=real_data)
+    data = Coco2017("val", root=real_data)
     samples = [data[i] for i in range(len(data)) if 1 <= len(data[i][1]["labels"]) <= 8][:2]
     images = [image.float() / 255 for image, _ in samples]
     targets = [{k: t[k].as_subclass(torch.Tensor) for k in ("boxes", "labels", "masks")} for _, t in samples]

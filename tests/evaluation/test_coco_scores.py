@@ -9,7 +9,7 @@ import pytest
 import torch
 from scores import by_pycocotools, noisy_results
 
-from instseg.data.sets.coco import coco2017
+from instseg.data.sets.coco import Coco2017
 from instseg.evaluation import coco
 from instseg.masks import paste
 
@@ -25,7 +25,7 @@ def test_real_photographs_with_crowds(real_data: Path, tmp_path: Path, kind: str
     results = json.loads(predictions.read_text())
     assert list(coco.evaluate(truth, results, kind).stats) == expected
     # what the data set says of itself scores the same, images without annotations included
-    from_reader = coco2017("val", root=real_data, invalid="drop").ground_truth()
+    from_reader = Coco2017("val", root=real_data, invalid="drop").ground_truth()
     assert len(from_reader["images"]) == len(truth["images"])
     assert list(coco.evaluate(from_reader, results, kind).stats) == expected
 

@@ -10,6 +10,8 @@ from pycocotools import mask as coco_mask
 
 from instseg.data.batches.loader import to_unit
 from instseg.evaluation import gt_boxes
+from instseg.evaluation.predict import Inference
+from instseg.masks import paste
 
 
 def _code(rows: slice, columns: slice) -> dict[str, Any]:
@@ -66,37 +68,18 @@ def test_nothing_to_score_is_none() -> None:
     assert gt_boxes.summary(truth, *gt_boxes.ious(truth, []))["mask_IoU"] is None
 
 
-def test_a_mask_in_a_box_is_the_one_that_a_detection_there_has() -> None:
-    model, data = small.model().eval(), small.data("val", images=5)
-    model.roi_heads.score_thresh = 0.0
-    images = [to_unit(data[i][0], small.CPU) for i in range(3)]
-    with torch.inference_mode():
-        detected = model.detect_rle(images)
-        assert all(len(found["boxes"]) for found in detected)
-        masks = model.masks_in(images, [f["boxes"] for f in detected], [f["labels"] for f in detected])
-    same = total = 0
-    for found, there in zip(detected, masks, strict=True):
-        overlaps = [
-            coco_mask.iou([a], [b], [0])[0, 0] if coco_mask.area(a) + coco_mask.area(b) else 1.0
-            for a, b in zip(found["segmentations"], there, strict=True)
-        ]
-        same, total = same + sum(iou > 0.98 for iou in overlaps), total + len(overlaps)
-    # boxes are rounded when they come back from the network's input
-    assert same == total > 0
-
-
 def test_every_object_gets_its_own_mask_in_order() -> None:
     model, data = small.model().eval(), small.data("val", images=5)
     truth = data.ground_truth()
     truth["annotations"].reverse()
-    masks = gt_boxes.predict(model, data, truth, device=small.CPU, batch_size=2)
+    masks = gt_boxes.predict(model, data, truth, Inference(small.CPU, batch_size=2))
     for i, mask in zip(gt_boxes.objects(truth), masks, strict=True):
         annotation = truth["annotations"][i]
-        index = data.image_ids.index(annotation["image_id"])
+        image, _ = data[data.image_ids.index(annotation["image_id"])]
         x, y, w, h = annotation["bbox"]
-        label = 1 + [c["id"] for c in data.categories].index(annotation["category_id"])
+        box, size = torch.tensor([[x, y, x + w, y + h]]), (image.shape[-2], image.shape[-1])
+        label = 1 + [category["id"] for category in data.categories].index(annotation["category_id"])
         with torch.inference_mode():
-            ((alone,),) = model.masks_in(
-                [to_unit(data[index][0], small.CPU)], [torch.tensor([[x, y, x + w, y + h]])], [torch.tensor([label])]
-            )
-        assert alone == mask
+            rois = model.rois_for_boxes([to_unit(image, small.CPU)], [box])
+            alone = model.mask_head.predict(rois, torch.tensor([label])).probabilities
+        assert paste.to_rles([alone], [box], [size]) == [[mask]]

@@ -45,8 +45,13 @@ def test_the_yaml_s_defaults_are_the_schema_s(app: str, monkeypatch: pytest.Monk
 
 
 def test_keys_arrive() -> None:
-    one = composed("report", "study=12", "publish=to/here", "resamples=5", "baseline=unet")
-    assert (one.study, one.publish, one.resamples, one.baseline) == ("12", "to/here", 5, "unet")
+    report_keys = composed("report", "study=12", "publish=to/here", "resamples=5", "baseline=unet")
+    assert (report_keys.study, report_keys.publish, report_keys.resamples, report_keys.baseline) == (
+        "12",
+        "to/here",
+        5,
+        "unet",
+    )
     assert composed("evaluate", "output=x.json").output == "x.json"
     assert composed("benchmark", "rois=1", "rounds=1").rounds == 1
     assert composed("predict", "run=[a,b]").names() == ["a", "b"]

@@ -6,15 +6,23 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import apps
 import pytest
 import torch
+from composition import composed
 
 from experiments.benchmark import study as speed
+from experiments.runs import end_to_end
+from experiments.runs.end_to_end import build_model
+from experiments.runs.folder import ActiveRun
+from instseg.errors import DivergedError
 from instseg.training import checkpoint
+from instseg.training.frozen_core import HeadResult
 
 
 def test_a_sweep_writes_tables_and_plots_and_is_safe_to_repeat(tmp_path: Path) -> None:
@@ -23,7 +31,7 @@ def test_a_sweep_writes_tables_and_plots_and_is_safe_to_repeat(tmp_path: Path) -
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 runs, 0 of them done" in done.stdout
     study = tmp_path / "quick"
-    for name in ("ap", "speed", "true_boxes", "shared_boxes"):
+    for name in ("ap", "speed", "gt_boxes", "shared_boxes"):
         for ending in ("csv", "md", "tex"):
             assert (study / f"{name}.{ending}").stat().st_size > 100
     for name in ("learning_curves", "ap_latency", "panels", "panels/fcn", "panels/unet"):
@@ -67,11 +75,7 @@ def test_a_sweep_writes_tables_and_plots_and_is_safe_to_repeat(tmp_path: Path) -
     assert tables == {name: (study / name).read_bytes() for name in tables}
 
 
-def test_the_rest_of_the_model_starts_the_same_for_every_head(tmp_path: Path) -> None:
-    from composition import composed
-
-    from experiments.runs.end_to_end import build_model
-
+def test_the_rest_of_the_model_starts_the_same_for_every_head() -> None:
     fcn, unet = (build_model(composed(f"head={head}"), 2).state_dict() for head in ("fcn", "unet"))
     shared = fcn.keys() & unet.keys()
     assert len(shared) > 100
@@ -82,26 +86,25 @@ def test_the_rest_of_the_model_starts_the_same_for_every_head(tmp_path: Path) ->
 
 def test_a_seed_begins_anew_in_every_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else what it does to a head would be the same in all folds, and folds are taken for independent draws of it."""
-    from composition import composed
-
-    from experiments.runs import end_to_end
-
     folds = [composed("dataset=pennfudan", f"dataset.fold={fold}") for fold in (0, 1, 2)]
-    models = [end_to_end.build_model(one, 2).state_dict() for one in folds]
+    models = [build_model(config, 2).state_dict() for config in folds]
     for key in ("backbone.body.stem.0.weight", "roi_heads.mask_head.0.0.weight"):
         first, *others = (model[key] for model in models)
         assert not any(torch.equal(first, other) for other in others) and not torch.equal(*others)
     # batches and the draws of a step, too
-    asked: list[int] = []
-    monkeypatch.setattr(end_to_end, "train", lambda *arguments, **options: asked.append(options["seed"]))
-    monkeypatch.setattr(
-        end_to_end.loader, "training_batches", lambda *arguments, **options: asked.append(options["seed"])
-    )
-    data = type("Data", (), {"image_ids": [], "learnable": lambda self: [0], "num_classes": 2})()
-    for one in folds:
-        end_to_end.training_batches(one, data, 0, 1, torch.device("cpu"))  # type: ignore[arg-type]
-        end_to_end._train(one, None, data, data, Path(), torch.device("cpu"))  # type: ignore[arg-type]
-    assert asked[:2] == [0, 0] and asked[::2] == asked[1::2] and len(set(asked)) == 3
+    seeds: list[int] = []
+    monkeypatch.setattr(end_to_end.loader, "training_batches", lambda *_, **options: seeds.append(options["seed"]))
+    data: Any = type("Data", (), {"image_ids": [], "trainable_indices": lambda self: [0]})()
+
+    def train(*_: Any, **options: Any) -> list[HeadResult]:
+        seeds.append(options["seed"])
+        return [HeadResult(error=DivergedError())]
+
+    for config in folds:
+        end_to_end.training_batches(config, data, 0, 1, torch.device("cpu"))
+        active = ActiveRun(config, data, data, code={}, began=0.0)
+        end_to_end.train_and_score([active], [build_model(config, 2)], train, torch.device("cpu"))
+    assert seeds[:2] == [0, 0] and seeds[::2] == seeds[1::2] and len(set(seeds)) == 3
 
 
 def test_a_killed_sweep_resumes_to_the_very_numbers(tmp_path: Path) -> None:
@@ -132,44 +135,41 @@ def test_a_killed_sweep_resumes_to_the_very_numbers(tmp_path: Path) -> None:
     assert f"{first.name}: done" in resumed.stdout
     assert f"{cut.name}: to be resumed" in resumed.stdout
     assert (first / "result.json").stat().st_mtime_ns == stamp
-    found = json.loads((cut / "result.json").read_text())
-    assert 0 < found["provenance"]["resumed_from"] < 60
+    result = json.loads((cut / "result.json").read_text())
+    assert 0 < result["provenance"]["resumed_from"] < 60
 
     (same,) = (tmp_path / "whole").glob("quick/runs/unet-*")
     for name in ("metrics.jsonl", "predictions.json"):
         assert (cut / name).read_text() == (same / name).read_text()
-    assert found["metrics"] == json.loads((same / "result.json").read_text())["metrics"]
-    ours, theirs = (checkpoint.load(folder / "checkpoint.pt")["model"] for folder in (cut, same))
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert result["metrics"] == json.loads((same / "result.json").read_text())["metrics"]
+    resumed_weights, weights = (checkpoint.load(folder / "checkpoint.pt")["model"] for folder in (cut, same))
+    assert all(torch.equal(resumed_weights[key], weights[key]) for key in weights)
 
 
-def test_runs_side_by_side_give_the_same_numbers(tmp_path: Path) -> None:
-    arguments = (
-        "sweep",
-        *apps.TINY,
-        "evaluation.speed=false",
-        "runtime.threads=1",
-        "head=fcn,unet",
-        "schedule.lr=1e-3,1e30",
-    )
+def test_a_failing_variant_stops_no_other_and_runs_side_by_side_give_the_same_numbers(tmp_path: Path) -> None:
+    arguments = ("evaluation.speed=false", "runtime.threads=1", "head=fcn,unet", "schedule.lr=1e-3,1e30")
     for jobs in (1, 2):
-        done = apps.run(*arguments, f"runtime.jobs={jobs}", f"results_dir={tmp_path / str(jobs)}")
+        results = f"results_dir={tmp_path / str(jobs)}"
+        done = apps.run("sweep", *apps.TINY, *arguments, f"runtime.jobs={jobs}", results)
         assert done.returncode == 1
-        assert done.stderr.count("not finite at iteration") == 2
-        assert "2 of 4 runs failed" in done.stderr
-        assert "Traceback" not in done.stderr
-    one, two = (apps.folders(tmp_path / jobs) for jobs in "12")
-    assert [folder.name for folder in one] == [folder.name for folder in two]
-    for ours, theirs in zip(one, two, strict=True):
-        assert (ours / "metrics.jsonl").read_text() == (theirs / "metrics.jsonl").read_text()
-        assert (
-            (ours / "result.json").exists() == (theirs / "result.json").exists() == (not (ours / "error.txt").exists())
-        )
+        failed = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+        assert len(failed) == 2 and "2 of 4 runs failed" in done.stderr and "Traceback" not in done.stderr
+        assert all("not finite at iteration" in line and "generated train image" in line for line in failed)
+        unfinished = [run.name for run in apps.folders(tmp_path / str(jobs)) if not (run / "result.json").exists()]
+        assert sorted(line.split(": ")[1] for line in failed) == unfinished
+        assert (tmp_path / str(jobs) / "quick" / "ap.md").exists()
+    alone, beside = (apps.folders(tmp_path / jobs) for jobs in "12")
+    assert [folder.name for folder in alone] == [folder.name for folder in beside]
+    for first, second in zip(alone, beside, strict=True):
+        assert (first / "metrics.jsonl").read_text() == (second / "metrics.jsonl").read_text()
+        done_or_not = [(folder / "result.json").exists() for folder in (first, second)]
+        assert done_or_not in ([True, True], [False, False])
+        assert done_or_not == [not (folder / "error.txt").exists() for folder in (first, second)]
 
 
 def _children(pid: int) -> list[int]:
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [child for one in map(int, listed) for child in (one, *_children(one))]
+    return [process for child in map(int, listed) for process in (child, *_children(child))]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc to find a process's children")
@@ -232,18 +232,52 @@ def test_a_killed_sweep_takes_its_processes_with_it(tmp_path: Path, workers: int
                     time.sleep(0.05)
 
 
-def test_a_failing_variant_does_not_stop_the_others(tmp_path: Path) -> None:
-    done = apps.run(
-        "sweep", *apps.TINY, "evaluation.speed=false", "head=fcn", "schedule.lr=1e30,1e-3", f"results_dir={tmp_path}"
+def test_an_interrupted_sweep_ends_with_130(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        apps.command("sweep", *apps.TINY, "head=fcn", "schedule.iterations=100000", f"results_dir={tmp_path}"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert done.returncode == 1
-    bad, good = sorted(apps.folders(tmp_path), key=lambda folder: (folder / "result.json").exists())
-    assert not (bad / "result.json").exists() and (good / "result.json").exists()
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
-    assert bad.name in line and "not finite at iteration" in line and "generated train image" in line
-    assert "1 of 2 runs failed" in done.stderr
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("quick/runs/*/checkpoint.pt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on" in err and "Traceback" not in err
+
+
+# every process that finds a file of this name runs it when it starts: it adds a folder to the package of heads
+SITE = """import heads
+heads.__path__.append({folder!r})
+"""
+KILLER = """import os, signal
+from heads import fcn
+
+class Killer(fcn.FCN):
+    def forward(self, rois):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_whose_process_is_killed_twice_is_given_up_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SITE.format(folder=str(tmp_path)))
+    (tmp_path / "killer.py").write_text(KILLER)
+    done = apps.run(
+        *("sweep", *apps.TINY, "head=fcn", "head.name=fcn,killer", "runtime.jobs=2", "evaluation.speed=false"),
+        f"results_dir={tmp_path}/results",
+        env={"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    assert done.returncode == 1, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
-    assert (tmp_path / "quick" / "ap.md").exists()
+    assert done.stderr.count("a process was killed while it ran") == 2
+    runs = apps.folders(tmp_path / "results")
+    (given_up,) = [run for run in runs if not (run / "result.json").exists()]
+    assert len(runs) == 2
+    assert "name: killer" in (given_up / "config.yaml").read_text()
+    assert f"failed: {given_up.name}: its process was killed twice; is there enough memory?" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -254,6 +288,10 @@ def test_a_failing_variant_does_not_stop_the_others(tmp_path: Path) -> None:
         (("study=pennfudan", "data_root=/nowhere"), "/nowhere"),
         (("study=coco_1x", "data_root=null"), "COCO"),
         (("seed=0,0",), "the same"),
+        (("seed=range(0,0)",), "seed=range(0,0): a sweep over no values"),
+        (("seed=interval(0,1)",), "write seed=a,b,c"),
+        (("seed",), "'seed' can't be read: write key=value"),
+        (("dataset=pennfudan", f"data_root=/{'x' * 300}"), "File name too long"),
     ],
 )
 def test_wrong_sweeps_stop_before_anything_trains(tmp_path: Path, overrides: tuple[str, ...], part: str) -> None:
@@ -262,9 +300,26 @@ def test_wrong_sweeps_stop_before_anything_trains(tmp_path: Path, overrides: tup
     assert not list(tmp_path.rglob("runs"))
 
 
-def test_a_run_is_not_done_twice_at_once(tmp_path: Path) -> None:
-    from composition import composed
+@pytest.mark.parametrize("content", [b"", b'{"train": {', b"\xff"])
+def test_a_damaged_note_of_the_data_stops_a_sweep(tmp_path: Path, content: bytes) -> None:
+    path = composed(*apps.TINY, "head=fcn", f"results_dir={tmp_path}").folder() / "data.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    line = apps.only_error(apps.run("sweep", *apps.TINY, "head=fcn,unet", f"results_dir={tmp_path}"))
+    assert f"{path} is damaged" in line and f"delete {path.parent}" in line
+    assert not list(tmp_path.rglob("metrics.jsonl"))
 
+
+@pytest.mark.parametrize(
+    ("flags", "part"), [("--help", "== Groups"), ("--cfg job schedule.lr=0.5", "lr: 0.5"), ("--info defaults", "head/")]
+)
+def test_with_a_flag_of_hydra_s_nothing_is_run(tmp_path: Path, flags: str, part: str) -> None:
+    done = apps.run("sweep", *flags.split(), f"results_dir={tmp_path}")
+    assert done.returncode == 0 and part in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_not_done_twice_at_once(tmp_path: Path) -> None:
     folder = composed(*apps.TINY, f"results_dir={tmp_path}").folder()
     folder.mkdir(parents=True)
     with (folder / ".lock").open("w") as lock:
@@ -286,12 +341,12 @@ def test_rates_count_the_images_that_were_timed(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(speed.timing, "alternating", lambda work, **_: {key: [1.0] * 3 for key in work})
     before = torch.are_deterministic_algorithms_enabled()
     try:
-        found = speed.measure_study(tmp_path / "quick", data_root=None, device="cpu")["variants"]["fcn"]
+        rates = speed.measure_study(tmp_path / "quick", data_root=None, device="cpu")["variants"]["fcn"]
     finally:
         torch.use_deterministic_algorithms(before)
-    assert found["images_per_s"]["median"] == 3
-    assert found["train_images_per_s"]["median"] == 2
-    assert found["head_ms"]["median"] == 1000
+    assert rates["images_per_s"]["median"] == 3
+    assert rates["train_images_per_s"]["median"] == 2
+    assert rates["head_ms"]["median"] == 1000
 
     # what can't be timed is said, and the tables of AP are there all the same
     for path in [tmp_path / "quick" / "speed.json", *tmp_path.glob("quick/ap.*"), *tmp_path.glob("quick/*/*/*.pt")]:

@@ -12,7 +12,8 @@ from torch import nn
 import heads
 from heads._blocks import BatchNorm, Doubling, GroupNorm, Pointwise, Predictor
 from instseg import timing
-from instseg.detector.rois import MaskTargets, RoIs
+from instseg.detector.mask_head import MaskTargets
+from instseg.detector.rois import RoIs
 from instseg.detector.shape_losses import boundary_loss, dice_loss
 from instseg.errors import UserError
 

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import heads
 from heads._blocks import Residual
 from heads.hourglass import Stack
-from instseg.detector.rois import MaskTargets, RoIs
+from instseg.detector.mask_head import MaskTargets
+from instseg.detector.rois import RoIs
 
 
 def _rois(count: int, channels: int = 16) -> RoIs:

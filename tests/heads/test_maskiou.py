@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 import heads
 from heads.maskiou import MaskIoU
-from instseg.detector.rois import MaskTargets, RoIs
+from instseg.detector.mask_head import MaskTargets
+from instseg.detector.rois import RoIs
 
 
 def _targets(boxes: list[list[float]], mask: tuple[slice, slice]) -> MaskTargets:

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 import heads
 from heads.pointrend import PointRend
-from instseg.detector.rois import MaskTargets, RoIs
+from instseg.detector.mask_head import MaskTargets
+from instseg.detector.rois import RoIs
 
 
 def _head(num_classes: int = 3, **options: object) -> PointRend:

@@ -7,7 +7,8 @@ import torch
 
 import heads
 from heads.refinemask import RefineMask, near_contour, refine
-from instseg.detector.rois import MaskTargets, RoIs
+from instseg.detector.mask_head import MaskTargets
+from instseg.detector.rois import RoIs
 
 
 def test_cells_near_a_contour() -> None:

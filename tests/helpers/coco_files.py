@@ -13,7 +13,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from instseg.data.sets.coco import CocoDataset
+from instseg.data.annotated import AnnotatedImages
+from instseg.data.annotations.coco_file import read_coco
 
 HEIGHT, WIDTH = 20, 30
 SQUARE = [4.0, 5.0, 14.0, 5.0, 14.0, 15.0, 4.0, 15.0]
@@ -59,6 +60,11 @@ def document() -> dict[str, Any]:
     }
 
 
+def read(annotations: Path, images: Path, **options: Any) -> AnnotatedImages:
+    """A COCO file over a folder of images; the options are those of ``read_coco``."""
+    return AnnotatedImages(read_coco(annotations, images, **options), images, name="coco", source=annotations)
+
+
 class Files:
     """A COCO file and its images in a folder; ``load`` writes a document and reads it."""
 
@@ -68,9 +74,9 @@ class Files:
         for i in (7, 8, 9):
             Image.fromarray(np.full((HEIGHT, WIDTH, 3), i, dtype=np.uint8)).save(self.images / f"{i}.png")
 
-    def load(self, content: Any, **options: Any) -> CocoDataset:
+    def load(self, content: Any, **options: Any) -> AnnotatedImages:
         self.json.write_text(content if isinstance(content, str) else json.dumps(content))
-        return CocoDataset(self.json, self.images, **options)
+        return read(self.json, self.images, **options)
 
 
 def index_of(dictionary: dict[str, Any]) -> COCO:

@@ -10,10 +10,12 @@ from instseg import detector, seeds
 from instseg.data.batches import loader, transforms
 from instseg.data.sets.generated import Generated
 from instseg.detector import MaskRCNN
+from instseg.evaluation.predict import Inference
 from instseg.training.loop import train
 from instseg.training.schedule import Schedule
 
 CPU = torch.device("cpu")
+INFERENCE = Inference(CPU)
 
 
 def data(split: str = "train", images: int = 6) -> Generated:
@@ -32,7 +34,7 @@ def model(head: str = "fcn", seed: int = 0, norm: str = "batch") -> MaskRCNN:
             min_size=64,
             max_size=64,
             resize_in_training=False,
-            anchor_sizes=((12,), (24,), (32,), (48,), (64,)),
+            anchor_sizes=[[12], [24], [32], [48], [64]],
             box_features=16,
             rpn_pre_nms_top_n_train=50,
             rpn_post_nms_top_n_train=20,

@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from experiments.report import ap
+from experiments.report.compare import StudyScores
+from experiments.report.section import Findings
+from experiments.runs.study import Study
 from instseg.evaluation import coco
 
 HEIGHT, WIDTH = 96, 128
@@ -244,3 +249,15 @@ def make_study(
     if speed:
         write_speed(study, list(variants))
     return study
+
+
+def compared(study: Study, baseline: str, resamples: int) -> StudyScores:
+    """A study's variants compared by AP; notes are added to the study's."""
+    findings = Findings(study, baseline, resamples)
+    study.notes += [*findings.predictions.notes, *findings.scores.notes]
+    return findings.scores
+
+
+def ap_frame(study: Study, baseline: str, resamples: int) -> pd.DataFrame:
+    """What ``ap.csv`` holds."""
+    return ap.numbers(compared(study, baseline, resamples))

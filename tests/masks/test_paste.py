@@ -37,12 +37,19 @@ def _pasted(probabilities: torch.Tensor, boxes: torch.Tensor, size: tuple[int, i
     return paste.encode(pasted.numpy())
 
 
+def _to_rle(
+    probabilities: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int], threshold: float = 0.5
+) -> list[RLE]:
+    """The masks of one image."""
+    return paste.to_rles([probabilities], [boxes], [size], threshold)[0]
+
+
 @pytest.mark.parametrize("size", [(90, 120), (61, 33), (200, 7)])
 @pytest.mark.parametrize("m", [28, 112, 7])
 def test_rle_is_that_of_the_pasted_mask(size: tuple[int, int], m: int) -> None:
     probabilities, boxes = _case(80, size, seed=2, m=m)
     expected = _pasted(probabilities, boxes, size, 0.5)
-    found = paste.to_rle(probabilities, boxes, size)
+    found = _to_rle(probabilities, boxes, size)
     assert (coco_mask.area(expected) > 0).sum() > 30
     assert found == expected
 
@@ -63,7 +70,7 @@ def test_rle_where_rounding_tells(kind: str, threshold: float) -> None:
         "empty": torch.zeros(60, 28, 28),
         "nan": blobs.where(torch.rand(60, 28, 28) > 0.02, torch.nan),
     }[kind]
-    assert paste.to_rle(probabilities, boxes, size, threshold) == _pasted(probabilities, boxes, size, threshold)
+    assert _to_rle(probabilities, boxes, size, threshold) == _pasted(probabilities, boxes, size, threshold)
 
 
 def test_rle_of_masks_that_only_just_touch_the_threshold() -> None:
@@ -80,7 +87,7 @@ def test_rle_of_masks_that_only_just_touch_the_threshold() -> None:
     expected = _pasted(probabilities, box.expand(400, 4), size, 0.5)
     touched = coco_mask.decode([{**code, "counts": code["counts"].encode()} for code in expected])[:, 8 + column]
     assert 50 < touched.sum() < 350
-    assert paste.to_rle(probabilities, box.expand(400, 4), size) == expected
+    assert _to_rle(probabilities, box.expand(400, 4), size) == expected
 
 
 def test_rle_of_boxes_up_to_the_border_and_far_over_it() -> None:
@@ -88,7 +95,7 @@ def test_rle_of_boxes_up_to_the_border_and_far_over_it() -> None:
     probabilities, _ = _case(5, size, seed=4)
     boxes = torch.tensor([[0, 0, 70, 50], [60, 40, 70, 50], [69, 49, 70, 50], [-900, -700, 999, 800], [0, 40, 70, 500]])
     for masks_for_rois in (probabilities, torch.ones(5, 28, 28)):
-        assert paste.to_rle(masks_for_rois, boxes.float(), size) == _pasted(masks_for_rois, boxes.float(), size, 0.5)
+        assert _to_rle(masks_for_rois, boxes.float(), size) == _pasted(masks_for_rois, boxes.float(), size, 0.5)
 
 
 @pytest.mark.parametrize("cells", [1, 5000, 2**20])
@@ -128,17 +135,17 @@ def test_boxes_outside_the_image_or_inside_out_are_empty() -> None:
         ]
     )
     empty = paste.encode(np.zeros((1, 10, 12), dtype=np.uint8))[0]
-    assert paste.to_rle(torch.ones(5, 28, 28), boxes, (10, 12)) == [empty] * 5
+    assert _to_rle(torch.ones(5, 28, 28), boxes, (10, 12)) == [empty] * 5
     assert not paste.paste(torch.ones(5, 28, 28), boxes, (10, 12)).any()
 
 
 def test_no_mask_at_all() -> None:
-    assert paste.to_rle(torch.zeros(0, 28, 28), torch.zeros(0, 4), (10, 10)) == []
+    assert _to_rle(torch.zeros(0, 28, 28), torch.zeros(0, 4), (10, 10)) == []
     assert paste.to_rles([], [], []) == []
     assert paste.paste(torch.zeros(0, 28, 28), torch.zeros(0, 4), (10, 12)).shape == (0, 10, 12)
 
 
 def test_rle_never_holds_a_image() -> None:
     boxes = torch.tensor([[10.0, 10.0, 200.0, 150.0]]).repeat(50, 1)
-    call = lambda: paste.to_rle(torch.rand(50, 28, 28), boxes, (3000, 4000))  # noqa: E731
+    call = lambda: _to_rle(torch.rand(50, 28, 28), boxes, (3000, 4000))  # noqa: E731
     assert peak_memory(call, torch.device("cpu")) < 3000 * 4000

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from artificial import World, heads
 
-from instseg.statistics.estimate import Estimate, between_units, estimate, holm
+from instseg.statistics.estimate import Estimate, between_units, estimate
 from instseg.statistics.resampling import paired_difference
+from instseg.statistics.verdict import holm
 
 IMAGES, RESAMPLES = 50, 200
 Noise = tuple[float, float, float]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from instseg.statistics.estimate import Estimate, Spread, between_units, estimate, holm
+from instseg.statistics.estimate import Estimate, Spread, between_units, estimate
+from instseg.statistics.verdict import holm
 
 
 def replicates(*columns: tuple[float, ...]) -> np.ndarray:

@@ -8,7 +8,8 @@ import pytest
 from scores import coco_eval, make_predictions, make_truth, quiet_coco
 
 from instseg.errors import UserError
-from instseg.statistics.resampling import Matches, average_precision, match, own_interval, paired_difference
+from instseg.evaluation.matches import Matches, match
+from instseg.statistics.resampling import average_precision, own_interval, paired_difference
 
 
 def matches_of(truth: dict[str, Any], predictions: list[dict[str, Any]]) -> Matches:

@@ -69,14 +69,14 @@ def test_a_head_alone_and_among_all_others_in_any_order_is_the_same_to_the_last_
     together = _trained(tmp_path / "a", names, schedule)
     backwards = _trained(tmp_path / "b", names[::-1], schedule)
     data = small.data("val", 4)
-    found = dict(zip(together, predict_each(list(together.values()), data, device=small.CPU), strict=True))
+    found = dict(zip(together, predict_each(list(together.values()), data, small.INFERENCE), strict=True))
     for name in names:
         alone = _trained(tmp_path / "alone", [name], schedule)[name]
         assert _same(alone, together[name]) and _same(alone, backwards[name]), name
         lines = [(tmp_path / where / name / "metrics.jsonl").read_text() for where in ("alone", "a", "b")]
         assert lines[0] == lines[1] == lines[2] and len(lines[0].splitlines()) == 2
         # the boxes are found anew
-        assert predict(alone, data, device=small.CPU) == found[name], name
+        assert predict(alone, data, small.INFERENCE) == found[name], name
         assert [one["bbox"] for one in found[name]] == [one["bbox"] for one in found["fcn"]]
     assert found["unet"] != found["fcn"]
 
@@ -185,7 +185,7 @@ def test_evaluation_in_between_changes_nothing(tmp_path: Path) -> None:
     plain = _trained(tmp_path / "a", ["fcn", "unet"], schedule)
 
     def look(models: Sequence[MaskRCNN]) -> list[dict[str, Any]]:
-        predict_each(models, small.data("val", 2), device=small.CPU)
+        predict_each(models, small.data("val", 2), small.INFERENCE)
         return [{"box_AP": float(i)} for i, _ in enumerate(models)]
 
     watched = _trained(tmp_path / "b", ["fcn", "unet"], schedule, evaluate=look, evaluate_every=2)

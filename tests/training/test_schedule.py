@@ -8,7 +8,7 @@ from instseg.training.schedule import Schedule
 
 
 def test_warm_up_and_steps() -> None:
-    s = Schedule(iterations=100, batch_size=2, lr=1.0, warmup=10, warmup_factor=0.1, milestones=(50, 80))
+    s = Schedule(iterations=100, batch_size=2, lr=1.0, warmup=10, warmup_factor=0.1, milestones=[50, 80])
     assert [s.lr_at(i) for i in (0, 5, 10, 49, 50, 79, 80)] == pytest.approx([0.1, 0.55, 1, 1, 0.1, 0.1, 0.01])
 
 
@@ -19,10 +19,10 @@ def test_cosine_ends_at_zero() -> None:
 
 def test_linear_scaling_keeps_the_number_of_images() -> None:
     published = Schedule(
-        iterations=90000, batch_size=4, reference_batch=16, lr=0.02, warmup=1000, milestones=(60000, 80000)
+        iterations=90000, batch_size=4, reference_batch=16, lr=0.02, warmup=1000, milestones=[60000, 80000]
     )
     s = published.scaled()
-    assert (s.iterations, s.lr, s.milestones, s.warmup) == (360000, 0.005, (240000, 320000), 4000)
+    assert (s.iterations, s.lr, s.milestones, s.warmup) == (360000, 0.005, [240000, 320000], 4000)
     assert s.iterations * s.batch_size == 90000 * 16
     assert s.scaled() == s
     same = Schedule(iterations=9, batch_size=16, reference_batch=16)

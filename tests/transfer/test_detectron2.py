@@ -190,12 +190,12 @@ def test_the_converted_model_is_the_source(weights: Weights, tmp_path: Path) -> 
     reference = _Reference(weights)
     with torch.inference_mode():
         expected = reference.features(image)
-        pyramid, padded, _, _ = model._features([image])
+        pyramid, padded, _, _ = model.features([image])
         for level, features in expected.items():
             assert features.std() > 0.01
             torch.testing.assert_close(pyramid[level], features, atol=1e-3, rtol=1e-3)
         maps = [pyramid[level] for level in sorted(pyramid)]
-        logits, deltas, _ = model.rpn.predict(maps)
+        logits, deltas, _ = model.rpn.head(maps)
         anchors = model.rpn.anchors([(m.shape[2], m.shape[3]) for m in maps], padded, image.device)
         for found, wanted in zip((logits[0], deltas[0], anchors), reference.rpn(expected), strict=True):
             torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-3)
@@ -209,7 +209,7 @@ def test_the_converted_model_is_the_source(weights: Weights, tmp_path: Path) -> 
         # the comparison can tell: without its conventions it is another model
         plain = _model()
         transfer.load(plain, source)
-        other = plain._features([image])[0]
+        other = plain.features([image])[0]
         assert not torch.allclose(other[4], expected[4], atol=0.01)
         shifted, _ = plain.roi_heads(Pyramid(expected), boxes[None])
         assert not torch.allclose(shifted[0].roll(-1, 1), of_classes, atol=0.01)

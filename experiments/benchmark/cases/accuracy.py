@@ -2,15 +2,13 @@
 
 import json
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from experiments.benchmark.outcome import BenchmarkResult, Row
 from experiments.benchmark.setup import Setup
-from experiments.config.groups import ScheduleConfig
 from experiments.config.run import Config
 from experiments.runs.end_to_end import run
 
@@ -51,14 +49,12 @@ def measure(setup: Setup) -> BenchmarkResult:
 
 def _config(setup: Setup, folder: Path, seed: int, precision: str, compiled: str) -> Config:
     iterations = setup.options.iterations
-    schedule: dict[str, Any] = asdict(setup.config.make_schedule())
-    schedule |= {"iterations": iterations, "precision": precision, "reference_batch": None}
-    schedule["milestones"] = list(schedule["milestones"])
+    schedule = setup.config.make_schedule()
     return replace(
         setup.config,
         seed=seed,
         results_dir=str(folder),
-        schedule=ScheduleConfig(**schedule),
+        schedule=replace(schedule, iterations=iterations, precision=precision, reference_batch=None),
         runtime=replace(
             setup.config.runtime,
             compile=compiled,

@@ -97,7 +97,7 @@ def _with_fraction(fraction: float, detector: MaskRCNN, call: Callable[[], Any])
     """A step in which at most this fraction of the sampled proposals is positive."""
 
     def work() -> Any:
-        detector.roi_heads.positive_fraction = fraction
+        detector.options.box_positive_fraction = fraction
         return call()
 
     return work
@@ -106,7 +106,7 @@ def _with_fraction(fraction: float, detector: MaskRCNN, call: Callable[[], Any])
 def _count_rois(setup: Setup, detector: MaskRCNN, fraction: float) -> int:
     """Number of RoIs of the whole batch at this fraction."""
     frozen_core.training_mode(detector)
-    detector.roi_heads.positive_fraction = fraction
+    detector.options.box_positive_fraction = fraction
     torch.manual_seed(0)
     return sum(len(detector.rois(*part)[0]) for part in split(setup.batch, setup.config.make_schedule(), setup.device))
 

@@ -13,8 +13,9 @@ from experiments.benchmark.outcome import BenchmarkResult, Row
 from experiments.benchmark.setup import Setup, load
 from experiments.config import cli, control
 from instseg import seeds, timing
-from instseg.detector.rois import MaskHead, MaskTargets, RoIs
-from instseg.training.loop import autocast
+from instseg.detector.mask_head import MaskHead, MaskTargets
+from instseg.detector.rois import RoIs
+from instseg.device import autocast
 
 TRAINING = ", training"
 

@@ -23,7 +23,8 @@ def measure(setup: Setup) -> BenchmarkResult:
     probabilities = random_data.blobs(setup.options.rois, GRID, generator).to(setup.device)
 
     def ours() -> list[str]:
-        return [rle["counts"] for rle in paste.to_rle(probabilities, boxes, setup.size, THRESHOLD)]
+        (rles,) = paste.to_rles([probabilities], [boxes], [setup.size], THRESHOLD)
+        return [rle["counts"] for rle in rles]
 
     def peer() -> list[str]:
         pasted = paste_masks_in_image(probabilities[:, None], boxes, setup.size)[:, 0] > THRESHOLD

@@ -10,7 +10,7 @@ from experiments.benchmark.calls import fixed_optimizer, training_step
 from experiments.benchmark.contest import OURS, TRUNK, Entry, make_peers, time_entries, trunk_input
 from experiments.benchmark.outcome import BenchmarkResult
 from experiments.benchmark.setup import Setup
-from instseg.training.loop import autocast
+from instseg.device import autocast
 
 
 def measure(setup: Setup) -> BenchmarkResult:

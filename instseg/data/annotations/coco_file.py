@@ -5,7 +5,7 @@ from typing import Any
 
 from instseg.data.annotated import Contents, ImageRecord
 from instseg.data.annotations.coco_shapes import missing_box, shape_fault
-from instseg.data.annotations.faults import Faults, skipped
+from instseg.data.annotations.faults import Faults, Invalid, drops, skipped
 from instseg.data.annotations.file_names import FileFinder
 from instseg.data.annotations.headers import check_headers
 from instseg.data.annotations.json_file import is_text, plain, read_json, short, whole
@@ -20,36 +20,53 @@ Entry = dict[str, Any]
 
 def read_coco(
     path: Path,
-    images: Path,
+    folder: Path,
     *,
-    drop_invalid: bool,
+    invalid: Invalid = "error",
     limit: int | None = None,
     part: FoldSplit | None = None,
     headers: bool = False,
     categories: list[Entry] | None = None,
 ) -> Contents:
-    """Read and check a COCO instance file; :class:`instseg.data.sets.coco.CocoDataset` has the arguments.
+    """Read a COCO instance file and check it as a whole, so that nothing but a damaged image can stop a run later.
+
+    An instance is degenerate where its box or a polygon is malformed, has no area or lies outside the image, where it
+    has no segmentation, or where its mask covers no pixel. A box that is missing is the mask's. With
+    ``invalid="drop"`` such instances are left out of the targets, with a line for each in ``skipped``; annotations
+    that pycocotools can score against stay in the ground truth, so that scores stay COCO's. Everything else that is
+    wrong with the file is an error.
+
+    Args:
+        path: the JSON file.
+        folder: that its file names refer to.
+        invalid: what to do about degenerate instances, ``error`` or ``drop``.
+        limit: keep only the first so many images, by id; files and shapes of the others are not checked.
+        part: keep only this part of the images, before ``limit``; None: all.
+        headers: see at once, by their headers, whether the images can be read and are as large as the file says.
+        categories: those of the data set, where it has more files than one; the file must use no others.
 
     Raises:
-        DataError: the file or a part of it cannot be used.
+        UserError: ``invalid`` has no such value.
+        DataError: a file is missing or cannot be used, in one line with the file and the id.
     """
+    drop = drops(invalid)
     data = _load(path)
     own = _by_id(path, data, "categories", "name")
     known = [own[i] for i in sorted(own)] if categories is None else _among(path, own, categories)
     records = _by_id(path, data, "images", "file_name")
     chosen = sorted(records)
     if part is None:
-        files = _files(path, images, [records[i] for i in chosen[:limit]])
+        files = _files(path, folder, [records[i] for i in chosen[:limit]])
     else:
         # all files, since one that stands for two images could be in both splits
-        files = _files(path, images, [records[i] for i in chosen])
+        files = _files(path, folder, [records[i] for i in chosen])
         names = {i: records[i]["file_name"].replace("\\", "/") for i in chosen}
         in_part = part.choose(dict.fromkeys(names.values(), ""), path)
         chosen = [i for i in chosen if names[i] in in_part]
-    kept = {i: ImageRecord(records[i], [], set(), files[i]) for i in chosen[:limit]}
-    check_headers(path, images, list(kept.values()), every=headers)
-    lines = _sort_in(path, data["annotations"], kept, set(records), {c["id"] for c in known})
-    return Contents(known, list(kept.values()), skipped(path, lines, what="annotation", drop=drop_invalid))
+    images = {i: ImageRecord(records[i], [], set(), files[i]) for i in chosen[:limit]}
+    check_headers(path, folder, list(images.values()), every=headers)
+    lines = _add_annotations(path, data["annotations"], images, set(records), {c["id"] for c in known})
+    return Contents(known, list(images.values()), skipped(path, lines, what="annotation", drop=drop))
 
 
 def read_categories(path: Path) -> list[Entry]:
@@ -58,8 +75,8 @@ def read_categories(path: Path) -> list[Entry]:
     Raises:
         DataError: they cannot be read.
     """
-    found = _by_id(path, _load(path), "categories", "name")
-    return [found[i] for i in sorted(found)]
+    categories = _by_id(path, _load(path), "categories", "name")
+    return [categories[i] for i in sorted(categories)]
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
@@ -80,15 +97,15 @@ def _load(path: Path) -> dict[str, list[Any]]:
 
 
 def _by_id(path: Path, data: dict[str, list[Any]], key: str, text: str) -> dict[int, Entry]:
-    """The entries of ``images`` or ``categories`` by their ids; ``text``: what each must have beside it."""
-    found: dict[int, Entry] = {}
+    """The entries of ``images`` or ``categories`` by their ids; each must have the text ``text`` beside its id."""
+    entries: dict[int, Entry] = {}
     faults = Faults(path)
     for position, given in enumerate(data[key]):
         entry_id = whole(given.get("id")) if isinstance(given, dict) else None
         if entry_id is None:
             faults.add("id", f"entry {position} of {key!r} is no object with a whole number as 'id'")
             continue
-        if entry_id in found:
+        if entry_id in entries:
             faults.add("twice", f"id {entry_id} is there twice in {key!r}; ids must differ")
         entry = {**plain(given), "id": entry_id}
         if not is_text(entry.get(text)):
@@ -99,9 +116,9 @@ def _by_id(path: Path, data: dict[str, list[Any]], key: str, text: str) -> dict[
                 if entry[side] is None or entry[side] < 1:
                     line = f"id {entry_id} of {key!r} has {side} {short(value)}; it must be a whole number above 0"
                     faults.add(side, line)
-        found[entry_id] = entry
+        entries[entry_id] = entry
     faults.raise_first()
-    return found
+    return entries
 
 
 def _among(path: Path, own: dict[int, Entry], known: list[Entry]) -> list[Entry]:
@@ -119,27 +136,28 @@ def _among(path: Path, own: dict[int, Entry], known: list[Entry]) -> list[Entry]
     return known
 
 
-def _files(path: Path, images: Path, records: list[Entry]) -> dict[int, str]:
+def _files(path: Path, folder: Path, records: list[Entry]) -> dict[int, str]:
     """Where the images are, by their ids."""
-    if not images.is_dir():
-        fault = "is a file" if images.exists() else "does not exist"
-        raise DataError(f"image folder {images} {fault}; {path} names its images relative to it")
-    finder = FileFinder(images)
+    if not folder.is_dir():
+        fault = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"image folder {folder} {fault}; {path} names its images relative to it")
+    finder = FileFinder(folder)
     faults = Faults(path)
     files: dict[int, str] = {}
     owners: dict[str, int] = {}
-    looked = False
+    searched = False
     for record in records:
         image_id, name = record["id"], record["file_name"].replace("\\", "/")
         file = finder.find(name)
         if file is None:
-            line = f"file {images / name.lstrip('/')} of image {image_id} does not exist"
-            if not looked and (folder := finder.elsewhere(name)):
-                line += f"; one of that name lies in {folder}, which may be the folder to give"
-            looked = True
+            line = f"file {folder / name.lstrip('/')} of image {image_id} does not exist"
+            # searched once, as it is slow
+            if not searched and (other := finder.elsewhere(name)):
+                line += f"; one of that name lies in {other}, which may be the folder to give"
+            searched = True
             faults.add("file", line)
         elif file in owners:
-            faults.add("shared", f"images {owners[file]} and {image_id} are both the file {images / file}")
+            faults.add("shared", f"images {owners[file]} and {image_id} are both the file {folder / file}")
         else:
             files[image_id] = file
             owners[file] = image_id
@@ -147,11 +165,18 @@ def _files(path: Path, images: Path, records: list[Entry]) -> dict[int, str]:
     return files
 
 
-def _sort_in(
-    path: Path, annotations: list[Any], kept: dict[int, ImageRecord], known_images: set[int], known_categories: set[int]
+def _add_annotations(
+    path: Path, annotations: list[Any], images: dict[int, ImageRecord], image_ids: set[int], category_ids: set[int]
 ) -> list[str]:
-    """Give each annotation to its image; return a line for each one left out."""
-    seen: set[int] = set()
+    """Add each annotation to its image, if that is among those kept; return a line for each degenerate one.
+
+    Args:
+        path: the file.
+        annotations: its entries.
+        images: those that are kept, by id.
+        image_ids, category_ids: all that the file may refer to.
+    """
+    known: set[int] = set()
     lines: list[str] = []
     faults = Faults(path)
     for position, given in enumerate(annotations):
@@ -159,16 +184,16 @@ def _sort_in(
         if annotation_id is None:
             faults.add("id", f"entry {position} of 'annotations' is no object with a whole number as 'id'")
             continue
-        if annotation_id in seen:
+        if annotation_id in known:
             faults.add("twice", f"annotation id {annotation_id} is there twice; ids must differ")
             continue
-        seen.add(annotation_id)
+        known.add(annotation_id)
         image_id, category_id = whole(given.get("image_id")), whole(given.get("category_id"))
-        if image_id not in known_images or image_id is None:
+        if image_id not in image_ids or image_id is None:
             line = f"annotation {annotation_id} is of image {short(given.get('image_id'))}, which is not in 'images'"
             faults.add("image", line)
             continue
-        if category_id not in known_categories:
+        if category_id not in category_ids:
             line = f"annotation {annotation_id} is of category {short(given.get('category_id'))}"
             faults.add("category", f"{line}, which is not in 'categories'")
             continue
@@ -176,7 +201,7 @@ def _sort_in(
             line = f"annotation {annotation_id} has iscrowd {short(given['iscrowd'])}; it must be 0 or 1"
             faults.add("iscrowd", line)
             continue
-        image = kept.get(image_id)
+        image = images.get(image_id)
         if image is None:
             continue
         annotation = {**plain(given, keep=("bbox", "segmentation")), "id": annotation_id, "image_id": image_id}

@@ -1,4 +1,4 @@
-"""Boxes, polygons and run-length codes as COCO writes them: what is wrong with one, and its mask.
+"""Boxes, polygons and run-length codes as COCO writes them: what can be wrong with them, and the masks they stand for.
 
 The format is that of https://cocodataset.org/#format-data and of pycocotools, which scores it.
 """
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from instseg.errors import short
+from instseg.data.annotations.json_file import short
 from instseg.masks import rle
 
 MOST_PIXELS = 178_956_970  # of an image; Pillow opens no larger one, and pycocotools counts in 32 bits
@@ -78,7 +78,7 @@ def sound_codes(results: Sequence[Any], sizes: Mapping[int, tuple[int, int]]) ->
     """
     sound = np.zeros(len(results), dtype=bool)
     for begin in range(0, len(results), _CODES):
-        found = []
+        codes = []
         for i, result in enumerate(results[begin : begin + _CODES], begin):
             try:
                 size, counts = result["segmentation"]["size"], result["segmentation"]["counts"]
@@ -86,8 +86,9 @@ def sound_codes(results: Sequence[Any], sizes: Mapping[int, tuple[int, int]]) ->
             except (TypeError, LookupError, ValueError):
                 continue
             if type(counts) is str and type(size) is list and size == [height, width]:
-                found.append((i, counts, height * width))
-        sound[[i for i, _, _ in found]] = rle.fit([counts for _, counts, _ in found], np.array([n for *_, n in found]))
+                codes.append((i, counts, height * width))
+        pixels = np.array([pixels for *_, pixels in codes])
+        sound[[i for i, *_ in codes]] = rle.fit([counts for _, counts, _ in codes], pixels)
     return sound
 
 
@@ -104,6 +105,18 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     if isinstance(segmentation["counts"], list):
         return coco_mask.frPyObjects(segmentation, height, width)
     return {"size": [height, width], "counts": segmentation["counts"].encode("ascii")}
+
+
+def mask_annotation(rle: dict[str, Any], annotation_id: int, image_id: int, category_id: int) -> dict[str, Any]:
+    """An entry of ``annotations`` for a mask in compressed RLE as pycocotools makes it, but for its area."""
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+        "bbox": coco_mask.toBbox(rle).tolist(),
+        "iscrowd": 0,
+    }
 
 
 def _malformed_box(bbox: Any) -> str | None:
@@ -161,7 +174,7 @@ def _foreground(rle: dict[str, Any], height: int, width: int) -> int:
     if rle.get("size") != [height, width]:
         raise ValueError(f"its RLE has size {short(rle.get('size'))}, its image [height, width] [{height}, {width}]")
     counts = rle.get("counts")
-    runs = _runs(counts) if isinstance(counts, str) else counts
+    runs = run_lengths(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
         raise ValueError("its RLE counts are damaged; a list of run lengths or a compressed string is needed")
     if sum(runs) != height * width:
@@ -169,7 +182,7 @@ def _foreground(rle: dict[str, Any], height: int, width: int) -> int:
     return sum(runs[1::2])
 
 
-def _runs(counts: str) -> list[int] | None:
+def run_lengths(counts: str) -> list[int] | None:
     """The run lengths in COCO's compressed string: base 32, differences to the run before the last.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What is wrong with an annotation file, gathered before it is told."""
+"""Everything that is wrong with an annotation file, gathered before an error is raised."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,14 +9,18 @@ Invalid = Literal["error", "drop"]
 
 
 def drops(invalid: str) -> bool:
-    """Whether instances that cannot be used are to be left out; a UserError for what is no answer to that."""
+    """Whether instances that cannot be used are to be left out.
+
+    Raises:
+        UserError: ``invalid`` is neither ``error`` nor ``drop``.
+    """
     if invalid not in ("error", "drop"):
         raise unknown_name("value of invalid", str(invalid), ("error", "drop"))
     return invalid == "drop"
 
 
 class Faults:
-    """What is wrong, by kind: one line stands for all faults of a kind, and all stand in the error's ``lines``.
+    """Faults by kind. The error's message is the first kind's first line, its ``lines`` are all of them.
 
     Args:
         path: the file or folder that every line begins with.
@@ -38,16 +42,16 @@ class Faults:
 
 
 def skipped(path: Path, lines: list[str], *, what: str, drop: bool) -> list[str]:
-    """The lines, where what they tell of may be left out.
+    """The lines, if instances that cannot be used are left out.
 
     Args:
         path: the file or folder.
-        lines: one for each instance that cannot be used.
+        lines: a line for each such instance.
         what: the name of such an instance, e.g. ``annotation``.
         drop: whether they are left out.
 
     Raises:
-        DataError: they may not.
+        DataError: they are not, and there are some.
     """
     if lines and not drop:
         raise DataError(

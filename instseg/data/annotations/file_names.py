@@ -6,13 +6,13 @@ from urllib.parse import unquote
 
 
 class FileFinder:
-    """Finds files by one listing a folder, as a stat a file takes minutes on network disks.
+    """Finds files by listing each folder once, as asking for every file takes minutes on network disks.
 
-    Tools write names relative to folders of their own, with Windows' separators or percent-encoded as in an
-    address. So a name is tried as it is, then without its first folder, and so on; then decoded.
+    Tools write names relative to folders of their own, with Windows' separators or percent-encoded as in a URL. So a
+    name is tried as it is written, then without its first folder, and so on; then decoded.
 
     Args:
-        folder: what is found lies in it or below it.
+        folder: where to look, with its subfolders.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,7 +31,7 @@ class FileFinder:
         return None
 
     def elsewhere(self, name: str) -> Path | None:
-        """The folder below that has a file of this name, folders in the name apart; slow."""
+        """A subfolder that has a file of this name, whatever folders the name begins with; slow."""
         last = unquote(name).replace("\\", "/").rpartition("/")[2]
         return next((Path(at) for at, _, files in os.walk(self._folder) if last in files), None)
 

@@ -1,4 +1,4 @@
-"""What the headers of images say against what is said of them."""
+"""The headers of images, checked against the sizes in their records."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,22 +18,22 @@ _READERS = 16  # a header is one short wait for the disk
 def check_headers(source: Path, folder: Path, images: list[ImageRecord], *, every: bool) -> None:
     """Put missing sizes into the images' records, and ``exif_orientation`` where an image is to be turned.
 
-    Tools of today show a photograph upright to whoever annotates it. So one that EXIF says is turned is taken upright,
-    as detectron2 does, unless its record gives the size that it is stored in.
+    Today's annotation tools show photographs upright. So an image that has an EXIF orientation is turned upright, as
+    detectron2 does, unless its record gives the size in which it is stored.
 
     Args:
         source: the file that the records are from, for messages.
         folder: that the images lie in.
         images: their records may lack ``height`` and ``width``.
-        every: look at the headers of those that have both, too.
+        every: read the headers of those that have both, too.
 
     Raises:
         DataError: an image cannot be read, or is not as large as its record says, or too large for anything.
     """
     faults = Faults(source)
-    todo = [p for p in images if every or p.record.get("height") is None or p.record.get("width") is None]
+    todo = [image for image in images if every or any(image.record.get(side) is None for side in _SIDES)]
     with ThreadPoolExecutor(_READERS) as pool:
-        headers = list(pool.map(_header, [folder / p.file for p in todo]))
+        headers = list(pool.map(_header, [folder / image.file for image in todo]))
     for image, header in zip(todo, headers, strict=True):
         record = image.record
         record.pop(ORIENTATION, None)
@@ -42,7 +42,7 @@ def check_headers(source: Path, folder: Path, images: list[ImageRecord], *, ever
             continue
         stored, orientation = header[:2], header[2]
         upright = stored[::-1] if orientation in _SIDEWAYS else stored
-        size = next((one for one in (upright, stored) if _fits(record, one)), None)
+        size = next((size for size in (upright, stored) if _fits(record, size)), None)
         if size is None:
             said = tuple(record.get(key) or side for side, key in zip(stored, _SIDES, strict=True))
             line = f"image {record['id']} is {said[1]} x {said[0]} pixels there, but {stored[1]} x {stored[0]} in "
@@ -60,7 +60,7 @@ def check_headers(source: Path, folder: Path, images: list[ImageRecord], *, ever
 
 
 def _fits(record: dict[str, Any], size: tuple[int, int]) -> bool:
-    """Whether a record says so, as far as it says anything."""
+    """Whether a record gives this (height, width), as far as it gives any."""
     return all(record.get(key) in (None, side) for side, key in zip(size, _SIDES, strict=True))
 
 

@@ -1,16 +1,18 @@
 """Reading what people's annotation tools write as JSON."""
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from instseg.errors import DataError
 
-_LARGEST = 2**53  # scores keep ids as floats
+_LARGEST = 2**53  # COCO's evaluation keeps ids as floats
+_LONGEST = 1000  # characters of a text; no name or path is longer
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
         DataError: it is missing, cannot be read, or is no JSON.
@@ -34,22 +36,19 @@ def whole(value: Any) -> int | None:
     return value if type(value) is int and abs(value) <= _LARGEST else None
 
 
-_LONGEST = 1000  # characters of a text; no name or path is longer
-
-
 def is_text(value: Any) -> TypeGuard[str]:
-    """Whether it is a text of one line, not too long, that can be written to a file."""
+    """Whether a value is a text of one line, not too long, that can be written to a file."""
     if not isinstance(value, str) or len(value) > _LONGEST:
         return False
     return value.splitlines() == [value] == [value.encode("utf-8", "replace").decode()]
 
 
 def plain(entry: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
-    """An object's single values and what is to be kept; unknown lists and objects may be as deep as they like."""
+    """An object without its lists and objects, which may be nested deeply, but for those to keep."""
     return {key: value for key, value in entry.items() if key in keep or not isinstance(value, list | dict)}
 
 
 def short(value: Any) -> str:
-    """A value in a few characters, for messages."""
-    text = " ".join(repr(value).split())
+    """A value of any size in a few characters, for messages."""
+    text = " ".join(reprlib.repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""Reading the annotations of the VGG ImageRecord Annotator (VIA), versions 1 and 2, and checking all of them.
+"""Reading the annotations of the VGG Image Annotator (VIA), versions 1 and 2, and checking all of them.
 
 Source: A. Dutta and A. Zisserman, "The VIA Annotation Software for Images, Audio and Video", ACM Multimedia 2019;
 https://www.robots.ox.ac.uk/~vgg/software/via.
@@ -10,7 +10,7 @@ from typing import Any
 
 from instseg.data.annotated import Contents, ImageRecord
 from instseg.data.annotations.coco_shapes import missing_box
-from instseg.data.annotations.faults import Faults, skipped
+from instseg.data.annotations.faults import Faults, Invalid, drops, skipped
 from instseg.data.annotations.file_names import FileFinder
 from instseg.data.annotations.headers import check_headers
 from instseg.data.annotations.json_file import is_text, read_json, short
@@ -22,7 +22,7 @@ _PROJECT = "_via_img_metadata"
 _CORNERS = 180  # of a round shape's polygon, which keeps it within 0.02 % of its radius
 
 
-def read_via(path: Path, *, category: str, drop_invalid: bool, limit: int | None) -> Contents:
+def read_via(path: Path, *, category: str, invalid: Invalid, limit: int | None) -> Contents:
     """Read a VIA file beside its images: an export of VIA 1 or 2, or a project of VIA 2.
 
     Polygons, closed polylines, rectangles, circles and ellipses are instances, all of one category; points and
@@ -32,12 +32,14 @@ def read_via(path: Path, *, category: str, drop_invalid: bool, limit: int | None
     Args:
         path: the JSON file.
         category: the name of the one category.
-        drop_invalid: leave degenerate regions out instead of raising.
+        invalid: what to do about degenerate regions, ``error`` or ``drop``.
         limit: keep only the first so many images.
 
     Raises:
+        UserError: ``invalid`` has no such value.
         DataError: the file or a part of it cannot be used.
     """
+    drop = drops(invalid)
     entries = _entries(path)
     images = [
         ImageRecord({"id": i, "file_name": name}, [], set(), name) for i, name in enumerate(sorted(entries), start=1)
@@ -50,7 +52,7 @@ def read_via(path: Path, *, category: str, drop_invalid: bool, limit: int | None
             annotation_id += 1
             if (reason := _add(image, annotation_id, region)) is not None:
                 lines.append(f"region {key} of {image.file}: {reason}")
-    lines = skipped(path, lines, what="region", drop=drop_invalid)
+    lines = skipped(path, lines, what="region", drop=drop)
     known = {image.file for image in images}
     if limit is None:
         beside = {p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES}
@@ -69,7 +71,7 @@ def _entries(path: Path) -> dict[str, list[tuple[str, Any]]]:
         raise DataError(f"{path} holds no image; {_FORM}")
     finder = FileFinder(path.parent)
     faults = Faults(path)
-    found: dict[str, list[tuple[str, Any]]] = {}
+    entries: dict[str, list[tuple[str, Any]]] = {}
     for key, entry in data.items():
         name = entry.get("filename") if isinstance(entry, dict) else None
         regions = entry.get("regions") if isinstance(entry, dict) else None
@@ -79,13 +81,13 @@ def _entries(path: Path) -> dict[str, list[tuple[str, Any]]]:
             faults.add("regions", f"{name} has regions {short(regions)}; a list or an object is needed")
         elif (file := finder.find(name)) is None:
             faults.add("file", f"image {path.parent / name.lstrip('/')} does not exist")
-        elif file in found:
+        elif file in entries:
             faults.add("twice", f"{file} is there twice; each image has one entry")
         else:
             numbered = regions.items() if isinstance(regions, dict) else enumerate(regions)
-            found[file] = [(" ".join(str(number).split())[:60], region) for number, region in numbered]
+            entries[file] = [(" ".join(str(number).split())[:60], region) for number, region in numbered]
     faults.raise_first()
-    return found
+    return entries
 
 
 def _add(image: ImageRecord, annotation_id: int, region: Any) -> str | None:

@@ -22,7 +22,7 @@ DEFAULT_DIR = "data"
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without a byte
 _STALE = 3600.0  # seconds after which a temporary folder can only be a killed run's
-_DELAY = 2.0  # seconds before a bar is worth its line
+_DELAY = 2.0  # seconds before a progress bar is shown
 _MAX_GROWTH = 50  # an image archive unpacks to little more than its own size
 
 
@@ -110,7 +110,7 @@ def unpack_zip(archive: Path, folder: Path, *, top: str, stale: float = _STALE, 
     except zipfile.BadZipFile as error:
         raise DataError(f"{archive} is truncated or no zip file ({_reason(error)}); delete it and try again") from None
     except OSError as error:
-        if not whole.exists():  # else another process was faster, which is just as well
+        if not whole.exists():  # else another process has unpacked it meanwhile
             raise DataError(f"cannot unpack {archive} to {whole}: {_reason(error)}") from None
     finally:
         if temporary is not None:
@@ -122,7 +122,7 @@ def _fetch(url: str, part: Path, path: Path, progress: bool) -> None:
     """Complete ``part`` from ``url``."""
     have = part.stat().st_size if part.exists() else 0
     response = _open(url, have, path)
-    if response is None:  # the server has nothing from there on: the old piece is of no use
+    if response is None:  # the server has nothing from there on, so the part does not belong to this file
         part.unlink()
         have = 0
         response = _open(url, have, path)
@@ -190,7 +190,6 @@ def _fault(path: Path, sha256: str | None, size: int | None, progress: bool) -> 
         digest = hashlib.sha256()
         with (
             path.open("rb") as file,
-            # seconds for a large file, and nothing to see of a small one
             bar(
                 total=actual_size,
                 unit="B",

@@ -9,16 +9,16 @@ from instseg.data.dataset import Sample
 
 
 def paste(sample: Sample, partner: Sample, *, min_area: int, min_visible: float) -> Sample:
-    """A random number of a partner's objects, any of them, on top of a sample.
+    """Paste a random subset of a partner's objects on top of a sample.
 
-    Pasted pixels leave the masks that lay there. Instances with too little left are dropped; the boxes of those that
-    lost pixels are put around the rest. Edges are not blended, which made no difference in the paper.
+    Masks lose the pixels that are pasted over. Instances with too little left are dropped; those that lost pixels get
+    new tight boxes. Edges are not blended, which made no difference in the paper.
 
     Args:
         sample: the image that is pasted into; ``area`` is that of its masks.
         partner: the image that is pasted from, of the same size.
         min_area: least pixels of a mask that was covered in part.
-        min_visible: least share of its pixels that must still be seen.
+        min_visible: least share of its pixels that must stay visible.
 
     Returns:
         The sample with the partner's objects behind its own in the target.

@@ -1,4 +1,4 @@
-"""What becomes of a target's instances where images are cropped and pasted."""
+"""Selecting, joining and repairing the instances of a target when images are cropped and pasted."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ PER_INSTANCE = ("boxes", "labels", "masks", "area", "iscrowd")
 
 
 def select(target: Target, which: torch.Tensor) -> Target:
-    """Some of a target's instances, in this order: their numbers (n,) int64."""
-    # slicing would give plain tensors, which v2 would not move
+    """Some of a target's instances, by their indices (n,) int64 and in that order."""
+    # indexing alone would give plain tensors, which torchvision's v2 would not transform
     return {k: tv_tensors.wrap(v.index_select(0, which), like=v) if k in PER_INSTANCE else v for k, v in target.items()}
 
 
@@ -24,7 +24,7 @@ def without_crowds(target: Target) -> Target:
 
 
 def joined(first: Target, second: Target, which: Sequence[int]) -> Target:
-    """All instances of a target, and behind them some of another's of the same size; all else is the first's."""
+    """The first target with some instances of a second one, of the same image size, behind its own."""
     target = dict(first)
     for key in PER_INSTANCE:
         # slices, so that masks are copied once
@@ -42,15 +42,15 @@ def tight_box(mask: torch.Tensor) -> tuple[int, int, int, int]:
 
 
 def sanitized(target: Target, changed: torch.Tensor, least: float | torch.Tensor) -> Target:
-    """The target after something took pixels from its masks.
+    """The target after its masks lost pixels.
 
-    Instances with too few pixels are dropped; the boxes of others whose masks were changed are put around what is
-    left, and every ``area`` is that of the mask as it is.
+    Instances with too few pixels are dropped; the other changed masks get new tight boxes, and every ``area`` is
+    counted anew.
 
     Args:
-        target: its masks are of the size of the image.
-        changed: (N,) bool: whose boxes no longer fit.
-        least: pixels that a mask must have to stay, 1 or more; one number, or (N,).
+        target: with N instances; its masks are of the size of the image.
+        changed: (N,) bool: which boxes no longer fit.
+        least: pixels that a mask needs to be kept, 1 or more; a number, or (N,).
     """
     area = areas(target["masks"].as_subclass(torch.Tensor))
     target = {**target, "area": area}

@@ -32,14 +32,14 @@ def training_batches(
     pin: bool = False,
 ) -> Iterator[Batch]:
     """The batches of iterations ``start`` to ``iterations - 1``: (images, targets) lists of ``batch_size``,
-    the images (3, H, W) uint8, which is what is quickest to hand over.
+    the images (3, H, W) uint8, which workers hand over in the least time.
 
     Every epoch is a permutation of ``indices`` drawn from (seed, epoch); every sample's augmentation is drawn
-    from (seed, position). A resumed run therefore sees what an unbroken one sees. A batch holds tall images or
-    wide ones.
+    from (seed, position). So a resumed run gets the batches of an unbroken one. A batch holds tall images or wide
+    ones, never both.
 
     Raises:
-        UserError: what the data set raised while reading an image, as it was, also out of a worker process.
+        UserError: the data set raised it while it read an image, here or in a worker process.
     """
     sizes = dataset.sizes()
     tall = [sizes[index][0] > sizes[index][1] for index in indices]
@@ -78,7 +78,7 @@ def verify_images(
 ) -> Iterator[tuple[int, str | None, bytes]]:
     """Read images and their masks once, in order: (index, what is wrong or None, digest of the image's pixels)."""
     loader = DataLoader(
-        _Examined(dataset, indices),
+        _VerifiedImages(dataset, indices),
         batch_size=None,
         num_workers=_processes(workers),
         multiprocessing_context=_context(workers),
@@ -100,27 +100,27 @@ def to_unit(image: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def _processes(workers: int) -> int:
-    """No more than there are cores: more would wait for each other, and torch would say so at length."""
+    """At most as many as there are cores: more are no faster, and torch warns of them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(workers, cores)
 
 
 def _context(workers: int) -> str | None:
-    """How workers are started: said outright, since a sweep's own processes set a default that workers can't use."""
+    """How workers are started. Not torch's default: in a sweep's processes joblib sets one that workers can't use."""
     if not workers:
         return None
     return "fork" if sys.platform == "linux" else "spawn"
 
 
 class TrainingSamples(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
-    """The samples that training sees: ``samples[index, position]`` is image ``index`` as it is augmented at a
-    position, counted from the start of training, a function of the seed and these two numbers alone.
+    """Augmented training samples: ``samples[index, position]`` is image ``index`` as it is augmented at a position,
+    counted in samples from the start of training. It depends on the seed and these two numbers alone.
 
     A sample is (3, H, W) uint8 and the target, as plain tensors; see :func:`instseg.data.batches.transforms.apply`.
 
     Args:
         dataset: what images are read from.
-        indices: those that training uses; what is pasted comes from them.
+        indices: the images that training uses; objects to paste are taken from these.
         transform: of :func:`instseg.data.batches.transforms.training`.
         seed: the run's.
     """
@@ -134,7 +134,7 @@ class TrainingSamples(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
         """A sample.
 
         Raises:
-            UserError: it, or what is pasted into it, can't be read.
+            UserError: the image, or the one to paste from, can't be read.
         """
         index, position = key
         with seeds.stream(self.seed, "augmentation", position):
@@ -156,8 +156,8 @@ class _Images(Dataset[Any]):
 
 
 class ErrorsAsItems(Dataset[Any]):
-    """Another data set's items, or the UserErrors that it raises in their place: out of a worker an exception would
-    reach the user wrapped in a traceback."""
+    """Another data set's items; a UserError that it raises is an item, as torch wraps exceptions of workers in a
+    traceback."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -172,7 +172,7 @@ class ErrorsAsItems(Dataset[Any]):
             return error
 
 
-class _Examined(Dataset[Any]):
+class _VerifiedImages(Dataset[Any]):
     def __init__(self, dataset: InstanceDataset, indices: Sequence[int]) -> None:
         self.dataset, self.indices = dataset, indices
 
@@ -191,11 +191,11 @@ class _Examined(Dataset[Any]):
 
 
 class BatchOrder(Sampler[list[tuple[int, int]]]):
-    """For each iteration its (index, position)s; position counts samples from the start of training.
+    """For each iteration a list of (index, position); position counts samples from the start of training.
 
-    Images are drawn epoch by epoch, and a batch is made as soon as there are enough of one kind (tall or wide), so
-    that little of it is padding. Whoever is left over at an epoch's end goes first in the next; of a kind
-    with fewer images than a batch, one batch may hold the same image twice.
+    Images are drawn epoch by epoch, and a batch is complete as soon as enough of one orientation (tall or wide) are
+    drawn, so that little of it is padding. Images left over at an epoch's end go first in the next. Where an
+    orientation has fewer images than a batch, a batch may hold an image twice.
     """
 
     def __init__(
@@ -208,14 +208,14 @@ class BatchOrder(Sampler[list[tuple[int, int]]]):
         return max(0, self.iterations - self.start)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        # who waits for company depends on all that went before: a resumed run goes through it again
+        # which images are left over depends on all batches before, so a resumed run draws these again
         return islice(self._from_the_start(), self.start, self.iterations)
 
     def _from_the_start(self) -> Iterator[list[tuple[int, int]]]:
         waiting: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
-        for position, which in enumerate(self._drawn()):
-            group = waiting[self.tall[which]]
-            group.append((self.indices[which], position))
+        for position, i in enumerate(self._drawn()):
+            group = waiting[self.tall[i]]
+            group.append((self.indices[i], position))
             if len(group) == self.batch_size:
                 yield group.copy()
                 group.clear()

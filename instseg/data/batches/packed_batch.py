@@ -1,4 +1,4 @@
-"""What a worker hands over: all tensors of one dtype in one, since every tensor handed over costs an open file.
+"""A batch as a worker hands it over: its tensors joined by dtype, since every tensor costs an open file.
 
 A process may often have 1,024 open, and a batch of 16 images with their targets has about 100 tensors.
 """
@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 class PackedBatch:
-    """A batch (any nesting of lists, tuples and dicts with CPU tensors in it) packed to be handed over.
+    """A batch (any nesting of lists, tuples and dicts with CPU tensors in it), its tensors packed by dtype.
 
-    Tensors come out as they went in, strides included, as plain tensors that share memory with their
-    neighbours; what overlaps itself or has gaps comes out contiguous.
+    Unpacked tensors are plain ones with the strides that they had, and share memory with each other; a tensor that
+    overlaps itself or has gaps becomes contiguous.
 
     Args:
         batch: pickled but for its tensors.
@@ -51,7 +51,10 @@ class PackedBatch:
 
 
 def _shared(size: int, dtype: torch.dtype) -> Tensor:
-    """An empty tensor in shared memory from the start, as torch's own collation makes it: one copy less."""
+    """An empty tensor in shared memory from the start, which saves a copy.
+
+    By the private call that torch's own ``default_collate`` makes; the public ``share_memory_`` would copy.
+    """
     return torch.empty(0, dtype=dtype).set_(torch.UntypedStorage._new_shared(size * dtype.itemsize))
 
 

@@ -1,6 +1,7 @@
-"""What happens to a training image on its way into a batch, by ``torchvision.transforms.v2``."""
+"""The augmentation of training images, by ``torchvision.transforms.v2``."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,31 +17,18 @@ PADDING = (124, 116, 104)
 """The mean colour of ImageNet's images, which is what batches are padded with."""
 
 
-def training(
-    *,
-    flip: float = 0.5,
-    vertical_flip: float = 0.0,
-    scale: Sequence[float] | None = None,
-    crop: int | None = None,
-    photometric: float = 0.0,
-    jpeg: float = 0.0,
-    jpeg_quality: Sequence[int] = (30, 95),
-    copy_paste: float = 0.0,
-    min_area: int = 10,
-    min_visible: float = 0.1,
-    min_size: Sequence[int],
-    max_size: int,
-) -> "TrainTransform":
-    """Flips, scaling, cropping, copy-paste and changes of colour, of which by default only a flip happens.
+@dataclass(kw_only=True)
+class Augmentation:
+    """What changes training images; by default only a flip. It is also the node ``augmentation`` of the configuration.
 
     With ``scale``, ``crop`` or ``copy_paste`` instances that keep fewer than ``min_area`` pixels are dropped, the boxes
     of those that were cut or covered are put around what is left, and ``area`` is that of the masks as they are.
 
-    Args:
+    Attributes:
         flip, vertical_flip: probabilities of the flips left to right and upside down.
-        scale: None: the short side becomes one of ``min_size`` at random, and the long side ``max_size`` at most. Else
-            the image is fitted into a square, of ``crop`` or else of ``max_size``, and becomes this many times as
-            large, from the range [low, high]. [0.1, 2.0] with a crop is large-scale jitter (Ghiasi et al., CVPR 2021).
+        scale: None: the short side becomes one of the data set's sizes at random. Else the image is fitted into a
+            square, of ``crop`` or else of the largest side, and becomes this many times as large, from the range [low,
+            high]. [0.1, 2.0] with a crop is large-scale jitter (Ghiasi et al., CVPR 2021).
         crop: side in pixels of a square that is cut from the image at random; what is smaller is padded.
         photometric: probability of each of five distortions: brightness, contrast, saturation, hue, channel order.
         jpeg: probability of JPEG compression.
@@ -48,46 +36,68 @@ def training(
         copy_paste: probability that objects of a second image, moved in the same way, are pasted on top.
         min_area: in pixels of the image as it becomes, 1 or more.
         min_visible: least share of an object's pixels that pasted ones may leave, else it is dropped.
+    """
+
+    flip: float = 0.5
+    vertical_flip: float = 0.0
+    scale: list[float] | None = None
+    crop: int | None = None
+    photometric: float = 0.0
+    jpeg: float = 0.0
+    jpeg_quality: list[int] = field(default_factory=lambda: [30, 95])
+    copy_paste: float = 0.0
+    min_area: int = 10
+    min_visible: float = 0.1
+
+
+def training(*, min_size: Sequence[int], max_size: int, **options: Any) -> "TrainTransform":
+    """The transform of training images.
+
+    Args:
         min_size: sizes of the short side, in pixels, to choose from.
         max_size: of the long side, in pixels.
+        options: those of :class:`Augmentation`.
+
+    Raises:
+        TypeError: an option of another name.
     """
-    moves: list[v2.Transform] = [v2.RandomHorizontalFlip(flip)]
-    if vertical_flip:
-        moves.append(v2.RandomVerticalFlip(vertical_flip))
-    side = crop or max_size
-    if scale is None:
+    a = Augmentation(**options)
+    moves: list[v2.Transform] = [v2.RandomHorizontalFlip(a.flip)]
+    if a.vertical_flip:
+        moves.append(v2.RandomVerticalFlip(a.vertical_flip))
+    side = a.crop or max_size
+    if a.scale is None:
         moves.append(v2.RandomShortestSize(list(min_size), max_size=max_size, antialias=True))
     else:
-        moves.append(_ScaleJitter((side, side), (scale[0], scale[1]), antialias=True))
-    if crop is not None:
-        moves.append(_crop((crop, crop)))
+        moves.append(_ScaleJitter((side, side), (a.scale[0], a.scale[1]), antialias=True))
+    if a.crop is not None:
+        moves.append(_crop((a.crop, a.crop)))
     colours: list[v2.Transform] = []
-    if photometric:
-        colours.append(v2.RandomPhotometricDistort(p=photometric))
-    if jpeg:
-        colours.append(v2.RandomApply([v2.JPEG(list(jpeg_quality))], p=jpeg))
-    drops = scale is not None or crop is not None or copy_paste > 0
+    if a.photometric:
+        colours.append(v2.RandomPhotometricDistort(p=a.photometric))
+    if a.jpeg:
+        colours.append(v2.RandomApply([v2.JPEG(list(a.jpeg_quality))], p=a.jpeg))
+    drops = a.scale is not None or a.crop is not None or a.copy_paste > 0
     return TrainTransform(
         moves,
         colours,
         side**2,
-        copy_paste=copy_paste,
-        min_area=min_area if drops else None,
-        min_visible=min_visible,
+        copy_paste=a.copy_paste,
+        min_area=a.min_area if drops else None,
+        min_visible=a.min_visible,
     )
 
 
 class TrainTransform:
-    """What :func:`training` gives: (image, target) -> (image, target), the random choices from torch's generator.
+    """(image, target) -> (image, target), with random choices from torch's generator; made by :func:`training`.
 
     Args:
         moves: what changes the size and place of image, boxes and masks alike.
         colours: what changes the image alone.
         pixels: colours come before the moves on images of so many, and behind them on larger ones, as they are what
             takes time.
-        copy_paste: see :func:`training`.
-        min_area: see :func:`training`; None: instances stay as they were moved.
-        min_visible: see :func:`training`.
+        copy_paste, min_visible: see :class:`Augmentation`.
+        min_area: see :class:`Augmentation`; None: instances stay as they were moved.
     """
 
     def __init__(
@@ -136,10 +146,10 @@ class TrainTransform:
 
 
 class PackedMasks(v2.Transform):
-    """Transforms applied in turn, to eight masks at a time: each mask is a bit of the planes that they see as masks.
+    """Transforms applied in turn to eight masks at a time: each mask is one bit of the uint8 planes they transform.
 
-    That is exact where masks are moved by nearest neighbour and filled with 0, as v2's geometric transforms do,
-    and takes a quarter of the time. A transform that adds, drops or reorders instances belongs outside.
+    That is exact where masks are resampled by nearest neighbour and filled with 0, as by v2's geometric transforms,
+    and takes a quarter of the time. Transforms that add, drop or reorder instances must not be among them.
 
     Args:
         transforms: called with (image, target).
@@ -152,7 +162,7 @@ class PackedMasks(v2.Transform):
     def forward(self, image: tv_tensors.Image, target: Target) -> Sample:
         masks = target["masks"].as_subclass(torch.Tensor)
         n = len(masks)
-        # like masks also in strides, so that packing runs through memory in order
+        # with the strides of the masks, so that packing goes through memory in order
         planes = torch.zeros_like(masks[: -(-n // 8)])
         for k in range(n):
             planes[k // 8] |= masks[k] << k % 8
@@ -167,7 +177,7 @@ class PackedMasks(v2.Transform):
 
 
 class _ScaleJitter(v2.ScaleJitter):
-    """v2's, but a side of a long and thin image keeps a pixel."""
+    """v2's, but no side of a long and thin image becomes 0 pixels."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = super().make_params(flat_inputs)["size"]
@@ -175,7 +185,7 @@ class _ScaleJitter(v2.ScaleJitter):
 
 
 def _crop(size: tuple[int, int]) -> v2.Transform:
-    """A random crop of (H, W), padded where that is more than there is; boxes may then reach beyond it."""
+    """A random crop of (H, W), padded where the image is smaller; boxes may then reach beyond it."""
     fill = {tv_tensors.Image: PADDING, "others": 0}
     return v2.Compose([v2.SetClampingMode(None), v2.RandomCrop(size, pad_if_needed=True, fill=fill)])
 

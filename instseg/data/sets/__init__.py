@@ -1,1 +1,119 @@
-"""The data sets: one a file, found by the file's name."""
+"""Data sets, one a file: ``sets/NAME.py`` holds the one :class:`InstanceDataset` that is built as ``NAME``.
+
+Its constructor takes the split and, by keyword, what it needs of
+
+- ``root``: the folder that holds the data set, or that holds the folder of it;
+- ``images``: how many images of the split to use; None: all;
+- ``fold``: which fold is held out; a data set without this argument has fold 0 alone;
+- ``files``: annotation files and folders by the keys in ``FILES``, an attribute of the class.
+
+All other keyword arguments are the data set's own options. A data set that can be downloaded says from where in
+``SOURCE``, and has the option ``download_dir``: where it lies when no root is given.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from instseg.data.archives.download import DEFAULT_DIR
+from instseg.data.archives.fetch import Source, fetch
+from instseg.data.dataset import InstanceDataset
+from instseg.errors import UserError, unknown_name
+
+_COMMON = ("root", "images", "fold", "files")
+
+
+def names() -> list[str]:
+    """Every data set that :func:`build` knows."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+
+
+def dataset_class(name: str) -> type[InstanceDataset]:
+    """The class of a data set.
+
+    Raises:
+        UserError: there is no such data set.
+        TypeError: its file does not define exactly one data set.
+    """
+    if name not in names():
+        raise unknown_name("data set", name, names())
+    module = importlib.import_module(f"{__name__}.{name}")
+    defined = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, InstanceDataset) and value.__module__ == module.__name__
+    ]
+    if len(defined) != 1:
+        raise TypeError(f"sets/{name}.py must define one InstanceDataset, and defines {len(defined)}")
+    return defined[0]
+
+
+def options(name: str) -> dict[str, Any]:
+    """The options of a data set and their defaults."""
+    dataset = dataset_class(name)
+    parameters = inspect.signature(dataset).parameters.values()
+    own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _COMMON}
+    return own if dataset.SOURCE is None else {**own, "download_dir": DEFAULT_DIR}
+
+
+def source(name: str) -> Source:
+    """The archives that a data set is published in; a UserError where it can't be downloaded."""
+    sources = {known: dataset_class(known).SOURCE for known in names()}
+    if (published := sources.get(name)) is None:
+        raise unknown_name("data set to download", name, (known for known in sources if sources[known] is not None))
+    return published
+
+
+def build(
+    name: str,
+    split: str,
+    *,
+    fold: int = 0,
+    root: Path | None = None,
+    images: int | None = None,
+    files: Mapping[str, Path] | None = None,
+    **chosen: Any,
+) -> InstanceDataset:
+    """A data set by name.
+
+    Args:
+        name: one of :func:`names`.
+        split: ``train`` or ``val``.
+        fold: which fold is held out, where the data set has folds.
+        root: the folder that holds the data set, or that holds the folder of it; None: it is generated, or lies in
+            the option ``download_dir``, where a small one is downloaded to unless it is there.
+        images: how many images of the split to use; None: all.
+        files: annotation files and folders, for data sets that take them (``coco_json``).
+        chosen: the data set's options; see :func:`options`.
+
+    Raises:
+        UserError: an unknown name or option, or data that can't be used.
+    """
+    dataset, known = dataset_class(name), options(name)
+    check_files(name, files or {})
+    for option in chosen:
+        if option not in known:
+            raise unknown_name(f"option of data set {name}:", option, known)
+    accepted = inspect.signature(dataset).parameters
+    if "fold" not in accepted and fold != 0:
+        raise UserError(f"dataset.fold={fold}: {name} has fold 0 alone")
+    if dataset.SOURCE is not None:
+        download_dir = Path(chosen.pop("download_dir", DEFAULT_DIR)).expanduser()
+        if root is None and dataset.SOURCE.automatic:
+            fetch(dataset.SOURCE, download_dir)
+        root = root or download_dir
+    common = {"fold": fold, "root": root, "images": images, "files": files or {}}
+    arguments = {key: value for key, value in common.items() if key in accepted} | chosen
+    # each data set has a constructor of its own, which was looked at above
+    return dataset(split, **arguments)  # type: ignore[call-arg]
+
+
+def check_files(name: str, files: Mapping[str, Any]) -> None:
+    """Raise a UserError where files are given to a data set that does not take them."""
+    for key in files:
+        if key not in dataset_class(name).FILES:
+            takers = " and ".join(other for other in names() if key in dataset_class(other).FILES)
+            raise UserError(f"dataset.{key} is not for dataset {name}" + (f", but for {takers}" if takers else ""))

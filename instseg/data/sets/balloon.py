@@ -7,17 +7,18 @@ release at https://github.com/matterport/Mask_RCNN/releases/tag/v2.1.
 from pathlib import Path
 
 from instseg.data.annotated import AnnotatedImages
-from instseg.data.annotations.faults import Invalid, drops
+from instseg.data.annotations.faults import Invalid
 from instseg.data.annotations.via import read_via
+from instseg.data.archives.fetch import Archive, Source
+from instseg.data.folders import find_root
 from instseg.data.split import check_split
-from instseg.errors import DataError, UserError
+from instseg.errors import DataError
 
-FOLDER = "balloon"
 FILE = "via_region_data.json"
 URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.1/balloon_dataset.zip"
 
 _LAYOUT = (
-    f"{FOLDER}/ with train/{FILE} and val/{FILE} beside the photos is expected, as {URL} unpacks; "
+    f"balloon/ with train/{FILE} and val/{FILE} beside the photos is expected, as {URL} unpacks; "
     "python -m experiments.data dataset=balloon download=true fetches it"
 )
 
@@ -36,23 +37,13 @@ class Balloon(AnnotatedImages):
         DataError: a folder or file is missing or cannot be used, in one line with the file.
     """
 
+    # neither the publisher nor enough independent projects give a checksum
+    SOURCE = Source("balloon", ("train", "val"), (Archive(URL, "balloon", size=39_000_000, unpacked=40_000_000),))
+
     def __init__(self, split: str, *, root: Path, images: int | None = None, invalid: Invalid = "drop") -> None:
-        check_split(split)
-        drop = drops(invalid)
-        if images is not None and images < 1:
-            raise UserError(f"images={images}: at least 1 image must be kept")
-        source = _found(Path(root)) / split / FILE
-        if not source.exists():
-            raise DataError(f"{source} does not exist; {_LAYOUT}")
-        contents = read_via(source, category="balloon", drop_invalid=drop, limit=images)
-        super().__init__(contents, source.parent, name="balloon", source=source)
-
-
-def _found(root: Path) -> Path:
-    """The folder that holds the two splits."""
-    if not root.is_dir():
-        raise DataError(f"balloon folder {root} does not exist; {_LAYOUT}")
-    for folder in (root / FOLDER, root):
-        if (folder / "train").is_dir() or (folder / "val").is_dir():
-            return folder
-    raise DataError(f"{root} holds no balloon data set: {_LAYOUT}")
+        check_split(split, images)
+        path = find_root(root, self.SOURCE.folder, self.SOURCE.parts, _LAYOUT) / split / FILE
+        if not path.exists():
+            raise DataError(f"{path} does not exist; {_LAYOUT}")
+        contents = read_via(path, category="balloon", invalid=invalid, limit=images)
+        super().__init__(contents, path.parent, name="balloon", source=path)

@@ -1,4 +1,4 @@
-"""One's own images with a COCO-style annotation file, as Label Studio, CVAT and Roboflow export it.
+"""Images of one's own with a COCO-style annotation file, as Label Studio, CVAT and Roboflow export it.
 
 The format is that of https://cocodataset.org/#format-data.
 """
@@ -6,25 +6,14 @@ The format is that of https://cocodataset.org/#format-data.
 from collections.abc import Mapping
 from pathlib import Path
 
-from instseg.data.annotations.coco_file import read_categories
+from instseg.data.annotated import AnnotatedImages
+from instseg.data.annotations.coco_file import read_categories, read_coco
 from instseg.data.annotations.faults import Invalid
-from instseg.data.sets.coco import CocoDataset
 from instseg.data.split import FoldSplit, check_split
 from instseg.errors import UserError
 
-FILES = ("annotations", "images", "val_annotations", "val_images")
 
-
-def coco_json(
-    split: str,
-    files: Mapping[str, Path],
-    *,
-    fold: int = 0,
-    limit: int | None = None,
-    folds: int = 5,
-    split_seed: int = 0,
-    invalid: Invalid = "drop",
-) -> CocoDataset:
+class CocoJson(AnnotatedImages):
     """A split of a COCO-style file, or one of two files.
 
     Without ``val_annotations`` the images are dealt out to folds (see :class:`instseg.data.split.FoldSplit`). With
@@ -36,35 +25,51 @@ def coco_json(
             ``val_annotations``; and ``val_images``, by default ``images`` if given, else the folder of
             ``val_annotations``.
         fold: which fold is held out, where there is no ``val_annotations``.
-        limit: keep only the first so many images of the split, by id.
+        images: keep only the first so many images of the split, by id.
         folds: how many there are.
         split_seed: of the order in which images are dealt out.
-        invalid: see :class:`instseg.data.sets.coco.CocoDataset`.
+        invalid: whether degenerate instances (see :func:`instseg.data.annotations.coco_file.read_coco`) are left out,
+            or an error.
 
     Raises:
         UserError: ``annotations`` is not given, or an argument has no such value.
         DataError: a file is missing or cannot be used, in one line with the file and the id.
     """
-    check_split(split)
-    if "annotations" not in files:
-        raise UserError(
-            "dataset coco_json needs dataset.annotations=FILE.json, and dataset.images=FOLDER unless the images "
-            "lie beside that file"
+
+    FILES = ("annotations", "images", "val_annotations", "val_images")
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        files: Mapping[str, Path],
+        fold: int = 0,
+        images: int | None = None,
+        folds: int = 5,
+        split_seed: int = 0,
+        invalid: Invalid = "drop",
+    ) -> None:
+        check_split(split, images)
+        if "annotations" not in files:
+            raise UserError(
+                "dataset coco_json needs dataset.annotations=FILE.json, and dataset.images=FOLDER unless the images "
+                "lie beside that file"
+            )
+        source, val_source = files["annotations"], files.get("val_annotations")
+        folder = files.get("images", source.parent)
+        part = categories = None
+        if val_source is None:
+            if "val_images" in files:
+                raise UserError(
+                    f"dataset.val_images={files['val_images']} is of no use without dataset.val_annotations"
+                )
+            part = FoldSplit(split, fold, folds, split_seed)
+        elif fold != 0:
+            raise UserError(f"dataset.fold={fold}: with dataset.val_annotations there is fold 0 alone")
+        elif split == "val":
+            categories = read_categories(source)
+            source, folder = val_source, files.get("val_images") or files.get("images", val_source.parent)
+        contents = read_coco(
+            source, folder, invalid=invalid, limit=images, part=part, headers=True, categories=categories
         )
-    annotations, held_out = files["annotations"], files.get("val_annotations")
-    images = files.get("images", annotations.parent)
-    if held_out is None:
-        if "val_images" in files:
-            raise UserError(f"dataset.val_images={files['val_images']} is of no use without dataset.val_annotations")
-        part = FoldSplit(split, fold, folds, split_seed)
-        return _dataset(annotations, images, invalid=invalid, limit=limit, part=part)
-    if fold != 0:
-        raise UserError(f"dataset.fold={fold}: with dataset.val_annotations there is fold 0 alone")
-    if split == "train":
-        return _dataset(annotations, images, invalid=invalid, limit=limit)
-    folder = files.get("val_images") or files.get("images", held_out.parent)
-    return _dataset(held_out, folder, invalid=invalid, limit=limit, categories=read_categories(annotations))
-
-
-def _dataset(annotations: Path, images: Path, **options: object) -> CocoDataset:
-    return CocoDataset(annotations, images, name="coco_json", headers=True, **options)  # type: ignore[arg-type]
+        super().__init__(contents, folder, name="coco_json", source=source)

@@ -15,17 +15,18 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from instseg.data.annotated import AnnotatedImages, Contents, ImageRecord
+from instseg.data.annotations.coco_shapes import mask_annotation
 from instseg.data.annotations.faults import Faults, Invalid, drops, skipped
 from instseg.data.annotations.headers import check_headers
+from instseg.data.folders import find_root
 from instseg.data.images import SUFFIXES, read_label_map
-from instseg.data.split import FoldSplit
+from instseg.data.split import FoldSplit, check_split
 from instseg.errors import DataError, UserError, unknown_name
 from instseg.progress import bar
 
-FOLDER = "open_images"
 _LAYOUT = "CLASS/images/ID.jpg and CLASS/segmentations/ID_MID_BOX.png are expected, as the openimages downloader writes"
 _READERS = 8
-_OTHER_SHAPE = 0.05  # of the width; sizes that were rounded apart stay far below
+_OTHER_SHAPE = 0.05  # of the width; differences by rounding are far smaller
 
 
 class OpenImages(AnnotatedImages):
@@ -65,94 +66,93 @@ class OpenImages(AnnotatedImages):
         invalid: Invalid = "drop",
     ) -> None:
         part, drop = FoldSplit(split, fold, folds, split_seed), drops(invalid)
-        if images is not None and images < 1:
-            raise UserError(f"images={images}: at least 1 image must be kept")
+        check_split(split, images)
         if root is None:
             raise DataError(f"no data_root is given for Open Images: {_LAYOUT}")
-        folder, names = _found(Path(root), classes)
-        found = _scan(folder, names)
-        chosen = part.choose({name: names[found.masks[name][0][0] - 1] for name in found.masks}, folder)
-        ids = {name: i for i, name in enumerate(sorted(found.files), start=1)}
+        folder = find_root(root, "open_images", ["*/segmentations"], _LAYOUT)
+        names = _class_names(folder, classes)
+        files = _list_files(folder, names)
+        chosen = part.choose({image: names[masks[0][0] - 1] for image, masks in files.masks.items()}, folder)
+        ids = {image: i for i, image in enumerate(sorted(files.images), start=1)}
         records = [
-            ImageRecord({"id": ids[name], "file_name": found.files[name]}, [], set(), found.files[name])
-            for name in sorted(chosen)[:images]
+            ImageRecord({"id": ids[image], "file_name": files.images[image]}, [], set(), files.images[image])
+            for image in sorted(chosen)[:images]
         ]
         check_headers(folder, folder, records, every=True)
-        unfit = _add_masks(folder, records, found)
-        # what is in no split is told of by one of them
-        unfit = skipped(folder, (found.unpaired if split == "train" else []) + unfit, what="mask", drop=drop)
-        lines = unfit + (found.bare if split == "train" else [])
+        unusable = _add_masks(folder, records, files)
+        # what belongs to no split is listed with the training split
+        if split == "train":
+            unusable = files.unpaired + unusable
+        lines = skipped(folder, unusable, what="mask", drop=drop)
+        if split == "train":
+            lines = lines + files.bare
         categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
         super().__init__(Contents(categories, records, lines), folder, name="open_images", source=folder)
 
 
-class _Found(NamedTuple):
-    """What lies in the folders.
+class _Files(NamedTuple):
+    """The files in the folders of the classes.
 
     Attributes:
-        files: image -> its file from the folder on.
-        masks: image -> (category id, file) of its masks; none is empty.
-        unpaired: a line for each mask that is of no image.
+        images: name of an image -> its file, relative to the data set's folder.
+        masks: name of an image -> (category id, file) of its masks; only images that have some.
+        unpaired: a line for each mask without an image.
         bare: a line for each image without a mask.
     """
 
-    files: dict[str, str]
+    images: dict[str, str]
     masks: dict[str, list[tuple[int, Path]]]
     unpaired: list[str]
     bare: list[str]
 
 
-def _found(root: Path, classes: Sequence[str] | None) -> tuple[Path, list[str]]:
-    """The folder that holds the classes, and their names, sorted."""
-    if not root.is_dir():
-        raise DataError(f"Open Images folder {root} does not exist; {_LAYOUT}")
-    for folder in (root / FOLDER, root):
-        there = sorted(f.parent.name for f in folder.glob("*/segmentations") if (f.parent / "images").is_dir())
-        if there:
-            break
-    else:
-        raise DataError(f"{root} holds no Open Images: {_LAYOUT}")
+def _class_names(folder: Path, classes: Sequence[str] | None) -> list[str]:
+    """The names of the classes to use, sorted."""
+    known = sorted(path.parent.name for path in folder.glob("*/segmentations") if (path.parent / "images").is_dir())
+    if not known:
+        raise DataError(f"{folder} holds no Open Images: {_LAYOUT}")
     if classes is None:
-        return folder, there
+        return known
     if isinstance(classes, str) or not classes or not all(isinstance(name, str) for name in classes):
         raise UserError(f"dataset.options.classes={classes}: a list of folders in {folder}, or null for all")
     for name in classes:
-        if name not in there:
-            raise unknown_name(f"class in {folder}", name, there)
-    return folder, sorted(set(classes))
+        if name not in known:
+            raise unknown_name(f"class in {folder}", name, known)
+    return sorted(set(classes))
 
 
-def _scan(folder: Path, classes: list[str]) -> _Found:
-    found = _Found({}, {}, [], [])
+def _list_files(folder: Path, classes: list[str]) -> _Files:
+    files = _Files({}, {}, [], [])
     faults = Faults(folder)
     for name in classes:
         for path in _images_in(folder / name / "images"):
-            known = found.files.setdefault(path.stem, f"{name}/images/{path.name}")
-            if known != f"{name}/images/{path.name}" and known.startswith(f"{name}/"):
-                faults.add("twice", f"{known} and {path.name} are both image {path.stem}")
+            file = f"{name}/images/{path.name}"
+            first = files.images.setdefault(path.stem, file)
+            if first != file and first.startswith(f"{name}/"):
+                faults.add("twice", f"{first} and {path.name} are both image {path.stem}")
     faults.raise_first()
-    if not found.files:
+    if not files.images:
         raise DataError(f"{folder} holds no image in {classes[0]}/images; {_LAYOUT}")
     for category, name in enumerate(classes, start=1):
         for path in _images_in(folder / name / "segmentations"):
             file, parts = f"{name}/segmentations/{path.name}", path.stem.rsplit("_", 2)
             if len(parts) < 3:
-                found.unpaired.append(f"mask {file} is not named ID_MID_BOX")
-            elif parts[0] not in found.files:
-                found.unpaired.append(f"mask {file} has no image {parts[0]}")
+                files.unpaired.append(f"mask {file} is not named ID_MID_BOX")
+            elif parts[0] not in files.images:
+                files.unpaired.append(f"mask {file} has no image {parts[0]}")
             else:
-                found.masks.setdefault(parts[0], []).append((category, path))
-    found.bare.extend(f"image {file} has no mask" for name, file in found.files.items() if name not in found.masks)
-    return found
+                files.masks.setdefault(parts[0], []).append((category, path))
+    files.bare.extend(f"image {file} has no mask" for name, file in files.images.items() if name not in files.masks)
+    return files
 
 
 def _images_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
-def _add_masks(folder: Path, images: list[ImageRecord], found: _Found) -> list[str]:
-    """Give each mask to its image as a COCO annotation; return a line for each that can be none."""
-    todo = [(image, *mask) for image in images for mask in found.masks[Path(image.file).stem]]
+def _add_masks(folder: Path, images: list[ImageRecord], files: _Files) -> list[str]:
+    """Add each mask to its image as a COCO annotation; return a line for each that cannot be an instance."""
+    todo = [(image, *mask) for image in images for mask in files.masks[Path(image.file).stem]]
     faults = Faults(folder)
     lines = []
     with ThreadPoolExecutor(_READERS) as pool, bar(total=len(todo), desc="masks") as shown:
@@ -163,22 +163,13 @@ def _add_masks(folder: Path, images: list[ImageRecord], found: _Found) -> list[s
             elif isinstance(rle, str):
                 lines.append(f"mask {path.relative_to(folder).as_posix()}: {rle}")
             else:
-                image.annotations.append(
-                    {
-                        "id": number,
-                        "image_id": image.record["id"],
-                        "category_id": category,
-                        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
-                        "bbox": coco_mask.toBbox(rle).tolist(),
-                        "iscrowd": 0,
-                    }
-                )
+                image.annotations.append(mask_annotation(rle, number, image.record["id"], category))
     faults.raise_first()
     return lines
 
 
 def _read(mask: tuple[ImageRecord, int, Path]) -> dict[str, Any] | str | DataError:
-    """A mask in its image's size as RLE, or why it can be no instance, or what is wrong with the file."""
+    """A mask resized to its image as RLE, or why it cannot be an instance, or what is wrong with the file."""
     image, _, path = mask
     height, width = image.record["height"], image.record["width"]
     try:

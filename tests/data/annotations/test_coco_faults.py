@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coco_files import HEIGHT, SQUARE, WIDTH, Files, document, score
+from coco_files import HEIGHT, SQUARE, WIDTH, Files, document, read, score
 
-from instseg.data.sets.coco import CocoDataset
 from instseg.errors import DataError
 
 Refused = Callable[..., str]
@@ -172,11 +171,11 @@ def test_all_degenerate_instances_are_counted_and_listed(files: Files, refused: 
 
 
 def test_missing_files_are_named(files: Files, refused: Refused) -> None:
-    refused(lambda: CocoDataset(files.json, files.images), files.json, "does not exist")
+    refused(lambda: read(files.json, files.images), files.json, "does not exist")
     files.load(document())
     nowhere = files.images / "nowhere"
-    refused(lambda: CocoDataset(files.json, nowhere), nowhere, files.json)
-    refused(lambda: CocoDataset(files.images, files.images), files.images, "cannot be read")
+    refused(lambda: read(files.json, nowhere), nowhere, files.json)
+    refused(lambda: read(files.images, files.images), files.images, "cannot be read")
 
 
 def test_the_error_lists_every_fault_where_its_message_names_the_first_of_a_kind(files: Files) -> None:

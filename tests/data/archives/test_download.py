@@ -251,7 +251,7 @@ def test_a_killed_download_goes_on_later(server: str, tmp_path: Path) -> None:
         """
 import os, signal, sys
 from pathlib import Path
-from instseg.data import download
+from instseg.data.archives import download
 chunks = download._chunks
 def some_chunks(*arguments):
     for number, chunk in enumerate(chunks(*arguments)):

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from instseg.data.batches import instances, transforms
 from instseg.data.dataset import Sample, make_target
-from instseg.data.sets.coco import coco2017
+from instseg.data.sets.coco import Coco2017
 
 HEIGHT, WIDTH = 37, 53
 
@@ -77,7 +77,7 @@ def test_crowd_regions_are_dropped_and_the_rest_is_as_without_them() -> None:
 
 
 def test_real_samples_are_those_of_the_plain_transforms(real_data: Path) -> None:
-    data = coco2017("train", root=real_data, limit=12)
+    data = Coco2017("train", root=real_data, images=12)
     plain = v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomShortestSize([160, 200], max_size=300)])
     packed = transforms.training(flip=0.5, min_size=[160, 200], max_size=300)
     for index in range(len(data)):

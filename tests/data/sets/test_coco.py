@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from coco_files import CROWD, HEIGHT, WIDTH, Files, document, index_of
+from coco_files import CROWD, HEIGHT, WIDTH, Files, document, index_of, read
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from torch.utils.data import DataLoader
 
-from instseg.data.annotations.coco_shapes import _runs
-from instseg.data.sets.coco import CocoDataset, coco2017
+from instseg.data.annotations.coco_shapes import run_lengths
+from instseg.data.sets.coco import Coco2017
 from instseg.errors import UserError
 
 Refused = Callable[..., str]
@@ -30,8 +30,8 @@ def files(tmp_path: Path) -> Files:
 
 
 def test_samples_are_in_the_order_of_ids_with_contiguous_labels(files: Files) -> None:
-    data = files.load(document(), name="mine")
-    assert data.name == "mine"
+    data = files.load(document())
+    assert data.name == "coco"
     assert data.image_ids == [7, 8, 9]
     assert data.categories == [{"id": 2, "name": "dog"}, {"id": 5, "name": "cat"}]
     assert data.num_classes == 3
@@ -88,7 +88,6 @@ def test_limit_keeps_the_first_images_and_looks_at_no_others(files: Files, refus
     assert data.image_ids == [7]
     assert [a["id"] for a in data.ground_truth()["annotations"]] == [11, 12]
     refused(lambda: files.load(content), "8.png")
-    refused(lambda: files.load(content, limit=0), "limit=0", error=UserError)
     refused(lambda: files.load(content, invalid="dorp"), "'dorp'", "drop", error=UserError)
 
 
@@ -108,7 +107,7 @@ def test_runs_of_compressed_rle_are_those_of_pycocotools() -> None:
         mask = np.asfortranarray(dice.random((70, 80)) > dice.random(), dtype=np.uint8)
         changes = np.flatnonzero(np.diff(np.concatenate([[0], mask.ravel(order="F")]))).tolist()
         runs = np.diff([0, *changes, mask.size]).tolist()
-        assert _runs(coco_mask.encode(mask)["counts"].decode()) == runs
+        assert run_lengths(coco_mask.encode(mask)["counts"].decode()) == runs
 
 
 def test_file_names_may_have_folders_and_backslashes(files: Files) -> None:
@@ -138,13 +137,14 @@ def test_spawned_workers_read_it(files: Files) -> None:
 
 def test_coco2017_says_which_layout_it_wants(tmp_path: Path, refused: Refused) -> None:
     wanted = ("annotations/instances_val2017.json", "val2017/", "https://cocodataset.org/#download")
-    refused(lambda: coco2017("val", root=tmp_path), tmp_path, *wanted)
-    refused(lambda: coco2017("test", root=tmp_path), "'test'", "val", error=UserError)
+    refused(lambda: Coco2017("val", root=tmp_path), tmp_path, *wanted)
+    refused(lambda: Coco2017("test", root=tmp_path), "'test'", "val", error=UserError)
+    refused(lambda: Coco2017("val", root=tmp_path, images=0), "max_val_images=0", error=UserError)
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
     (tmp_path / "coco" / "annotations" / "instances_val2017.json").write_text(json.dumps(document()))
-    refused(lambda: coco2017("val", root=tmp_path), tmp_path / "coco" / "val2017", *wanted)
+    refused(lambda: Coco2017("val", root=tmp_path), tmp_path / "coco" / "val2017", *wanted)
     shutil.copytree(Files(tmp_path).images, tmp_path / "coco" / "val2017")
-    assert len(coco2017("val", root=tmp_path)) == len(coco2017("val", root=tmp_path / "coco")) == 3
+    assert len(Coco2017("val", root=tmp_path)) == len(Coco2017("val", root=tmp_path / "coco")) == 3
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_coco2017_says_which_layout_it_wants(tmp_path: Path, refused: Refused) -
 def test_the_real_part_is_whole(
     real_data: Path, split: str, images: int, annotations: int, crowds: int, without: int
 ) -> None:
-    data = coco2017(split, root=real_data)
+    data = Coco2017(split, root=real_data)
     truth = data.ground_truth()
     assert len(data) == images
     assert data.num_classes == 81
@@ -166,7 +166,7 @@ def test_the_real_part_is_whole(
 def test_real_masks_are_those_of_pycocotools(real_data: Path) -> None:
     with redirect_stdout(StringIO()):
         coco = COCO(str(real_data / "coco" / "annotations" / "instances_val2017.json"))
-    data = coco2017("val", root=real_data)
+    data = Coco2017("val", root=real_data)
     label_of = {category["id"]: label for label, category in enumerate(data.categories, start=1)}
     truth = index_of(data.ground_truth())
     seen = 0
@@ -187,7 +187,7 @@ def test_real_masks_are_those_of_pycocotools(real_data: Path) -> None:
 
 def test_a_real_label_studio_export_is_read(real_data: Path) -> None:
     folder = real_data / "label_studio"
-    data = CocoDataset(folder / "result.json", folder, name="label_studio")
+    data = read(folder / "result.json", folder)
     truth = data.ground_truth()
     assert (len(data), len(truth["annotations"]), data.num_classes) == (15, 41, 6)
     assert min(a["id"] for a in truth["annotations"]) == 1

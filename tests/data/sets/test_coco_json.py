@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import coco_files
 import numpy as np
 import pytest
 from coco_files import HEIGHT, SQUARE, WIDTH, Files, document, score
 from PIL import Image, ImageOps
 
 from instseg import data
-from instseg.data.sets.coco import CocoDataset
-from instseg.data.sets.coco_json import coco_json
+from instseg.data.sets.coco_json import CocoJson
 from instseg.errors import UserError
 
 Refused = Callable[..., str]
@@ -36,9 +36,9 @@ def many(files: Files, count: int = 12) -> dict[str, Any]:
     }
 
 
-def read(files: Files, content: Any, split: str = "train", **options: Any) -> CocoDataset:
+def read(files: Files, content: Any, split: str = "train", **options: Any) -> CocoJson:
     files.json.write_text(json.dumps(content))
-    return coco_json(split, {"annotations": files.json, "images": files.images}, **options)
+    return CocoJson(split, files={"annotations": files.json, "images": files.images}, **options)
 
 
 def test_ids_from_0_with_gaps_and_all_that_may_be_missing(files: Files) -> None:
@@ -113,7 +113,7 @@ def test_file_names_as_tools_write_them(files: Files, written: str, name: str, e
         # the export's folder serves as well as that of the images
         content["images"][0]["file_name"], content["images"][2]["file_name"] = "images/9.png", "images/8.png"
         files.json.write_text(json.dumps(content))
-        assert len(CocoDataset(files.json, files.images.parent)) == 3
+        assert len(coco_files.read(files.json, files.images.parent)) == 3
 
 
 def test_a_name_as_written_goes_before_its_other_readings(files: Files) -> None:
@@ -172,7 +172,7 @@ def test_each_image_is_held_out_once(files: Files) -> None:
 def test_who_is_held_out_hangs_on_names_alone(files: Files) -> None:
     content = many(files)
     whole, held_out = read(files, content), read(files, content, "val")
-    assert read(files, content, limit=3).image_ids == whole.image_ids[:3]
+    assert read(files, content, images=3).image_ids == whole.image_ids[:3]
     for key in ("images", "annotations"):
         content[key].reverse()
     assert read(files, content, "val").image_ids == held_out.image_ids
@@ -182,7 +182,7 @@ def test_who_is_held_out_hangs_on_names_alone(files: Files) -> None:
     for image in content["images"]:
         image["file_name"] = image["file_name"].replace("\\", "/")
     slashed.append(read(files, content, "val").image_ids)
-    slashed.append(coco_json("val", {"annotations": files.json}).image_ids)
+    slashed.append(CocoJson("val", files={"annotations": files.json}).image_ids)
     assert slashed[0] == slashed[1] == slashed[2]
 
 
@@ -197,7 +197,7 @@ def test_folds_that_cannot_be_are_refused(files: Files, refused: Refused) -> Non
         ({"folds": "x"}, "folds=x"),
         ({"split_seed": 0.5}, "split_seed=0.5"),
         ({"invalid": "dorp"}, "'drop'"),
-        ({"limit": 0}, "limit=0"),
+        ({"images": 0}, "max_train_images=0"),
     ):
         refused(lambda options=options: read(files, content, **options), part, error=UserError)
 
@@ -210,20 +210,20 @@ def test_a_validation_file_is_the_validation_split(files: Files, refused: Refuse
     for annotation in held_out["annotations"]:
         annotation["category_id"] = 3
     given["val_annotations"].write_text(json.dumps(held_out))
-    val = coco_json("val", given)
-    assert (len(coco_json("train", given)), val.image_ids) == (12, [7, 8, 9])
+    val = CocoJson("val", files=given)
+    assert (len(CocoJson("train", files=given)), val.image_ids) == (12, [7, 8, 9])
     # the labels are those of the file that is trained on
     assert val[0][1]["labels"].tolist() == [2, 2]
     assert val.num_classes == 3
-    refused(lambda: coco_json("val", given, fold=1), "fold=1", error=UserError)
+    refused(lambda: CocoJson("val", files=given, fold=1), "fold=1", error=UserError)
     held_out["categories"][0]["name"] = "dog"
     given["val_annotations"].write_text(json.dumps(held_out))
-    refused(lambda: coco_json("val", given), given["val_annotations"], "category 3", "'dog'", "'cat'")
+    refused(lambda: CocoJson("val", files=given), given["val_annotations"], "category 3", "'dog'", "'cat'")
     held_out["categories"][0]["name"] = "cat"
     given["val_annotations"].write_text(json.dumps(held_out))
-    refused(lambda: coco_json("val", {**given, "val_images": files.json.parent / "no"}), files.json.parent / "no")
+    refused(lambda: CocoJson("val", files={**given, "val_images": files.json.parent / "no"}), files.json.parent / "no")
     given["val_annotations"].write_text(json.dumps(document()))
-    refused(lambda: coco_json("val", given), given["val_annotations"], "category 5", "trained on")
+    refused(lambda: CocoJson("val", files=given), given["val_annotations"], "category 5", "trained on")
 
 
 def test_files_are_for_those_who_take_them(refused: Refused, tmp_path: Path) -> None:
@@ -232,13 +232,13 @@ def test_files_are_for_those_who_take_them(refused: Refused, tmp_path: Path) -> 
     refused(lambda: data.build("coco_json", "val"), "dataset.annotations", error=UserError)
     refused(lambda: data.build("coco_json", "val", files=given), tmp_path / "a.json")
     without = {**given, "val_images": tmp_path}
-    refused(lambda: coco_json("val", without), "val_images", "val_annotations", error=UserError)
+    refused(lambda: CocoJson("val", files=without), "val_images", "val_annotations", error=UserError)
 
 
 def test_a_real_export_is_whole_from_both_folders(real_data: Path) -> None:
     folder = real_data / "label_studio"
     for images in (folder, folder / "images"):
-        both = [coco_json(s, {"annotations": folder / "result.json", "images": images}) for s in ("train", "val")]
+        both = [CocoJson(s, files={"annotations": folder / "result.json", "images": images}) for s in ("train", "val")]
         assert sum(map(len, both)) == 15
         assert sum(len(one.ground_truth()["annotations"]) for one in both) == 41
         assert both[0].num_classes == 6

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from instseg.data.sets import pennfudan
+from instseg import data
 from instseg.data.sets.pennfudan import PennFudan
 from instseg.errors import UserError
 
@@ -56,12 +56,12 @@ def test_a_sample_is_the_image_and_its_pedestrians(small: Path) -> None:
 
 
 def test_a_image_without_pedestrians_has_an_empty_target(small: Path) -> None:
-    data = PennFudan("val", root=small, fold=0)
-    assert data.image_ids == [1, 6]
-    target = data[0][1]
+    held_out = PennFudan("val", root=small, fold=0)
+    assert (held_out.image_ids, held_out.trainable_indices()) == ([1, 6], [1])
+    target = held_out[0][1]
     assert target["boxes"].shape == (0, 4)
     assert target["masks"].shape == (0, HEIGHT, WIDTH)
-    assert len(data.ground_truth()["annotations"]) == 5
+    assert len(held_out.ground_truth()["annotations"]) == 5
 
 
 def test_images_limits_each_split(small: Path, refused: Refused) -> None:
@@ -72,7 +72,7 @@ def test_images_limits_each_split(small: Path, refused: Refused) -> None:
 
 @pytest.mark.parametrize("fold", [-1, 5, "a"])
 def test_folds_are_0_to_4(small: Path, refused: Refused, fold: int) -> None:
-    refused(lambda: PennFudan("train", root=small, fold=fold), f"fold {fold}", "0 to 4", error=UserError)
+    refused(lambda: PennFudan("train", root=small, fold=fold), f"dataset.fold={fold}", "0 to 4", error=UserError)
 
 
 def test_there_is_no_other_split(small: Path, refused: Refused) -> None:
@@ -118,8 +118,7 @@ def test_a_damaged_file_is_named(small: Path, refused: Refused, name: str) -> No
     path = small / name
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
-    data = PennFudan("train", root=small)
-    refused(lambda: data[0], path, "truncated or damaged")
+    refused(lambda: PennFudan("train", root=small)[0], path, "truncated or damaged")
     path.write_bytes(b"")
     refused(lambda: PennFudan("train", root=small), path, "empty")
 
@@ -127,16 +126,20 @@ def test_a_damaged_file_is_named(small: Path, refused: Refused, name: str) -> No
 def test_without_a_root_it_is_downloaded(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
 ) -> None:
-    archive = shutil.make_archive(str(tmp_path / "served"), "zip", tmp_path, "PennFudanPed")
-    monkeypatch.setattr(pennfudan, "URL", Path(archive).as_uri())
+    path = Path(shutil.make_archive(str(tmp_path / "served"), "zip", tmp_path, "PennFudanPed"))
     into = tmp_path / "data"
-    refused(lambda: PennFudan("train", root=None, download_dir=into), pennfudan.URL, "expected", into)
+
+    def serve(sha256: str | None) -> None:
+        archive = PennFudan.SOURCE.archives[0]._replace(url=path.as_uri(), size=path.stat().st_size, sha256=sha256)
+        monkeypatch.setattr(PennFudan, "SOURCE", PennFudan.SOURCE._replace(archives=(archive,)))
+
+    serve("0" * 64)
+    refused(lambda: data.build("pennfudan", "train", download_dir=str(into)), path.as_uri(), "expected", into)
     assert not (into / "PennFudanPed").exists()
-    monkeypatch.setattr(pennfudan, "SIZE", None)
-    monkeypatch.setattr(pennfudan, "SHA256", None)
+    serve(None)
     for _ in range(2):
-        assert len(PennFudan("train", root=None, download_dir=into)) == 5
-        Path(archive).unlink(missing_ok=True)
+        assert len(data.build("pennfudan", "train", download_dir=str(into))) == 5
+        path.unlink(missing_ok=True)
 
 
 def test_the_real_set_is_whole_and_each_image_is_held_out_once(real_data: Path) -> None:

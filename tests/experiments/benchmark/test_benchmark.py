@@ -178,7 +178,7 @@ def test_a_head_that_torchvision_does_not_have() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "module", "function"), [("rle", paste, "to_rle"), ("nms", nms, "keep"), ("nms", nms, "fixed_point")]
+    ("what", "module", "function"), [("rle", paste, "to_rles"), ("nms", nms, "keep"), ("nms", nms, "fixed_point")]
 )
 def test_a_wrong_answer_is_never_timed(
     what: str, module: Any, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -186,8 +186,8 @@ def test_a_wrong_answer_is_never_timed(
     right = getattr(module, function)
 
     def wrong(*args: Any) -> Any:
-        result = right(*args)
-        return result[::-1] if what == "rle" else torch.zeros_like(result)
+        found = right(*args)
+        return [found[0][::-1]] if what == "rle" else torch.zeros_like(found)
 
     monkeypatch.setattr(module, function, wrong)
     with pytest.raises(AssertionError, match="otherwise than"):

@@ -17,6 +17,7 @@ from experiments.runs.end_to_end import wants_compiling
 from experiments.runs.folder import check_same_data
 from heads.smp import DECODERS
 from instseg import data, detector
+from instseg.data.batches.transforms import Augmentation
 from instseg.errors import UserError
 
 CONF = cli.CONF
@@ -29,17 +30,17 @@ def _names(group: str) -> list[str]:
 @pytest.mark.parametrize("study", ["quick", "coco_1x"])
 @pytest.mark.parametrize("head", _names("head"))
 def test_every_head_stands_in_a_study(study: str, head: str) -> None:
-    one = composed(f"study={study}", f"head={head}")
-    checks.check(one)
+    config = composed(f"study={study}", f"head={head}")
+    checks.check(config)
     # a control takes its name when it is found
-    assert one.head.variant == (head if one.head.control is None else "unet")
+    assert config.head.variant == (head if config.head.control is None else "unet")
 
 
 @pytest.mark.parametrize("study", _names("study"))
 def test_every_study_has_its_file_s_name(study: str) -> None:
-    one = composed(f"study={study}")
-    checks.check(one)
-    assert one.study.name == study
+    config = composed(f"study={study}")
+    checks.check(config)
+    assert config.study.name == study
 
 
 BY_DATASET = ["heads", "mine", *(name for name in _names("study") if name.startswith("ablation_"))]
@@ -60,10 +61,14 @@ BY_DATASET = ["heads", "mine", *(name for name in _names("study") if name.starts
 def test_a_data_set_brings_its_trunk_and_recipe(
     study: str, dataset: str, trunk: str, iterations: int, features: int, workers: int
 ) -> None:
-    one = composed(f"study={study}", f"dataset={dataset}")
-    checks.check(one)
-    assert (one.dataset.name, one.trunk.name) == (dataset, trunk)
-    assert (one.schedule.iterations, one.detector.box_features, one.runtime.workers) == (iterations, features, workers)
+    config = composed(f"study={study}", f"dataset={dataset}")
+    checks.check(config)
+    assert (config.dataset.name, config.trunk.name) == (dataset, trunk)
+    assert (config.schedule.iterations, config.detector.box_features, config.runtime.workers) == (
+        iterations,
+        features,
+        workers,
+    )
     assert composed(f"study={study}", f"dataset={dataset}", "trunk=resnet18").trunk.name == "resnet18"
 
 
@@ -84,20 +89,20 @@ def test_every_trunk_takes_every_data_set(trunk: str, dataset: str) -> None:
 def test_every_augmentation_checks_and_is_another_run() -> None:
     hashes = set()
     for name in _names("augmentation"):
-        one = composed(f"augmentation={name}")
-        checks.check(one)
-        assert one.augmentation.crop in (None, one.dataset.train_max_size)
-        hashes.add(one.hash())
+        config = composed(f"augmentation={name}")
+        checks.check(config)
+        assert config.augmentation.crop in (None, config.dataset.train_max_size)
+        hashes.add(config.hash())
     assert len(hashes) == len(_names("augmentation")) and composed().hash() in hashes
 
 
 def test_augmentations_can_be_put_together() -> None:
-    one = composed("augmentation=large_scale_jitter", "augmentation.photometric=0.5", "dataset.train_max_size=192")
-    a = one.augmentation
+    config = composed("augmentation=large_scale_jitter", "augmentation.photometric=0.5", "dataset.train_max_size=192")
+    a = config.augmentation
     assert (a.flip, a.scale, a.crop, a.photometric, a.copy_paste) == (0.5, [0.1, 2.0], 192, 0.5, 0.0)
-    assert one.settings()["augmentation.photometric"] == 0.5 and one.settings()["augmentation.crop"] == 192
+    assert config.settings()["augmentation.photometric"] == 0.5 and config.settings()["augmentation.crop"] == 192
     # a data set's file says nothing of it, and the default is the schema's
-    assert composed().augmentation == run.Augmentation()
+    assert composed().augmentation == Augmentation()
     strong = composed("augmentation=strong").augmentation
     assert (strong.scale, strong.copy_paste, strong.photometric) == ([0.1, 2.0], 0.5, 0.5)
 
@@ -130,11 +135,11 @@ def test_values_that_do_not_go_together_are_named(wrong: str, told: str) -> None
 
 @pytest.mark.parametrize(("value", "expected"), [("true", True), ("false", False), ("auto", False)])
 def test_compile_may_be_given_as_yaml_reads_it(value: str, expected: bool) -> None:
-    one = composed(f"runtime.compile={value}")
-    checks.check(one)
-    assert wants_compiling(one, torch.device("cpu")) is expected
-    assert one.hash() == composed().hash()
-    assert wants_compiling(one, torch.device("cuda")) is (value != "false")
+    config = composed(f"runtime.compile={value}")
+    checks.check(config)
+    assert wants_compiling(config, torch.device("cpu")) is expected
+    assert config.hash() == composed().hash()
+    assert wants_compiling(config, torch.device("cuda")) is (value != "false")
 
 
 @pytest.mark.parametrize(
@@ -160,26 +165,26 @@ def test_compile_may_be_given_as_yaml_reads_it(value: str, expected: bool) -> No
     ],
 )
 def test_a_variant_is_its_head_with_one_option_changed(variant: str, head: str, changed: dict[str, Any]) -> None:
-    one = composed(f"head={variant}").head
-    assert one.name == head
-    assert one.options == {**composed(f"head={head}").head.options, **changed}
+    config = composed(f"head={variant}").head
+    assert config.name == head
+    assert config.options == {**composed(f"head={head}").head.options, **changed}
 
 
 @pytest.mark.parametrize(("variant", "weight"), [("fcn_dice", "dice_weight"), ("fcn_boundary", "boundary_weight")])
 def test_losses_on_shape_are_options_of_any_head(variant: str, weight: str) -> None:
-    one, fcn = composed(f"head={variant}"), composed("head=fcn")
-    assert one.head.common() == {**fcn.head.common(), weight: 1.0}
-    assert one.head.options == fcn.head.options
-    assert getattr(one.make_head(2), weight) == 1.0
+    config, fcn = composed(f"head={variant}"), composed("head=fcn")
+    assert config.head.common() == {**fcn.head.common(), weight: 1.0}
+    assert config.head.options == fcn.head.options
+    assert getattr(config.make_head(2), weight) == 1.0
     assert getattr(composed("head=unet", f"head.{weight}=0.5").make_head(2), weight) == 0.5
-    assert one.hash() != fcn.hash()
+    assert config.hash() != fcn.hash()
 
 
 def test_maskiou_wraps_the_head_that_is_chosen() -> None:
     assert type(composed("head=maskiou").make_head(2).wrapped).__name__ == "FCN"
-    one = composed("head=maskiou", "head@head.options.of=unet", "head.options.of.options.depth=1")
-    assert type(one.make_head(2).wrapped).__name__ == "UNet"
-    assert len(one.make_head(2).wrapped.down) == 2
+    config = composed("head=maskiou", "head@head.options.of=unet", "head.options.of.options.depth=1")
+    assert type(config.make_head(2).wrapped).__name__ == "UNet"
+    assert len(config.make_head(2).wrapped.down) == 2
 
 
 @pytest.mark.parametrize(
@@ -236,16 +241,16 @@ def test_download_folder_is_no_part_of_the_hash() -> None:
 
 
 def test_folder_tells_the_run() -> None:
-    one = composed("head=unet", "dataset=pennfudan", "dataset.fold=3", "seed=4", "results_dir=r")
-    assert one.folder() == Path("r/quick/runs") / f"unet-pennfudan-f3-s4-{one.hash()}"
+    config = composed("head=unet", "dataset=pennfudan", "dataset.fold=3", "seed=4", "results_dir=r")
+    assert config.folder() == Path("r/quick/runs") / f"unet-pennfudan-f3-s4-{config.hash()}"
 
 
 def test_a_stored_config_is_the_run(tmp_path: Path) -> None:
-    one = composed("head=unet_no_skip", "schedule.lr=0.3")
+    config = composed("head=unet_no_skip", "schedule.lr=0.3")
     path = tmp_path / "config.yaml"
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(one)))
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
     merged: Any = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-    assert run.to_config(merged).hash() == one.hash()
+    assert run.to_config(merged).hash() == config.hash()
 
 
 @pytest.mark.parametrize(
@@ -376,9 +381,9 @@ def test_coco_recipes_are_the_published_ones() -> None:
         ("coco_1x", "resnet50", 90000, (60000, 80000)),
         ("coco_3x", "resnet101", 270000, (210000, 250000)),
     ):
-        one = composed(f"study={study}")
-        s = one.make_schedule()
-        assert (one.trunk.name, s.iterations, tuple(s.milestones), s.batch_size, s.lr) == (
+        config = composed(f"study={study}")
+        s = config.make_schedule()
+        assert (config.trunk.name, s.iterations, tuple(s.milestones), s.batch_size, s.lr) == (
             trunk,
             iterations,
             milestones,

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from experiments.config import apps as app_config
+from experiments.config import cli
 from experiments.config import run as config
 from experiments.config.groups import DatasetConfig
 from experiments.config.run import Config
@@ -30,6 +31,7 @@ from experiments.data import problems as data_problems
 from experiments.runs import end_to_end
 from experiments.runs import folder as record
 from instseg.data import InstanceDataset
+from instseg.data.archives.fetch import Source
 from instseg.errors import UserError
 
 Refused = Callable[..., str]
@@ -308,8 +310,8 @@ def test_it_fetches_to_where_runs_look(
 ) -> None:
     asked: list[tuple[str, Path]] = []
 
-    def fetch(name: str, to: Path) -> Path:
-        asked.append((name, to))
+    def fetch(source: Source, to: Path) -> Path:
+        asked.append((source.folder, to))
         return to / "coco"
 
     monkeypatch.setattr(data, "fetch", fetch)
@@ -340,7 +342,7 @@ def test_wrong_keys_are_named(override: str, parts: list[str], refused: Refused)
 
 
 def test_the_yaml_s_defaults_are_the_schema_s() -> None:
-    path = Path(config.__file__).parent / "conf" / "data.yaml"
+    path = cli.CONF / "data.yaml"
     written = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(written, dict)
     assert {key: written[key] for key in vars(app_config.Data())} == vars(app_config.Data())
@@ -385,7 +387,7 @@ def test_real_sets_are_counted_right(real_data: Path, name: str, numbers: dict[s
         crowds = len(split.instances) - len(alone)
         without = int((split.images["instances"] == 0).sum())
         assert (len(split.images), len(alone), crowds, without) == numbers[split.name]
-    assert not [problem for problem in data_problems.of_numbers(splits) if problem.kind != "look"]
+    assert not [problem for problem in data_problems.in_numbers(splits) if problem.kind != "look"]
 
 
 def test_a_fault_of_the_file_that_both_splits_come_from_is_told_once(tmp_path: Path, refused: Refused) -> None:

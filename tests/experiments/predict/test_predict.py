@@ -19,7 +19,7 @@ from experiments.config.apps import Predict
 from experiments.evaluate import score
 from experiments.predict import images as app
 from experiments.predict.images import predict
-from experiments.runs import named_runs
+from experiments.runs import trained
 from instseg.data.sets.generated import Generated
 from instseg.errors import UserError
 from instseg.evaluation import predict as on_any_size
@@ -114,8 +114,8 @@ def test_all_is_written_and_the_masks_are_those_of_the_json(results: Path, tmp_p
 
 @pytest.mark.parametrize("run", ["fcn", "unet"])
 def test_files_of_the_held_out_images_give_the_run_s_own_predictions(results: Path, tmp_path: Path, run: str) -> None:
-    (trained,) = named_runs.find([f"quick/{run}"], results)
-    data = trained.config.make_dataset("val")
+    (held_out,) = trained.find([f"quick/{run}"], results)
+    data = held_out.config.make_dataset("val")
     (tmp_path / "in").mkdir()
     for index, image_id in enumerate(data.image_ids):
         pixels = data[index][0].permute(1, 2, 0).contiguous().numpy()
@@ -308,17 +308,17 @@ def test_runs_go_by_many_names(results: Path, tmp_path: Path, refused: Any, monk
     (fcn,) = results.glob("quick/runs/fcn-*")
     (unet,) = results.glob("quick/runs/unet-*")
     for name in (fcn, f"{fcn}/", fcn / "checkpoint.pt", f"quick/{fcn.name}", "quick/fcn"):
-        (run,) = named_runs.find([str(name)], results)
+        (run,) = trained.find([str(name)], results)
         assert (run.folder.name, run.label, run.categories) == (fcn.name, "fcn", [{"id": 1, "name": "person"}])
     for name in ("quick", str(results / "quick")):
-        assert [run.folder.name for run in named_runs.find([name], results)] == [fcn.name, unet.name]
+        assert [run.folder.name for run in trained.find([name], results)] == [fcn.name, unet.name]
     # a folder that happens to bear a study's name
     (tmp_path / "quick").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert len(named_runs.find(["quick"], results)) == 2
+    assert len(trained.find(["quick"], results)) == 2
 
     def check(name: str, *parts: str) -> None:
-        refused(lambda: named_runs.find(name.split(","), results), *parts, error=UserError)
+        refused(lambda: trained.find(name.split(","), results), *parts, error=UserError)
 
     check("quikc", "unknown run 'quikc'", "did you mean 'quick'")
     check("quick/uent", "unknown run 'quick/uent'", "did you mean 'quick/unet'")
@@ -332,7 +332,7 @@ def test_runs_go_by_many_names(results: Path, tmp_path: Path, refused: Any, monk
     shutil.copytree(results / "quick" / "ground_truth", tmp_path / "copy" / "ground_truth")
     shutil.copy(fcn / "result.json", copy)
     shutil.copy(unet / "checkpoint.pt", copy)
-    (wrong,) = named_runs.find([str(copy)], results)
+    (wrong,) = trained.find([str(copy)], results)
     refused(lambda: wrong.model(torch.device("cpu")), copy / "checkpoint.pt", "of another model", error=UserError)
     (copy / "checkpoint.pt").unlink()
     refused(lambda: wrong.model(torch.device("cpu")), copy / "checkpoint.pt", "no such checkpoint", error=UserError)
@@ -344,15 +344,15 @@ def test_runs_of_one_variant_are_told_apart(results: Path, tmp_path: Path) -> No
     (copy,) = tmp_path.glob("quick/runs/fcn-*")
     result = json.loads((copy / "result.json").read_text())
     (copy / "result.json").write_text(json.dumps({**result, "seed": 7, "hash": "7"}))
-    assert [run.label for run in named_runs.find([str(fcn), str(copy)], results)] == ["fcn, f0 s0", "fcn, f0 s7"]
+    assert [run.label for run in trained.find([str(fcn), str(copy)], results)] == ["fcn, f0 s0", "fcn, f0 s7"]
     (copy / "result.json").write_text(json.dumps({**result, "hash": "7"}))
-    labels = [run.label for run in named_runs.find([str(fcn), str(copy)], results)]
+    labels = [run.label for run in trained.find([str(fcn), str(copy)], results)]
     assert labels == [f"fcn, {result['hash']}", "fcn, 7"]
     # of another study, with other settings: its name says enough
     (tmp_path / "quick").rename(tmp_path / "other")
     (copy,) = tmp_path.glob("other/runs/fcn-*")
     (copy / "result.json").write_text(json.dumps({**result, "settings": {}, "iterations": 3}))
-    labels = [run.label for run in named_runs.find(["quick/fcn", str(copy), "quick/unet"], results)]
+    labels = [run.label for run in trained.find(["quick/fcn", str(copy), "quick/unet"], results)]
     assert labels == ["fcn, quick", "fcn, other", "unet"]
 
 

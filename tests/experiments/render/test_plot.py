@@ -10,9 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
+from scores_of_variants import study_scores
 
 from experiments.render import plot
 from experiments.render.table import wrap
+from experiments.report import cost, curves
 
 CONTROLS = ["fcn_params_of_unet", "fcn_flops_of_unet"]
 HEADS = [f"{head}_{kind}" for head in ("unet", "pointrend", "smp") for kind in ("plain", "wide", "deep", "fine", "odd")]
@@ -31,25 +33,25 @@ def test_a_log_joins_losses_and_evaluations_and_survives_a_crash(tmp_path: Path)
         '{"iteration": 30, "loss_ma',
     ]
     path.write_text("\n".join(lines))
-    log = plot.read_log(path)
+    log = curves.read_log(path)
     assert list(log.index) == [10, 20]
     assert list(log["loss_mask"]) == [0.9, 0.4]
     assert log.loc[20, "mask_AP"] == 12.5
     assert np.isnan(log.loc[20, "box_AP"])
-    assert plot.logged({"fcn": [log]}, "mask_AP")
-    assert not plot.logged({"fcn": [log]}, "box_AP")
-    assert plot.read_log(tmp_path / "absent.jsonl").empty
+    assert curves.logged({"fcn": [log]}, "mask_AP")
+    assert not curves.logged({"fcn": [log]}, "box_AP")
+    assert curves.read_log(tmp_path / "absent.jsonl").empty
 
 
 def test_the_drawn_curve_is_the_mean_of_the_runs() -> None:
     runs = [pd.DataFrame({"mask_AP": [10.0, 20.0]}, index=[50, 100]) + shift for shift in (0, 4)]
-    figure = plot.learning_curves({"fcn": runs}, ["fcn"])
+    figure = curves.learning_curves({"fcn": runs}, ["fcn"])
     assert figure is not None
     (axes,) = figure.axes
     (mean,) = [line for line in axes.get_lines() if line.get_label() == "fcn"]
     assert list(mean.get_ydata()) == [12, 22]
     assert len(axes.get_lines()) == 3
-    assert plot.learning_curves({"fcn": [pd.DataFrame()]}, ["fcn"]) is None
+    assert curves.learning_curves({"fcn": [pd.DataFrame()]}, ["fcn"]) is None
 
 
 def test_curves_of_many_variants_are_means_alone_with_a_legend_below() -> None:
@@ -57,7 +59,7 @@ def test_curves_of_many_variants_are_means_alone_with_a_legend_below() -> None:
         variant: [pd.DataFrame({"loss_mask": [4.0, 0.1 + n], "mask_AP": [41.0 + n, 45.0 + n]}, index=[50, 100])] * 2
         for n, variant in enumerate(VARIANTS)
     }
-    figure = plot.learning_curves(logs, VARIANTS)
+    figure = curves.learning_curves(logs, VARIANTS)
     assert figure is not None
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -82,7 +84,7 @@ def test_curves_of_many_variants_are_means_alone_with_a_legend_below() -> None:
 
 def test_few_curves_near_each_other_start_at_zero() -> None:
     run = pd.DataFrame({"loss_mask": [0.8, 0.2], "mask_AP": [10.0, 40.0]}, index=[50, 100])
-    figure = plot.learning_curves({"fcn": [run], "unet": [run]}, ["fcn", "unet"])
+    figure = curves.learning_curves({"fcn": [run], "unet": [run]}, ["fcn", "unet"])
     assert figure is not None
     for axes in figure.axes:
         assert axes.get_yscale() == "linear"
@@ -104,24 +106,26 @@ def test_every_variant_looks_different_and_the_same_everywhere() -> None:
 
 
 def learning_figure() -> Figure:
-    figure = plot.learning_curves(
+    figure = curves.learning_curves(
         {v: [pd.DataFrame({"mask_AP": [1.0, 2.0]}, index=[1, 2])] for v in VARIANTS}, VARIANTS
     )
     assert figure is not None
     return figure
 
 
-def cost_frames(speeds: np.ndarray, flops: np.ndarray, scores: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
-    ap = pd.DataFrame({"variant": VARIANTS, "mask_AP_mean": scores, "mask_AP_std": 1.0})
-    ap["mask_AP_low"] = ap["mask_AP_high"] = np.nan
-    speed = pd.DataFrame({"variant": VARIANTS, "head_ms_median": speeds, "head_ms_low": 0.9 * speeds})
-    return ap, speed.assign(head_ms_high=1.1 * speeds, images_per_s_median=3.0, head_flops_per_roi=flops)
-
-
 def cost_figure(speeds: np.ndarray, scores: np.ndarray, flops: np.ndarray | None = None) -> Figure:
-    figure = plot.ap_against_cost(*cost_frames(speeds, 3e6 * speeds if flops is None else flops, scores), VARIANTS)
+    figure = ap_against_cost(speeds, scores, 3e6 * speeds if flops is None else flops)
     assert figure is not None
     return figure
+
+
+def ap_against_cost(speeds: np.ndarray, scores: np.ndarray, flops: np.ndarray) -> Figure | None:
+    rows = {variant: (score,) for variant, score in zip(VARIANTS, scores.tolist(), strict=True)}
+    costs = [
+        cost.Cost(variant, {"head_ms": (speed, 0.9 * speed, 1.1 * speed)}, {"head_flops_per_roi": flop})
+        for variant, speed, flop in zip(VARIANTS, speeds.tolist(), flops.tolist(), strict=True)
+    ]
+    return cost.ap_against_cost(study_scores(rows, ("mask",), std=1.0), costs)
 
 
 def drawn_points(axes: Axes) -> np.ndarray:
@@ -175,7 +179,7 @@ def test_eighteen_labels_neither_overlap_nor_leave_the_axes(case: str, seed: int
 
 def test_what_is_not_known_has_no_panel() -> None:
     nothing, known, scores = np.full(18, np.nan), np.arange(2.0, 20), np.full(18, 40.0)
-    assert plot.ap_against_cost(*cost_frames(nothing, nothing, scores), VARIANTS) is None
+    assert ap_against_cost(nothing, scores, nothing) is None
     assert len(cost_figure(known, scores, nothing).axes) == 1
     (flops,) = cost_figure(nothing, scores, 1e6 * known).axes
     assert "MFLOP" in flops.get_xlabel()

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import make_run, make_study
+from synthetic import ap_frame, compared, make_run, make_study
 
-from experiments.render import table
-from experiments.report import build, publish
+from experiments.report import ap, build, summary
 from experiments.report import compare as module
-from experiments.report.compare import compare
-from experiments.runs.study import KINDS, read
+from experiments.report.section import Findings
+from experiments.runs.study import read
 from instseg.evaluation import coco
+from instseg.evaluation.coco import KINDS
 from instseg.evaluation.engine import ENGINES
 
 NOISE = {"fcn": 2.0, "far": 0.7, "near": 1.9, "same": 2.0}
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_differences_of_a_kind_are_corrected_together(folder: Path) -> None:
-    frame = compare(read(folder), "fcn", 100).set_index("variant")
+    frame = ap_frame(read(folder), "fcn", 100).set_index("variant")
     for kind in KINDS:
         p = frame[f"{kind}_AP_diff_p"].drop("fcn").sort_values()
         corrected = np.minimum(1, np.maximum.accumulate(p.to_numpy() * [3, 2, 1]))
@@ -46,8 +46,10 @@ def test_the_differences_of_a_kind_are_corrected_together(folder: Path) -> None:
 
 
 def test_tables_mark_what_is_real_and_say_so(folder: Path) -> None:
-    frame = compare(read(folder), "fcn", 100)
-    table.write_ap(folder, frame, "fcn", 100)
+    findings = Findings(read(folder), "fcn", 100)
+    frame, content = ap.numbers(findings.scores), ap.make(findings)
+    assert content.table is not None
+    content.table.write(folder / "ap", "csv", "md", "tex")
     for name, dash in (("ap.md", "–"), ("ap.tex", "--")):
         text = (folder / name).read_text()
         rows = {variant: [line for line in text.splitlines() if f"{variant} " in line] for variant in NOISE}
@@ -55,7 +57,7 @@ def test_tables_mark_what_is_real_and_say_so(folder: Path) -> None:
         assert all("] *" not in line and "+0.0 [" in line for line in rows["same"])
         assert all(f" {dash} " in line for line in rows["fcn"][-len(KINDS) :])
         assert "Holm" in text and "*: " in text
-    assert table.terminal(frame, None).count("] *") == int(sum((frame[f"{k}_AP_real"] == True).sum() for k in KINDS))  # noqa: E712
+    assert "".join(content.text).count("] *") == int(sum((frame[f"{k}_AP_real"] == True).sum() for k in KINDS))  # noqa: E712
 
 
 def _drop(folder: Path, variant: str, *runs: str) -> None:
@@ -70,7 +72,7 @@ def test_a_variant_of_fewer_runs_is_judged_by_those_it_shares(tmp_path: Path) ->
     _drop(lacking, "near", "f0-s2", "f0-s3")
     fewer = make_study(tmp_path / "fewer", NOISE, seeds=2, images=15, speed=False)
     rest = make_study(tmp_path / "rest", NOISE, seeds=4, images=15, speed=False)
-    frames = [compare(read(one), "fcn", 100).set_index("variant") for one in (lacking, fewer, rest)]
+    frames = [ap_frame(read(one), "fcn", 100).set_index("variant") for one in (lacking, fewer, rest)]
     for kind in KINDS:
         near, of_fewer, of_all = (
             frame.loc["near", [f"{kind}_AP_diff", f"{kind}_AP_diff_low", f"{kind}_AP_diff_p"]].to_list()
@@ -91,7 +93,7 @@ def test_a_variant_of_a_single_seed_or_fold_among_more_gets_no_mark(
     folder = make_study(tmp_path / "x", NOISE, seeds=seeds, folds=folds, images=15, speed=False)
     _drop(folder, "far", *missing)
     study = read(folder)
-    frame = compare(study, "fcn", 100)
+    frame = ap_frame(study, "fcn", 100)
     by_variant = frame.set_index("variant")
     far = by_variant.loc["far"]
     for kind in KINDS:
@@ -104,14 +106,14 @@ def test_a_variant_of_a_single_seed_or_fold_among_more_gets_no_mark(
     (note,) = [note for note in study.notes if note.startswith("far: ")]
     assert "shares 1 run with fcn" in note or "shares 2 runs with fcn" in note
     assert "box, mask, boundary AP get no mark" in note
-    shown = table.ap_text(frame, "fcn").to_string()
+    shown = ap.text(compared(study, "fcn", 100), "fcn").to_string()
     assert f"{far['mask_AP_diff']:+.1f} [" not in shown and f"{far['mask_AP_diff']:+.1f}" in shown
     # and the figure can be drawn
     build.build(folder, "fcn", 50)
 
 
 def test_own_intervals_stay_within_0_and_100(tmp_path: Path) -> None:
-    frame = compare(read(make_study(tmp_path / "x", {"fcn": 0.05, "bad": 9.0}, seeds=2, images=4)), "fcn", 50)
+    frame = ap_frame(read(make_study(tmp_path / "x", {"fcn": 0.05, "bad": 9.0}, seeds=2, images=4)), "fcn", 50)
     low, high = frame["mask_AP_low"].min(), frame["mask_AP_high"].max()
     assert low >= 0 and high <= 100
 
@@ -126,7 +128,7 @@ def test_ap_that_differences_are_of_is_that_of_the_runs(
     tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An object of id 0, crowd regions, and a head that rates its masks."""
-    monkeypatch.setattr(module, "_AP_TOLERANCE", 1e-9)
+    monkeypatch.setattr(module, "AP_TOLERANCE", 1e-9)
     runs = [make_run(tmp_path, variant, 2.0, images=8) for variant in ("fcn", "mask_scoring")]
     (path,) = (tmp_path / "ground_truth").glob("*.json")
 
@@ -149,7 +151,7 @@ def test_ap_that_differences_are_of_is_that_of_the_runs(
         scored.append({kind: metrics[kind]["AP"] for kind in KINDS})
     assert scored[0]["box"] == scored[1]["box"] and scored[0]["mask"] != scored[1]["mask"]
     study = read(tmp_path)
-    row = compare(study, "fcn", 20).set_index("variant").loc["mask_scoring"]
+    row = ap_frame(study, "fcn", 20).set_index("variant").loc["mask_scoring"]
     assert study.notes == []
     for kind in KINDS:
         assert row[f"{kind}_AP_diff"] == pytest.approx(scored[1][kind] - scored[0][kind], abs=1e-9)
@@ -159,10 +161,19 @@ def test_predictions_that_fit_no_ground_truth_are_told(tmp_path: Path) -> None:
     run = make_run(tmp_path, "fcn", 1.0, images=4)
     _change(run / "predictions.json", lambda found: found[1].update(category_id=8))
     study = read(tmp_path)
-    frame = compare(study, "fcn", 20)
+    frame = ap_frame(study, "fcn", 20)
     assert math.isnan(frame.loc[0, "mask_AP_low"])
     (note,) = study.notes
-    assert note.startswith(f"{run.name}: no interval") and "result 1 (image 1): is of category 8" in note
+    assert (
+        note.startswith(f"{run / 'predictions.json'}: result 1 (image 1): is of category 8") and "no interval" in note
+    )
+
+
+def _summary(folder: Path) -> str:
+    findings = Findings(read(folder), "fcn", 20, speed=json.loads((folder / "speed.json").read_text()))
+    table = summary.make(findings).table
+    assert table is not None
+    return table.markdown()
 
 
 def _without_boundary(folder: Path, pattern: str) -> None:
@@ -178,7 +189,7 @@ def test_studies_of_before_boundary_ap_have_no_rows_of_it(tmp_path: Path) -> Non
     assert not [line for line in text.splitlines() if line.startswith("note:") and "disagreement" not in line]
     files = ("ap.csv", "ap.md", "ap.tex", "runs.md")
     assert "boundary" not in text.split("written to")[0] + "".join((study / name).read_text() for name in files)
-    assert "boundary" not in publish.summary(read(study), study)
+    assert "boundary" not in _summary(study)
 
 
 def test_runs_of_before_boundary_ap_beside_others(tmp_path: Path) -> None:
@@ -186,10 +197,10 @@ def test_runs_of_before_boundary_ap_beside_others(tmp_path: Path) -> None:
     _without_boundary(study, "fcn-*")
     text = build.build(study, "fcn", 20)
     assert "note: 2 of 4 runs have no boundary AP" in text
-    frame = compare(read(study), "fcn", 20).set_index("variant")
+    frame = ap_frame(read(study), "fcn", 20).set_index("variant")
     assert math.isnan(frame.loc["fcn", "boundary_AP_low"]) and frame.loc["unet", "boundary_AP_low"] > 0
     assert frame["boundary_AP_diff"].isna().all() and frame.loc["unet", "mask_AP_diff"] > 0
-    head, _, *lines = publish.summary(read(study), study).splitlines()
+    head, _, *lines = _summary(study).splitlines()
     columns = [cell.strip() for cell in head.split("|")]
     assert columns[2:6] == ["box AP", "mask AP", "boundary AP", "Δ mask AP [95 %]"]
     fcn, unet = ([cell.strip() for cell in line.split("|")] for line in lines)

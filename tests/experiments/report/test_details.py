@@ -1,23 +1,24 @@
 """Numbers by image and by complexity, against those worked out by hand."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import ellipse, encode, make_run, make_study
+from synthetic import bbox, compared, ellipse, encode, make_run, make_study
 
-from experiments.report import predictions
-from experiments.report.compare import compare
+from experiments.report import by_image, by_object, predictions
 from experiments.runs.study import read
+from experiments.runs.study_files import StudyFiles
 
 LEFT, RIGHT = ellipse((30, 40, 15, 15)), ellipse((90, 40, 15, 15))
 
 
 def annotation(mask: np.ndarray, image_id: int = 1, category: int = 1, **others: object) -> dict:
-    return {"image_id": image_id, "category_id": category, "segmentation": encode(mask), "iscrowd": 0, **others}
+    box, area = bbox(mask), int(mask.sum())
+    shape = {"segmentation": encode(mask), "bbox": box, "area": area, "iscrowd": 0}
+    return {"image_id": image_id, "category_id": category, **shape, **others}
 
 
 def test_a_image_s_iou_counts_missed_objects_and_neither_unsure_nor_wrong_ones(tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_a_image_s_iou_counts_missed_objects_and_neither_unsure_nor_wrong_ones(t
         "annotations": [a | {"id": i} for i, a in enumerate(annotations)],
     }
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    coco = predictions.load_truth(tmp_path / "truth.json")
+    coco = StudyFiles(tmp_path).ground_truth("truth.json")
     near = ellipse((93, 40, 15, 15))
     found = [
         annotation(LEFT, score=0.9),
@@ -43,7 +44,8 @@ def test_a_image_s_iou_counts_missed_objects_and_neither_unsure_nor_wrong_ones(t
         annotation(RIGHT, 2, score=0.9),  # elsewhere
     ]
     overlap = (near & RIGHT).sum() / (near | RIGHT).sum()
-    assert predictions.image_ious(coco, found) == {1: pytest.approx((1 + overlap) / 2), 2: 0}
+    sure = {image: [f for f in found if f["image_id"] == image and f["score"] > predictions.SCORE] for image in (1, 2)}
+    assert predictions.image_ious(coco, sure) == {1: pytest.approx((1 + overlap) / 2), 2: 0}
 
 
 def images(**variants: dict[tuple[int, int], float]) -> pd.DataFrame:
@@ -53,12 +55,6 @@ def images(**variants: dict[tuple[int, int], float]) -> pd.DataFrame:
         for variant, ious in variants.items()
         for (seed, image), iou in ious.items()
     ]
-    return pd.DataFrame(rows)
-
-
-def ap(**differences: float) -> pd.DataFrame:
-    rows = [{"variant": "fcn", "compared_with": "fcn", "mask_AP_diff": math.nan}]
-    rows += [{"variant": v, "compared_with": "fcn", "mask_AP_diff": d} for v, d in differences.items()]
     return pd.DataFrame(rows)
 
 
@@ -76,12 +72,11 @@ def test_images_are_counted_by_their_mean_over_pairs_of_runs() -> None:
         (1, 4): -0.1,
     }
     unet = {key: fcn[key] + by for key, by in shift.items()} | {(2, n): 1.0 for n in (1, 2, 3, 4)}
-    found = predictions.win_tie_loss(images(fcn=fcn, unet=unet, other=fcn), ap(unet=1.0, other=math.nan))
-    (row,) = found.to_dict("records")
-    assert (row["variant"], row["compared_with"], row["pairs"], row["images"]) == ("unet", "fcn", 2, 4)
+    (row,) = by_image.count_outcomes(images(fcn=fcn, unet=unet, other=fcn), {"unet": "fcn"})
+    assert (row.variant, row.compared_with, row.pairs, row.images) == ("unet", "fcn", 2, 4)
     # 2 is equal: +0.009 on average
-    assert (row["better"], row["equal"], row["worse"]) == (1, 2, 1)
-    assert row["iou_diff"] == pytest.approx((0.03 + 0.009 - 0.1 + 0) / 4)
+    assert (row.better, row.equal, row.worse) == (1, 2, 1)
+    assert row.iou_diff == pytest.approx((0.03 + 0.009 - 0.1 + 0) / 4)
 
 
 def test_a_study_is_read_run_by_run_and_a_damaged_one_gets_a_note(tmp_path: Path) -> None:
@@ -89,28 +84,27 @@ def test_a_study_is_read_run_by_run_and_a_damaged_one_gets_a_note(tmp_path: Path
     broken = next((tmp_path / "runs").glob("fcn-generated-f1-s1-*"))
     (broken / "predictions.json").write_text("[{")
     study = read(tmp_path)
-    found = predictions.read(study)
+    found = predictions.read(study, 20)
     assert len(found.images) == 5 * 7
     assert found.images.groupby("variant").size().to_dict() == {"fcn": 15, "unet": 20}
-    assert any(broken.name in note and "complexity" in note for note in study.notes)
+    assert any(broken.name in note and "complexity" in note for note in found.notes)
     unet = found.images[found.images["variant"] == "unet"]
     # predictions without noise are the objects themselves
     assert unet["iou"].to_numpy() == pytest.approx(1)
     by_third = found.complexity.groupby("variant")[list(predictions.THIRDS)].mean()
     # some false detections are among them
     assert (by_third.loc["unet"] > 90).all() and (by_third.loc["unet"] > by_third.loc["fcn"] + 10).all()
-    frame = predictions.win_tie_loss(found.images, compare(study, "fcn", 20))
-    (row,) = frame.to_dict("records")
-    assert (row["pairs"], row["images"], row["worse"]) == (3, 10, 0)
-    assert row["better"] > 5
+    (row,) = by_image.count_outcomes(found.images, compared(study, "fcn", 20).rivals)
+    assert (row.pairs, row.images, row.worse) == (3, 10, 0)
+    assert row.better > 5
 
 
 def test_thirds_are_of_equal_number_and_the_same_for_all_folds(tmp_path: Path) -> None:
     for fold in (0, 1):
         make_run(tmp_path, "fcn", 1.0, fold=fold, images=12)
     study = read(tmp_path)
-    truths = {str(n): (predictions.load_truth(tmp_path / n), "generated") for n in study.runs["ground_truth"]}
-    edges, groups = predictions._thirds(truths)
+    truths = {n: (study.files.ground_truth(n), "generated") for n in study.runs["ground_truth"]}
+    edges, groups = predictions.thirds(truths)
     assert list(edges) == ["generated"]
     every = np.concatenate(list(groups.values()))
     counts = np.bincount(every, minlength=3)
@@ -119,6 +113,5 @@ def test_thirds_are_of_equal_number_and_the_same_for_all_folds(tmp_path: Path) -
     shapes = [a["bbox"] for truth, _ in truths.values() for a in truth.dataset["annotations"]]
     length = np.asarray([max(w, h) / min(w, h) for _, _, w, h in shapes])
     assert length[every == 0].mean() < 1.3 < 1.7 < length[every == 2].mean()
-    table = predictions.by_complexity(predictions.read(study), study, ["fcn", "absent"])
-    (row,) = table.to_dict("records")
-    assert (row["edge_low"], row["edge_high"], row["mask_AP_simple_n"]) == (*edges["generated"], 2)
+    (row,) = by_object.by_complexity(predictions.read(study, 20), compared(study, "fcn", 20)).values()
+    assert row.edges == edges["generated"] and row.means[0].n == 2

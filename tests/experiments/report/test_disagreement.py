@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from synthetic import make_run
 
 from experiments.config import run as config
-from experiments.report import disagreement, predictions
-from experiments.report.compare import compare
+from experiments.report import disagreement
+from experiments.report.section import Findings
 from experiments.runs.study import read
 from instseg.data.sets.generated import Generated
 
@@ -41,7 +41,7 @@ def differences(*values: float) -> pd.DataFrame:
 def test_the_largest_differences_of_either_side_are_shown_from_best_to_worst(
     values: list[float], expected: list[int]
 ) -> None:
-    assert list(disagreement._both_ways(differences(*values))["image_id"]) == expected
+    assert list(disagreement.both_ways(differences(*values))["image_id"]) == expected
 
 
 def test_of_all_heads_the_images_with_the_largest_spread_are_shown() -> None:
@@ -51,7 +51,7 @@ def test_of_all_heads_the_images_with_the_largest_spread_are_shown() -> None:
         for v, values in ious.items()
         for n, iou in enumerate(values)
     ]
-    found = disagreement._spread(pd.DataFrame(rows))
+    found = disagreement.largest_spread(pd.DataFrame(rows))
     # the last is not of all heads; on the first they agree
     assert list(found["image_id"]) == [1, 3, 2, 4]
     assert found["spread"].iloc[0] == pytest.approx(np.std([0.1, 0.9, 0.5]))
@@ -82,9 +82,8 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_images_come_from_the_data_set_where_it_is_at_hand(study: Path) -> None:
-    found = read(study)
-    chosen = disagreement.choose(found, predictions.read(found), compare(found, "fcn", 20), None)
-    assert [note for note in found.notes if "disagreement" in note] == []
+    chosen, notes = disagreement.choose(Findings(read(study), "fcn", 20))
+    assert notes == []
     data = Generated("val", images=6, size=(64, 64), seed=3, figures=(1, 2))
     missed = [data.image_ids[2], data.image_ids[4]]
     assert set(chosen) == {"", "unet"}
@@ -107,9 +106,7 @@ def test_else_they_come_from_the_stored_ones_with_a_note(study: Path, gone: str)
         truth = json.loads(path.read_text())
         truth["annotations"][0]["area"] += 1
         path.write_text(json.dumps(truth))
-    found = read(study)
-    chosen = disagreement.choose(found, predictions.read(found), compare(found, "fcn", 20), None)
-    (note,) = [note for note in found.notes if "disagreement" in note]
+    chosen, (note,) = disagreement.choose(Findings(read(study), "fcn", 20))
     assert "only the 1 stored images" in note and "data_root=" in note
     (image,) = chosen["unet"]
     assert not image.image.any()
@@ -119,9 +116,7 @@ def test_nothing_is_downloaded(study: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("a download"))
     for run in (study / "runs").iterdir():
         write_config(run, "pennfudan", "data_root=null", f"dataset.options.download_dir={tmp_path / 'nowhere'}")
-    found = read(study)
-    chosen = disagreement.choose(found, predictions.read(found), compare(found, "fcn", 20), None)
-    (note,) = [note for note in found.notes if "disagreement" in note]
+    chosen, (note,) = disagreement.choose(Findings(read(study), "fcn", 20))
     assert "only the 1 stored images" in note and "nowhere" in note
     assert len(chosen["unet"]) == 1
     assert not (tmp_path / "nowhere").exists()

@@ -1,4 +1,4 @@
-"""The table of masks in true boxes, and the differences in it."""
+"""The table of masks in ground-truth boxes, and the differences in it."""
 
 import json
 import shutil
@@ -10,9 +10,8 @@ import pytest
 import synthetic
 
 from experiments.report import build
-from experiments.report.compare import compare
-from experiments.report.gt_boxes import compare as compare_boxes
-from experiments.runs.study import read
+from experiments.report import gt_boxes as section
+from experiments.runs.study import Study, read
 from instseg.evaluation import gt_boxes
 
 
@@ -29,11 +28,17 @@ def _study(folder: Path, lifts: dict[str, float]) -> Path:
     return study
 
 
+def compare_boxes(study: Study, resamples: int) -> pd.DataFrame:
+    """What ``gt_boxes.csv`` holds; notes are added to the study's."""
+    variants, notes = section.compare(study, synthetic.compared(study, "fcn", resamples), resamples)
+    study.notes += notes
+    return section.numbers(variants)
+
+
 def test_a_lift_of_every_object_is_the_difference(tmp_path: Path) -> None:
     folder = _study(tmp_path, {"fcn": 0.0, "unet": 0.1, "same": 0.0})
     study = read(folder)
-    ap = compare(study, "fcn", 50)
-    found = compare_boxes(study, ap, 50).set_index("variant")
+    found = compare_boxes(study, 50).set_index("variant")
     assert found.loc["unet", "diff"] == pytest.approx(10.0)
     assert found.loc["unet", "diff_low"] == pytest.approx(10.0) == pytest.approx(found.loc["unet", "diff_high"])
     assert found.loc["unet", "real"] and not found.loc["same", "real"]
@@ -48,12 +53,12 @@ def test_a_variant_of_one_seed_among_two_gets_no_mark(tmp_path: Path) -> None:
     (gone,) = folder.glob("runs/unet-*-f0-s1-*")
     shutil.rmtree(gone)
     study = read(folder)
-    found = compare_boxes(study, compare(study, "fcn", 50), 50).set_index("variant")
+    found = compare_boxes(study, 50).set_index("variant")
     assert found.loc["unet", "diff"] == pytest.approx(10.0) and found.loc["unet", "diff_n"] == 1
     assert pd.isna(found.loc["unet", "real"]) and pd.isna(found.loc["unet", "diff_holm_low"])
     # nor is the other's test a stricter one for it
     assert found.loc["other", "real"] and found.loc["other", "diff_p_holm"] == found.loc["other", "diff_p"]
-    assert any("masks in true boxes get no mark" in note for note in study.notes)
+    assert any("masks in ground-truth boxes get no mark" in note for note in study.notes)
 
 
 def test_the_mean_is_over_objects_and_not_over_images(tmp_path: Path) -> None:
@@ -63,21 +68,23 @@ def test_the_mean_is_over_objects_and_not_over_images(tmp_path: Path) -> None:
     for name in study.runs["folder"]:
         scored = json.loads((folder / "runs" / name / "true_boxes.json").read_text())["mask_iou"]
         each.append(100 * float(np.mean(scored)))
-    found = compare_boxes(study, compare(study, "fcn", 20), 20)
+    found = compare_boxes(study, 20)
     assert found["mask_IoU_mean"].item() == pytest.approx(np.mean(each))
     assert found["n"].item() == len(each)
 
 
 def test_the_report_shows_it_and_leaves_out_what_is_damaged(tmp_path: Path) -> None:
     folder = _study(tmp_path, {"fcn": 0.0, "unet": 0.1})
+    (folder / "true_boxes.csv").write_text("as the table was named in earlier versions")
     text = build.build(folder, "fcn", 20)
-    assert "+10.0 [+10.0, +10.0]*" in text and (folder / "true_boxes.tex").exists()
+    assert not (folder / "true_boxes.csv").exists()
+    assert "+10.0 [+10.0, +10.0] *" in text and (folder / "gt_boxes.tex").exists()
     for path in folder.glob("runs/unet-*/true_boxes.json"):
         path.write_text(json.dumps({"mask_iou": [0.5], "boundary_iou": [0.5]}))
     text = build.build(folder, "fcn", 20)
-    assert "its masks in true boxes can't be read" in text
-    assert list(pd.read_csv(folder / "true_boxes.csv")["variant"]) == ["fcn"]
+    assert "true_boxes.json: mask_iou has 1 numbers; the ground truth has" in text
+    assert list(pd.read_csv(folder / "gt_boxes.csv")["variant"]) == ["fcn"]
     for path in folder.glob("runs/*/true_boxes.json"):
         path.unlink()
     text = build.build(folder, "fcn", 20)
-    assert "skipped: masks in true boxes" in text and not (folder / "true_boxes.csv").exists()
+    assert "skipped: masks in ground-truth boxes" in text and not (folder / "gt_boxes.csv").exists()

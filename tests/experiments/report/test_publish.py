@@ -57,6 +57,7 @@ def test_panels_go_along_only_where_images_are_generated(tmp_path: Path, dataset
     to = tmp_path / "reference"
     publish(study, to)
     (to / "configs" / "of_a_run_that_is_gone.yaml").write_text("")
+    (to / "true_boxes.csv").write_text("of an earlier version")
     written = publish(study, to)
     assert set(written) == {path for path in to.rglob("*") if path.is_file()}
     assert (to / "panels.png").exists() == (to / "disagreement.png").exists() == panels

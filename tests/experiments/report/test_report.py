@@ -14,9 +14,11 @@ from pycocotools.coco import COCO
 from synthetic import make_run, make_study, write_speed
 
 from experiments.report.build import build
-from experiments.runs.study import KINDS, read
+from experiments.runs.study import read
 from instseg.errors import UserError
-from instseg.statistics.resampling import match, paired_difference, pooled_spread
+from instseg.evaluation.coco import KINDS
+from instseg.evaluation.matches import match
+from instseg.statistics.resampling import paired_difference, pooled_spread
 
 NOISE = {"fcn": 2.5, "unet": 1.0, "unet_no_skip": 2.4}
 IN_THREE = ["ap", "speed", "win_tie_loss", "ap_by_object"]
@@ -216,8 +218,9 @@ def test_damaged_inputs_other_than_results_cost_only_what_needs_them(tmp_path: P
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 310, "lo')
     text = build(tmp_path, "fcn", resamples=20)
-    assert "can't be scored" in text
-    assert "skipped: panels" in text
+    assert f"note: {run / 'predictions.json'}: not a JSON file" in text and "no interval" in text
+    # the other variant is shown
+    assert [path.name for path in (tmp_path / "panels").glob("*.png")] == ["fcn.png"]
     row = rows(tmp_path / "ap.csv")["unet"]
     assert row["mask_AP_mean"] != ""
     assert row["mask_AP_diff"] == ""

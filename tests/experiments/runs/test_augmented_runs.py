@@ -22,15 +22,15 @@ def _torch_as_it_was() -> Iterator[None]:
 
 def test_a_core_and_a_head_learn_from_augmented_images(tmp_path: Path) -> None:
     strong = ("augmentation=strong", "augmentation.jpeg=0.5", "augmentation.min_area=500")
-    one = composed(*apps.TINY, *strong, "protocol=frozen_core", "head=unet", f"results_dir={tmp_path}")
-    checks.check(one)
+    config = composed(*apps.TINY, *strong, "protocol=frozen_core", "head=unet", f"results_dir={tmp_path}")
+    checks.check(config)
     counts = [
         [len(target["labels"]) for target in targets]
-        for _, targets in training_batches(one, one.make_dataset("train"), 0, 6, torch.device("cpu"))
+        for _, targets in training_batches(config, config.make_dataset("train"), 0, 6, torch.device("cpu"))
     ]
     assert any(map(sum, counts)) and any(0 in batch for batch in counts)
-    folder = run_alone(one)
-    for run in (folder, one.core_run().folder()):
+    folder = run_alone(config)
+    for run in (folder, config.core_run().folder()):
         assert len((run / "metrics.jsonl").read_text().splitlines()) >= 6
         settings = json.loads((run / "result.json").read_text())["settings"]
         assert settings["augmentation.copy_paste"] == 0.5 and settings["augmentation.crop"] == 160

@@ -60,37 +60,37 @@ def test_a_run_starts_where_another_ended(trained: Path, tmp_path: Path, said: l
     # a rate so small that nothing moves but the norms' statistics
     still = ("schedule.lr=1e-30", "schedule.weight_decay=0")
     before = _weights(trained)
-    found = {}
+    weights_of = {}
     for head in ("fcn", "unet"):
-        one = _config(tmp_path, f"init={trained}", f"head={head}", *still)
-        checks.check(one)
-        found[head] = _weights(run(one))
+        config = _config(tmp_path, f"init={trained}", f"head={head}", *still)
+        checks.check(config)
+        weights_of[head] = _weights(run(config))
     core = [k for k in before if not k.startswith("roi_heads.mask") and "running_" not in k and "num_batches" not in k]
     assert len(core) > 50
-    for weights in found.values():
+    for weights in weights_of.values():
         assert all(torch.equal(weights[name], before[name]) for name in core)
     last = "roi_heads.mask_predictor.mask_fcn_logits.weight"
-    assert torch.equal(found["fcn"][last], before[last])
+    assert torch.equal(weights_of["fcn"][last], before[last])
     fcn, unet = (line for line in said if line.startswith(f"init={trained}: "))
     assert "new" not in fcn
     assert "mask head, all 24 layers (another head's is in it)" in unet
     results = [_result(folder) for folder in apps.folders(tmp_path)]
     label = transfer.label(str(trained))
-    assert [one["provenance"]["first_weights"] for one in results] == [
+    assert [result["provenance"]["first_weights"] for result in results] == [
         {"init": label, "mask_head": "trained"},
         {"init": label, "mask_head": "new"},
     ]
-    assert {one["settings"]["init"] for one in results} == {transfer.identity(str(trained))[:8]}
+    assert {result["settings"]["init"] for result in results} == {transfer.identity(str(trained))[:8]}
     notes = " | ".join(read(tmp_path / "quick").notes)
     assert f"init={label}, mask_head=new" in notes and "some mask heads began trained and others new" in notes
 
 
 def test_new_layers_are_drawn_as_without_init(trained: Path, tmp_path: Path, said: list[str]) -> None:
-    one = _config(tmp_path, f"init={trained}", "head=unet")
-    model = build_model(one, 3)
+    config = _config(tmp_path, f"init={trained}", "head=unet")
+    model = build_model(config, 3)
     drawn = {name: value.clone() for name, value in build_model(_config(tmp_path, "head=unet"), 3).state_dict().items()}
-    data = one.make_dataset("train")
-    first_weights.start(model, one, data)
+    data = config.make_dataset("train")
+    first_weights.start(model, config, data)
     after, before = model.state_dict(), _weights(trained)
     new = [name for name in after if name not in before or before[name].shape != after[name].shape]
     assert any(name.startswith("roi_heads.box_predictor.cls_score") for name in new)
@@ -135,11 +135,11 @@ def test_heads_learn_on_a_core_that_is_given(trained: Path, tmp_path: Path) -> N
     assert f"loaded from {trained}: fcn, unet" in swept.stdout and f"core={trained}: " in swept.stderr
     assert not (tmp_path / "quick" / "cores").exists()
     core = _weights(trained)
-    mine = [name for name in core if not name.startswith("roi_heads.mask_")]
+    core_names = [name for name in core if not name.startswith("roi_heads.mask_")]
     fcn, unet = apps.folders(tmp_path)
     for folder in (fcn, unet):
         weights = _weights(folder)
-        assert all(torch.equal(weights[name], core[name]) for name in mine)
+        assert all(torch.equal(weights[name], core[name]) for name in core_names)
         provenance = _result(folder)["provenance"]
         assert provenance["first_weights"] == {"core": transfer.label(str(trained))} and "core" not in provenance
     assert _result(fcn)["metrics"]["box"] == _result(unet)["metrics"]["box"] == _result(trained)["metrics"]["box"]
@@ -155,19 +155,19 @@ def test_a_core_of_other_classes_is_refused(trained: Path, tmp_path: Path, refus
             key = f"roi_heads.box_predictor.{name}.{kind}"
             state[key] = torch.cat([state[key], state[key][:each]])
     torch.save(state, tmp_path / "three.pth")
-    one = _config(tmp_path, "protocol=frozen_core", f"core={tmp_path}/three.pth")
+    config = _config(tmp_path, "protocol=frozen_core", f"core={tmp_path}/three.pth")
     parts = ("core=", "three.pth", "2 classes", "3×128 in it, 2×128 here", "init=")
-    refused(lambda: frozen.run_alone(one), *parts, error=UserError)
+    refused(lambda: frozen.run_alone(config), *parts, error=UserError)
 
 
 def test_a_core_is_trained_from_init_and_heads_begin_with_theirs(
     trained: Path, tmp_path: Path, said: list[str]
 ) -> None:
-    one = _config(tmp_path, "protocol=frozen_core", f"init={trained}")
-    frozen.run_alone(one)
+    config = _config(tmp_path, "protocol=frozen_core", f"init={trained}")
+    frozen.run_alone(config)
     assert said[0] == f"init={trained}: 51 of 51 layers loaded"
     assert said[1].startswith(f"init={trained}, FCN: ") and "new" not in said[1]
-    assert _result(one.folder())["provenance"]["first_weights"]["mask_head"] == "trained"
+    assert _result(config.folder())["provenance"]["first_weights"]["mask_head"] == "trained"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_core_is_trained_from_init_and_heads_begin_with_theirs(
         (["trunk.stride_in_1x1=true"], ["trunk.stride_in_1x1=true", "resnet50"]),
     ],
 )
-def test_what_cannot_be_is_found_beforehand(overrides: list[str], parts: list[str], refused: Any) -> None:
+def test_what_cannot_be_used_is_refused_beforehand(overrides: list[str], parts: list[str], refused: Any) -> None:
     refused(lambda: checks.check(composed(*overrides)), *parts, error=UserError)
 
 
@@ -191,26 +191,26 @@ def test_with_init_no_other_weights_are_needed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", fetched)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetched)
     for overrides in (["trunk=resnet18"], ["trunk=resnet18", "trunk.weights=null"], ["trunk=resnet50_detectron2"]):
-        one = composed(*overrides, "init=COCO_V1")
-        checks.check(one)
-        build_model(one, 2)
+        config = composed(*overrides, "init=COCO_V1")
+        checks.check(config)
+        build_model(config, 2)
 
 
-def test_other_conventions_and_other_folds_are_said(trained: Path, tmp_path: Path, said: list[str]) -> None:
+def test_other_conventions_and_other_folds_are_reported(trained: Path, tmp_path: Path, said: list[str]) -> None:
     origin = (trained / "config.yaml").read_text()
     other = shutil.copytree(trained, tmp_path / "other")
     (other / "config.yaml").write_text(origin.replace("fold: 0", "fold: 1").replace("- 16\n", "- 20\n", 1))
-    one = _config(tmp_path, f"init={other}")
-    first_weights.start(build_model(one, 2), one, one.make_dataset("train"))
+    config = _config(tmp_path, f"init={other}")
+    first_weights.start(build_model(config, 2), config, config.make_dataset("train"))
     assert "fold 1 of generated" in said[0] and "fold 0 holds out" in said[0]
     assert "detector.anchor_sizes=[[20],[32]" in said[1]
 
     said.clear()
     (tmp_path / "d2.pkl").write_bytes(pickle.dumps({"model": {"backbone.bottom_up.stem.conv1.weight": _stem()}}))
     for trunk in ("resnet50", "resnet50_detectron2"):
-        one = composed("study=pennfudan", "dataset=generated", f"trunk={trunk}", f"init={tmp_path}/d2.pkl")
+        config = composed("study=pennfudan", "dataset=generated", f"trunk={trunk}", f"init={tmp_path}/d2.pkl")
         with pytest.raises(UserError, match="only 0 of the 106 layers"):
-            first_weights.start(build_model(one, 2), one, one.make_dataset("train"))
+            first_weights.start(build_model(config, 2), config, config.make_dataset("train"))
     (line,) = said
     assert "trunk.stride_in_1x1=true detector.roi_aligned=true detector.exact_anchors=true" in line
 

@@ -17,6 +17,7 @@ from composition import composed
 from experiments.config import checks
 from experiments.config.run import Config
 from experiments.runs import frozen_core
+from experiments.runs.folder import is_done
 from instseg import progress
 from instseg.errors import UserError
 from instseg.training import checkpoint
@@ -43,13 +44,13 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(folder / "checkpoint.pt")["model"]
 
 
-def _same(one: Config, other: Config) -> bool:
-    a, b = _weights(one.folder()), _weights(other.folder())
+def _same(first: Config, second: Config) -> bool:
+    a, b = _weights(first.folder()), _weights(second.folder())
     names = ("metrics.jsonl", "predictions.json", "true_boxes.json")
     return (
         all(torch.equal(a[key], b[key]) for key in a | b)
-        and all((one.folder() / name).read_text() == (other.folder() / name).read_text() for name in names)
-        and _result(one)["metrics"] == _result(other)["metrics"]
+        and all((first.folder() / name).read_text() == (second.folder() / name).read_text() for name in names)
+        and _result(first)["metrics"] == _result(second)["metrics"]
     )
 
 
@@ -77,8 +78,8 @@ def test_a_sweep_trains_one_core_and_names_the_protocol(done: tuple[Path, str]) 
         assert result["provenance"]["core"] == f"cores/runs/{core.name}"
         boxes.add(json.dumps(result["metrics"]["box"]))
         weights = _weights(run)
-        mine = [key for key in frozen_weights if not key.startswith("roi_heads.mask_")]
-        assert len(mine) > 50 and all(torch.equal(weights[key], frozen_weights[key]) for key in mine)
+        core_names = [key for key in frozen_weights if not key.startswith("roi_heads.mask_")]
+        assert len(core_names) > 50 and all(torch.equal(weights[key], frozen_weights[key]) for key in core_names)
         lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
         assert [line["iteration"] for line in lines if "eval" in line] == [3, 6]
     assert len(boxes) == 1
@@ -111,9 +112,9 @@ def test_a_finished_head_is_skipped_and_a_new_one_uses_the_core(done: tuple[Path
 def test_the_study_s_own_fcn_serves_as_core(done: tuple[Path, str], tmp_path: Path) -> None:
     unet = _configs(tmp_path, heads=("unet",))[0]
     own = replace(unet.core_run(), study=unet.study, results_dir=unet.results_dir).folder()
-    (theirs,) = (done[0] / "quick" / "cores" / "runs").iterdir()
-    assert theirs.name == own.name
-    shutil.copytree(theirs, own)
+    (core,) = (done[0] / "quick" / "cores" / "runs").iterdir()
+    assert core.name == own.name
+    shutil.copytree(core, own)
     # as a sweep with protocol=end_to_end would name it
     assert composed(*apps.TINY, "head=fcn", f"results_dir={tmp_path}").folder() == own
     assert frozen_core.run_group([unet]) == {}
@@ -150,8 +151,8 @@ def test_heads_that_need_too_much_memory_go_in_two_passes(
     # from the checkpoint behind the second iteration
     assert starts == [(3, i) for i in range(4)] + [(2, i) for i in range(2, 6)] + [(1, i) for i in range(2, 6)]
     assert said == ["3 heads at once need too much memory; they go on in two passes: fcn, pointrend | unet"]
-    for ours, theirs in zip(configs, _configs(done[0], heads=("fcn", "pointrend", "unet")), strict=True):
-        assert _same(ours, theirs)
+    for config, whole in zip(configs, _configs(done[0], heads=("fcn", "pointrend", "unet")), strict=True):
+        assert _same(config, whole)
 
 
 @pytest.mark.parametrize("where", ["cuda", "cpu"])
@@ -173,7 +174,7 @@ def test_a_head_that_does_not_fit_alone_leaves_the_others(
     assert isinstance(errors[large.hash()], UserError)
     message = str(errors[large.hash()])
     assert "alone" in message and "allocate" in message and "\n" not in message
-    assert frozen_core.is_done(small) and not frozen_core.is_done(large)
+    assert is_done(small) and not is_done(large)
 
 
 def test_groups_are_of_one_core_whatever_the_head() -> None:
@@ -195,12 +196,12 @@ def test_groups_are_of_one_core_whatever_the_head() -> None:
 @pytest.mark.parametrize("dataset", ["generated", "pennfudan", "coco"])
 @pytest.mark.parametrize("study", ["heads", "pennfudan"])
 def test_studies_of_heads_take_the_protocol_on_every_data_set(study: str, dataset: str) -> None:
-    one = composed(f"study={study}", f"dataset={dataset}", "protocol=frozen_core")
-    checks.check(one)
-    core = one.core_run()
+    config = composed(f"study={study}", f"dataset={dataset}", "protocol=frozen_core")
+    checks.check(config)
+    core = config.core_run()
     checks.check(core)
     assert core.head.name == "fcn" and core.folder().is_relative_to(f"results/{study}/cores/runs")
-    assert (core.dataset, core.trunk, core.schedule) == (one.dataset, one.trunk, one.schedule)
+    assert (core.dataset, core.trunk, core.schedule) == (config.dataset, config.trunk, config.schedule)
 
 
 @pytest.mark.slow
@@ -229,7 +230,7 @@ def test_a_killed_sweep_resumes_to_the_very_numbers(tmp_path: Path) -> None:
     assert _same(cut, whole)
 
 
-def test_a_head_that_diverges_is_told_of_and_the_others_go_on(done: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_head_that_diverges_is_reported_and_the_others_go_on(done: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(done[0] / "quick" / "cores", tmp_path / "quick" / "cores")
     swept = apps.run(
         *("sweep", *FROZEN, "head=fcn", "head.dice_weight=0,1e38", "schedule.clip_norm=null"),

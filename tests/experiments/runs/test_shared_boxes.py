@@ -11,7 +11,8 @@ import synthetic
 from composition import composed
 from pycocotools import mask as coco_mask
 
-from experiments.report import build
+from experiments.report import ap, build
+from experiments.report.shared_boxes import compare_shared
 from experiments.runs import shared_boxes
 from experiments.runs.end_to_end import run
 from experiments.runs.study import read
@@ -60,9 +61,9 @@ def test_what_is_measured_is_kept_until_the_baseline_finds_others(study: Path) -
     content = path.read_text()
     try:
         path.write_text(json.dumps(json.loads(content)[:-1]))
-        told = read(study)
-        assert shared_boxes.compare(told, "fcn", 10).empty
-        assert any("older detections" in note for note in told.notes)
+        scores, notes = compare_shared(read(study), "fcn", 10)
+        assert scores.variants == []
+        assert any("older detections" in note for note in notes)
         shared_boxes.measure(study, "fcn", data_root=None, device="cpu")
         assert len(_shared(study, "maskiou")["results"]) == len(json.loads(content)) - 1
         path.unlink()
@@ -93,8 +94,7 @@ def test_the_table_says_of_them_what_the_table_of_ap_says_of_predictions(tmp_pat
     assert "masks in the boxes that fcn found" in text and "shared_boxes.csv|md|tex" in text
     lines = (folder / "shared_boxes.md").read_text().splitlines()
     assert not any("box " in line[:8] or "other" in line for line in lines)
-    study = read(folder)
-    found = shared_boxes.compare(study, "fcn", 50).set_index("variant")
+    found = ap.numbers(compare_shared(read(folder), "fcn", 50)[0]).set_index("variant")
     assert found.loc["unet", "mask_AP_diff"] > 5 and found.loc["unet", "boundary_AP_real"]
     assert "box_AP_diff" not in found
     for path in folder.glob(f"runs/unet-*/{shared_boxes.FILE}"):

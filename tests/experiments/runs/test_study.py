@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import make_run, make_study
+from synthetic import ap_frame, make_run, make_study
 
-from experiments.report.compare import compare
-from experiments.runs.study import natural, read
+from experiments.runs.study import read
+from experiments.runs.variants import natural
 from instseg.errors import UserError
 
 
@@ -48,7 +48,7 @@ def test_a_baseline_name_that_fits_several_variants_alike_is_none(tmp_path: Path
         make_run(tmp_path, "unet", 1.0, options={"depth": depth})
     study = read(tmp_path)
     assert study.baseline_of("unet(depth=1)", "unet") is None
-    assert compare(study, "unet", 10)["mask_AP_diff"].isna().all()
+    assert ap_frame(study, "unet", 10)["mask_AP_diff"].isna().all()
     assert any("no single variant" in note for note in study.notes)
 
 
@@ -58,7 +58,7 @@ def test_of_runs_with_the_same_label_fold_and_seed_the_newest_counts(tmp_path: P
     study = read(tmp_path)
     assert list(study.counted("fcn")["finished"]) == ["2026-01-03T00:00:00Z"]
     assert len(study.runs) == 2
-    assert compare(study, "fcn", 10)["n"].tolist() == [1]
+    assert ap_frame(study, "fcn", 10)["n"].tolist() == [1]
     assert any("only the newest" in note for note in study.notes)
 
 
@@ -97,7 +97,7 @@ def test_differences_need_the_same_ground_truth(tmp_path: Path) -> None:
     make_run(tmp_path, "fcn", 2.0, images=6)
     make_run(tmp_path, "unet", 1.0, images=7)
     study = read(tmp_path)
-    row = compare(study, "fcn", 10).set_index("variant").loc["unet"]
+    row = ap_frame(study, "fcn", 10).set_index("variant").loc["unet"]
     assert np.isnan(row["mask_AP_diff"])
     assert row["mask_AP_diff_n"] == 0
     assert any("ground truth" in note for note in study.notes)
@@ -108,7 +108,7 @@ def test_predictions_that_contradict_the_result_are_noted(tmp_path: Path) -> Non
     runs = {path.name.split("-")[0]: path for path in (tmp_path / "runs").iterdir()}
     (runs["unet"] / "predictions.json").write_text((runs["fcn"] / "predictions.json").read_text())
     study = read(tmp_path)
-    compare(study, "fcn", 10)
+    ap_frame(study, "fcn", 10)
     assert any(runs["unet"].name in note and "its metrics say" in note for note in study.notes)
 
 
@@ -133,7 +133,7 @@ def test_runs_of_other_settings_are_told_apart(tmp_path: Path) -> None:
     study = read(tmp_path)
     assert study.variants == ["fcn(schedule.lr=0.001)", "fcn(schedule.lr=0.01)", "unet"]
     assert study.baseline_of("unet", "fcn") == "fcn(schedule.lr=0.01)"
-    table = compare(study, "fcn", 20).set_index("variant")
+    table = ap_frame(study, "fcn", 20).set_index("variant")
     assert table.loc["unet", "compared_with"] == "fcn(schedule.lr=0.01)"
     assert table.loc["unet", "mask_AP_diff_n"] == 1
 
@@ -142,7 +142,7 @@ def test_no_difference_is_given_where_more_than_the_head_differs(tmp_path: Path)
     make_run(tmp_path, "fcn", 1.0, settings={"schedule.lr": 0.001, "augmentation.flip": 0.5})
     make_run(tmp_path, "unet", 2.0, settings={"schedule.lr": 0.01, "augmentation.flip": 0.5})
     study = read(tmp_path)
-    table = compare(study, "fcn", 20).set_index("variant")
+    table = ap_frame(study, "fcn", 20).set_index("variant")
     assert math.isnan(table.loc["unet", "mask_AP_diff"])
     assert any("differ in schedule.lr" in note for note in study.notes)
 
@@ -152,7 +152,7 @@ def test_protocols_of_one_study_are_told_apart_and_compared_each_with_its_own(tm
         for head in heads:
             make_run(tmp_path, head, 1.0 if head == "fcn" else 2.0, protocol=protocol)
     study = read(tmp_path)
-    frame = compare(study, "fcn", resamples=20).set_index("variant")
+    frame = ap_frame(study, "fcn", 20).set_index("variant")
     assert set(frame["compared_with"]) == {"fcn(protocol=end_to_end)", "fcn(protocol=frozen_core)"}
     for label, row in frame.iterrows():
         assert row["compared_with"] == str(label).replace("unet", "fcn")
@@ -163,6 +163,6 @@ def test_no_difference_is_given_between_protocols(tmp_path: Path) -> None:
     make_run(tmp_path, "fcn", 1.0)
     make_run(tmp_path, "unet", 2.0, protocol="frozen_core")
     study = read(tmp_path)
-    frame = compare(study, "fcn", resamples=20).set_index("variant")
+    frame = ap_frame(study, "fcn", 20).set_index("variant")
     assert frame.loc["unet", "compared_with"] == "fcn" and math.isnan(frame.loc["unet", "mask_AP_diff"])
     assert any("differ in protocol" in note for note in study.notes)

@@ -16,8 +16,9 @@ from experiments.config import cli
 from experiments.evaluate import compare
 from instseg.errors import UserError
 from instseg.evaluation import coco
-from instseg.statistics.estimate import holm
-from instseg.statistics.resampling import match, paired_difference
+from instseg.evaluation.matches import match
+from instseg.statistics.resampling import paired_difference
+from instseg.statistics.verdict import holm
 
 
 @pytest.fixture

@@ -1,0 +1,150 @@
+"""AP of each variant with its difference to the baseline: table, text and forest plot."""
+
+import math
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from experiments.render import table
+from experiments.render.plot import caption, looks, row_figure
+from experiments.report.columns import difference_columns, verdict_columns
+from experiments.report.compare import SETTINGS, StudyScores, ranked
+from experiments.report.section import Content, Findings, Section
+from experiments.runs.study import METRICS
+
+_HEADINGS = {"AR100": "AR"}
+
+
+def make(findings: Findings) -> Content:
+    """``ap.csv|md|tex`` and ``forest.png|pdf``."""
+    scores = findings.scores
+    note = (
+        "AP in percent: mean ± sample standard deviation over runs (seeds and folds); AR is AR at 100 "
+        f"detections. Δ AP: difference to {findings.baseline}, with a 95 % interval paired over images and runs "
+        f"({findings.resamples} resamples of the images), widened by Holm's correction for the number of variants in "
+        f"the table, each kind by itself. {table.MARK}: the interval excludes 0, the difference is real. "
+        f"{table.MISSING}: nothing to measure or to compare with."
+    )
+    if any(variant.folds > 1 for variant in scores.variants):
+        note += " Folds share training images: what others than these would give is not covered."
+    return Content(
+        table.Table(numbers(scores), text(scores, findings.baseline), note, rule_every=len(scores.variants)),
+        text=terminal(scores),
+        figure=partial(forest, scores),
+        reason="no variant has a difference",
+        notes=[*findings.predictions.notes, *scores.notes],
+    )
+
+
+def numbers(scores: StudyScores) -> pd.DataFrame:
+    """The table for machines, one row a variant; ``results/README.md`` says what each column is."""
+    rows = []
+    for variant in scores.variants:
+        row: dict[str, Any] = {
+            "variant": variant.label,
+            "is_baseline": variant.is_baseline,
+            "compared_with": variant.compared_with,
+            **variant.settings,
+            "n": variant.runs,
+            "folds": variant.folds,
+        }
+        for kind in scores.kinds:
+            for metric, mean in variant.metrics[kind].items():
+                row |= mean.columns(f"{kind}_{metric}")
+            row[f"{kind}_AP_low"], row[f"{kind}_AP_high"] = variant.intervals[kind]
+            row |= difference_columns(variant.comparisons[kind], f"{kind}_AP_")
+        for kind in scores.kinds:
+            row |= verdict_columns(variant.comparisons[kind], f"{kind}_AP_")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def text(scores: StudyScores, baseline: str) -> pd.DataFrame:
+    """The table as people read it: for each kind one row a variant."""
+    rows = []
+    varying = [key for key in SETTINGS if len({variant.settings[key] for variant in scores.variants}) > 1]
+    for kind in scores.kinds:
+        for variant in scores.variants:
+            cells = {"": "" if variant is not scores.variants[0] else kind, "variant": variant.label}
+            for metric in METRICS:
+                cells[_HEADINGS.get(metric, metric)] = str(variant.metrics[kind][metric])
+            cells[f"Δ AP to {baseline} [95 %]"] = table.difference(variant.comparisons[kind])
+            cells["runs"] = str(variant.runs)
+            for key in SETTINGS:
+                if key == "protocol" or key in varying:
+                    cells[key] = table.cell(variant.settings[key])
+            rows.append(cells)
+    return pd.DataFrame(rows)
+
+
+def terminal(scores: StudyScores) -> list[str]:
+    """What the runs have in common, a table for each kind, and what the numbers are."""
+    values = {key: {variant.settings[key] for variant in scores.variants} for key in SETTINGS}
+    parts = [", ".join(f"{key} {value}" for key, (value, *more) in values.items() if not more)]
+    for kind in scores.kinds:
+        rows = []
+        for variant in scores.variants:
+            metrics = variant.metrics[kind]
+            cells = {"variant": variant.label, f"{kind} AP": str(metrics["AP"])}
+            for metric in METRICS[1:]:
+                cells[_HEADINGS.get(metric, metric)] = table.number(metrics[metric].mean, 1)
+            cells |= {"Δ AP [95 %]": table.difference(variant.comparisons[kind]), "runs": str(variant.runs)}
+            rows.append(cells)
+        parts.append(table.fitted(pd.DataFrame(rows)))
+    parts.append(
+        "AP in percent, mean ± deviation over runs; Δ: difference to the baseline, its interval by Holm's correction; "
+        f"{table.MARK}: real"
+    )
+    return [part for part in parts if part]
+
+
+def forest(scores: StudyScores) -> Figure | None:
+    """Differences of AP to the baseline with their intervals, the variants with the best masks on top, and a column for
+    each kind of AP in which variants differ; None without differences.
+
+    Thick lines are a difference's own interval; thin ones are corrected, and a filled marker is a difference that is
+    real.
+    """
+    values = {kind: [variant.comparisons[kind].value for variant in scores.variants] for kind in scores.kinds}
+    kinds = [kind for kind in scores.kinds if not all(map(math.isnan, values[kind]))]
+    # on a frozen core all boxes are the same
+    kinds = [kind for kind in kinds if any(value != 0 and not math.isnan(value) for value in values[kind])] or kinds
+    rows = ranked(v for v in scores.variants if any(v.comparisons[kind].exists for kind in kinds))
+    if not rows:
+        return None
+    style = looks(scores.order)
+    figure, columns = row_figure([variant.label for variant in rows], len(kinds), 4.6)
+    rivals = {variant.compared_with for variant in rows}
+    rival = rivals.pop() if len(rivals) == 1 else "the baseline"
+    for axes, kind in zip(columns, kinds, strict=True):
+        for y, variant in enumerate(rows):
+            comparison, look = variant.comparisons[kind], style[variant.label]
+            if not comparison.exists:
+                continue
+            axes.plot(comparison.corrected_interval, [y, y], color=look.colour, linewidth=1, marker="|", markersize=6)
+            axes.plot(comparison.interval, [y, y], color=look.colour, linewidth=3, solid_capstyle="butt")
+            face = look.colour if comparison.is_real else "white"
+            axes.plot(comparison.value, y, look.marker, color=look.colour, markerfacecolor=face, markersize=7, zorder=3)
+            axes.text(
+                *(1.02, y, table.difference(comparison, mark=False)),
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                fontsize=8.5,
+                fontweight="bold" if comparison.is_real else "normal",
+            )
+        axes.axvline(0, color="#555555", linewidth=1)
+        axes.set(xlabel=f"Δ {kind} AP to {rival}")
+        axes.margins(x=0.08)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    caption(
+        figure,
+        "Thick: 95 % interval of the difference alone; thin and in figures: with Holm's correction for all of them; "
+        "filled: it excludes 0",
+    )
+    return figure
+
+
+SECTION = Section("ap", make, figure="forest")

@@ -90,7 +90,7 @@ def stages(call: Callable[[], Any], device: torch.device, repeats: int = 3) -> d
     # or the profiler prints its settings
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     cuda = device.type == "cuda"
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if cuda else [ProfilerActivity.CPU]
     with profile(activities=activities, acc_events=True) as profiler:
         for _ in range(repeats):
             with record_function(STAGE + REST):
@@ -133,8 +133,7 @@ def stage_times(events: list[FunctionEvent], *, of_kernels: bool) -> dict[str, f
 
 def flops(call: Callable[[], Any]) -> int:
     """Floating-point operations of a call by ``torch.utils.flop_counter``: those of convolutions and matrix products,
-    two for a multiply-add. Interpolation and normalisation are left out, and so is RoIAlign unless it is
-    done as a matrix product.
+    two for a multiply-add, without interpolation, normalisation, and RoIAlign unless it is done as a matrix product.
 
     Compiled code runs uncompiled meanwhile, since the counter does not look into compiled graphs."""
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
@@ -166,14 +165,8 @@ def bytes_of(tensors: Any) -> int:
 
 
 def random_rois(channels: int, size: tuple[int, int], count: int, device: torch.device) -> Callable[[], RoIs]:
-    """A function that makes RoIs over one random pyramid; each call gives new ones, which remember no RoIAlign.
-
-    Args:
-        channels: of each map.
-        size: (H, W) of the image, in pixels.
-        count: number of RoIs; their sides are between an eighth of the image's and all of it.
-        device: of maps and boxes.
-    """
+    """A function that makes ``count`` RoIs over one random pyramid, of an image of (H, W) pixels; each call gives new
+    ones, which remember no RoIAlign. Their sides are between an eighth of the image's and all of it."""
     generator = torch.Generator().manual_seed(0)
     height, width = size
     pyramid = {

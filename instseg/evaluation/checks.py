@@ -99,18 +99,16 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -largest <= value <= largest
 
 
-_ID = (_is_id, "a whole number is needed, as COCO's ids are")
-_NUMBER = (_is_finite, "a finite number is needed")
-_SIDE = (lambda value: _is_id(value) and value > 0, "a whole number of pixels above 0 is needed")
-_BOX = (
-    lambda value: isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value)),
-    "4 finite numbers [x, y, width, height] are needed",
-)
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("id", "image_id", "category_id"), _ID),
-    **dict.fromkeys(("height", "width"), _SIDE),
-    **dict.fromkeys(("score", "mask_score"), _NUMBER),
-    "bbox": _BOX,
+    **dict.fromkeys(("id", "image_id", "category_id"), (_is_id, "a whole number is needed, as COCO's ids are")),
+    **dict.fromkeys(
+        ("height", "width"), (lambda value: _is_id(value) and value > 0, "a whole number above 0 is needed")
+    ),
+    **dict.fromkeys(("score", "mask_score"), (_is_finite, "a finite number is needed")),
+    "bbox": (
+        lambda value: isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value)),
+        "4 finite numbers [x, y, width, height] are needed",
+    ),
     "area": (lambda value: _is_finite(value) and value >= 0, "a finite number of pixels, 0 or more, is needed"),
     "iscrowd": (lambda value: value in (0, 1), "0 or 1 is needed, 1 for a crowd region"),
     "segmentation": (lambda value: isinstance(value, list | dict), "polygons [[x1, y1, ...], ...] or RLE are needed"),

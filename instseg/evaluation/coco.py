@@ -24,11 +24,9 @@ NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
 """COCO's ranges of areas, in square pixels: from the first number up to, and without, the second."""
 KINDS: tuple[Kind, ...] = tuple(METRIC_KINDS)
-"""The kinds of AP, in the order of tables; :mod:`instseg.evaluation.kinds` says what each is."""
+"""In the order of tables; :mod:`instseg.evaluation.kinds` says what each is."""
 IOU_TYPES: dict[Kind, str] = {kind.name: kind.iou_type for kind in METRIC_KINDS.values() if kind.in_pycocotools}
 """pycocotools' names of the kinds that it knows."""
-
-_SCORED = ("image_id", "category_id", "score", "bbox", "segmentation")
 
 
 def evaluate(ground_truth: dict[str, Any], results: Results, kind: Kind, engine: str = DEFAULT_ENGINE) -> COCOeval:
@@ -40,12 +38,11 @@ def evaluate(ground_truth: dict[str, Any], results: Results, kind: Kind, engine:
         ground_truth: COCO's annotation dict.
         results: COCO's results list; ``bbox`` xywh and ``segmentation`` RLE as far as ``kind`` needs them. Where
             all of them have a ``mask_score``, masks are sorted by it in place of ``score``.
-        kind: one of :data:`KINDS`.
         engine: one of :data:`instseg.evaluation.engine.ENGINES`; the numbers are the same.
 
     Returns:
-        The evaluation after ``evaluate``, ``accumulate`` and ``summarize``; its ``stats`` are fractions. It has
-        matches image by image (``evalImgs``) by pycocotools alone.
+        The evaluation after ``summarize``; its ``stats`` are fractions. Only pycocotools' own has matches image by
+        image (``evalImgs``).
 
     Raises:
         DataError: the results don't fit the ground truth; one line.
@@ -75,9 +72,11 @@ def load_results(truth: COCO, results: Results, kind: Kind) -> COCO:
         # loadRes can't take an empty list
         return index({**truth.dataset, "annotations": []})
     # loadRes takes results with a caption or keypoints for others than these
-    scored = [{key: result[key] for key in _SCORED if key in result} for result in results]
-    for result, score in zip(scored, scores(results, kind), strict=True):
-        result["score"] = score
+    keys = ("image_id", "category_id", "bbox", "segmentation")
+    scored = [
+        {**{key: result[key] for key in keys if key in result}, "score": score}
+        for result, score in zip(results, scores(results, kind), strict=True)
+    ]
     with quiet():
         return truth.loadRes(scored)
 
@@ -90,9 +89,8 @@ def scores(results: Results, kind: Kind) -> list[float]:
 
 def metrics(evaluation: COCOeval) -> dict[str, float | None]:
     """COCO's twelve numbers in percent, None where there is nothing to measure (pycocotools' −1)."""
-    return {
-        name: None if value < 0 else 100 * float(value) for name, value in zip(NAMES, evaluation.stats, strict=True)
-    }
+    stats = zip(NAMES, evaluation.stats, strict=True)
+    return {name: None if value < 0 else 100 * float(value) for name, value in stats}
 
 
 def summary(evaluation: COCOeval) -> str:

@@ -41,15 +41,10 @@ class CategoryMatches:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Which detections of one run are right, at each of :data:`IOU_THRESHOLDS`.
+    """Which detections of one run are right, at each of :data:`IOU_THRESHOLDS`."""
 
-    Attributes:
-        image_ids: (I,) ids of the images, the order of image weights.
-        categories: one entry a category with ground truth or detections.
-    """
-
-    image_ids: Integers
-    categories: tuple[CategoryMatches, ...]
+    image_ids: Integers  # (I,) the order of image weights
+    categories: tuple[CategoryMatches, ...]  # one entry a category with ground truth or detections
 
 
 def match(ground_truth: COCO, predictions: coco.Results, kind: Kind) -> Matches:
@@ -58,7 +53,7 @@ def match(ground_truth: COCO, predictions: coco.Results, kind: Kind) -> Matches:
     Args:
         ground_truth: the index of the annotations; kinds of masks make RLE of its segmentations, in place.
         predictions: COCO results without fault, see :func:`instseg.evaluation.coco.check_results`; may be empty.
-        kind: one of :data:`instseg.evaluation.coco.KINDS`, whose overlap decides.
+        kind: its overlap decides.
     """
     metric = METRIC_KINDS[kind]
     if metric.of_masks:

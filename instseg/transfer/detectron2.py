@@ -45,8 +45,12 @@ _LAYERS = {
     "roi_heads.mask_head.deconv": "roi_heads.mask_predictor.conv5_mask",
     "roi_heads.mask_head.predictor": "roi_heads.mask_predictor.mask_fcn_logits",
 }
-_WITHOUT_BACKGROUND = {"roi_heads.box_predictor.bbox_pred": 4, "roi_heads.mask_predictor.mask_fcn_logits": 1}
-"""Layers that have outputs for objects' classes alone, and how many for each."""
+PER_CLASS = {
+    "roi_heads.box_predictor.cls_score": 1,
+    "roi_heads.box_predictor.bbox_pred": 4,
+    "roi_heads.mask_predictor.mask_fcn_logits": 1,
+}
+"""torchvision's layers whose outputs are classes, and how many each class has."""
 
 
 def converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,8 +79,8 @@ def converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[name] = value.flip(1) * scale[:, None, None]
         elif layer == "roi_heads.box_predictor.cls_score":
             renamed[name] = torch.cat([value[-1:], value[:-1]])
-        elif outputs := _WITHOUT_BACKGROUND.get(layer):
-            # the background's box and mask are never read
+        elif outputs := PER_CLASS.get(layer):
+            # detectron2's boxes and masks have no background, and the background's are never read
             renamed[name] = torch.cat([torch.zeros_like(value[:outputs]), value])
     return renamed
 
@@ -105,7 +109,7 @@ def _name(name: str) -> str:
 
 _BLOB = re.compile(r"(?:(res\d_\d+)_branch(1|2a|2b|2c)|conv1|res_conv1)(_bn)?_([a-z_]+)")
 _BRANCHES = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
-_KINDS = {"w": "weight", "b": "bias", "s": "weight", "gamma": "weight", "beta": "bias"}
+_KINDS = dict.fromkeys(("w", "s", "gamma"), "weight") | dict.fromkeys(("b", "beta"), "bias")
 _KINDS |= {"rm": "running_mean", "riv": "running_var"}
 
 

@@ -8,17 +8,12 @@ from torch import Tensor
 
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
+from instseg.transfer.detectron2 import PER_CLASS
 from instseg.transfer.sources import Source
 
 PARTS = ("backbone.body", "backbone.fpn", "rpn", "roi_heads.box_head", "roi_heads.box_predictor")
 """The parts of the core, by torchvision's names."""
 HEAD = "mask head"
-PER_CLASS = {
-    "roi_heads.box_predictor.cls_score": 1,
-    "roi_heads.box_predictor.bbox_pred": 4,
-    "roi_heads.mask_predictor.mask_fcn_logits": 1,
-}
-"""Layers whose outputs are classes, and how many each has."""
 
 
 class Report(NamedTuple):
@@ -35,26 +30,22 @@ class Report(NamedTuple):
 
     def line(self) -> str:
         """All of it, in one line."""
+        new = []
+        for part in (*PARTS, HEAD):
+            layers = [layer for layer in self.new if _part(layer) == part]
+            if len(layers) > 2 and not any(_part(layer) == part for layer in self.loaded):
+                reasons = list(dict.fromkeys(self.new[layer] for layer in layers))
+                shown = ", ".join(reasons[:2]) + ", ..." * (len(reasons) > 2)
+                new.append(f"{part}, all {len(layers)} layers ({shown})")
+            else:
+                new += [f"{layer} ({self.new[layer]})" for layer in layers]
         line = f"{len(self.loaded)} of {len(self.loaded) + len(self.new)} layers loaded"
-        if self.new:
-            line += f"; new: {'; '.join(self._new())}"
+        if new:
+            line += f"; new: {'; '.join(new)}"
         if self.unused:
             more = f" and {len(self.unused) - 6} more" if len(self.unused) > 6 else ""
             line += f"; without a place here: {', '.join(self.unused[:6])}{more}"
         return line
-
-    def _new(self) -> list[str]:
-        """The layers of ``new``, those of a whole part together."""
-        lines = []
-        for part in (*PARTS, HEAD):
-            layers = [layer for layer in self.new if _part(layer) == part]
-            reasons = list(dict.fromkeys(self.new[layer] for layer in layers))
-            if len(layers) > 2 and not any(_part(layer) == part for layer in self.loaded):
-                shown = ", ".join(reasons[:2]) + ", ..." * (len(reasons) > 2)
-                lines.append(f"{part}, all {len(layers)} layers ({shown})")
-            else:
-                lines += [f"{layer} ({self.new[layer]})" for layer in layers]
-        return lines
 
 
 def load(
@@ -66,11 +57,8 @@ def load(
     classes by name, but in another order or with gaps, they are brought into the model's order.
 
     Args:
-        model: with its first weights.
-        source: what to load.
         classes: the names of the model's classes, without the background.
-        core: whether all but the mask head is loaded.
-        head: whether the mask head is.
+        core, head: whether all but the mask head is loaded, and whether the mask head is.
 
     Raises:
         UserError: less than half of the backbone fits.
@@ -103,7 +91,7 @@ def load(
 
 
 def _layers(state: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Layer -> its tensors."""
+    """Layer -> the names of its tensors."""
     layers: dict[str, list[str]] = {}
     for name in state:
         # only some state dicts have this counter, and no result depends on it

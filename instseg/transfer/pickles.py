@@ -40,17 +40,10 @@ class _DataType:
     """Stands for ``numpy.dtype``."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        self._code, self._order = str(code), "|"
+        self.code, self.order = str(code), "|"
 
     def __setstate__(self, state: Any) -> None:
-        self._order = str(state[1])
-
-    def checked(self) -> np.dtype[Any]:
-        """The type itself; refused unless it is one of booleans, whole numbers or floats."""
-        dtype = np.dtype(self._order.replace("|", "") + self._code)
-        if dtype.kind not in "biuf":
-            raise _Refused(f"an array of {self._code!r} in it is none of numbers; nothing of the file is used")
-        return dtype
+        self.order = str(state[1])
 
 
 class _Array:
@@ -66,12 +59,16 @@ class _Array:
 def _array(data: Any, dtype: Any, shape: Any, order: Literal["C", "F"] = "C") -> np.ndarray[Any, Any]:
     if not isinstance(dtype, _DataType):
         raise _Refused("an array in it has no type; nothing of the file is used")
-    checked = dtype.checked()
-    content = data.encode("latin1") if isinstance(data, str) else bytes(data)
+    numbers = np.dtype(dtype.order.replace("|", "") + dtype.code)
+    # booleans, whole numbers and floats
+    if numbers.kind not in "biuf":
+        raise _Refused(f"an array of {dtype.code!r} in it is none of numbers; nothing of the file is used")
+    # bytes() of a number would be as many zeros
+    content = data.encode("latin1") if isinstance(data, str) else bytes(memoryview(data))
     shape = tuple(int(n) for n in shape)
-    if min(shape, default=0) < 0 or prod(shape) * checked.itemsize != len(content):
+    if min(shape, default=0) < 0 or prod(shape) * numbers.itemsize != len(content):
         raise _Refused(f"an array in it says {shape} and has {len(content)} bytes; nothing of the file is used")
-    return np.frombuffer(content, checked).reshape(shape, order=order)
+    return np.frombuffer(content, numbers).reshape(shape, order=order)
 
 
 def _bytes(text: str, encoding: str = "latin1") -> bytes:

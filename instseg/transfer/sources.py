@@ -48,14 +48,11 @@ class Source:
 
 
 def find(given: str) -> Path | WeightsEnum:
-    """The file or torchvision's entry that weights come from.
-
-    Args:
-        given: a run's folder; a file; or the name of weights of torchvision's Mask R-CNN, such as
-            ``MaskRCNN_ResNet50_FPN_Weights.COCO_V1``, or ``COCO_V1`` for these.
+    """The file or torchvision's entry that weights come from: of a run's folder; a file; or the name of weights of
+    torchvision's Mask R-CNN, such as ``MaskRCNN_ResNet50_FPN_Weights.COCO_V1``, or ``COCO_V1`` for these.
 
     Raises:
-        UserError: there is neither.
+        UserError: there is no such thing.
     """
     path = Path(given).expanduser()
     if path.is_dir():
@@ -152,7 +149,7 @@ def _from_file(given: str, state: dict[str, Tensor], path: Path) -> Source:
 def _from_torchvision(given: str, state: dict[str, Tensor], classes: Sequence[str], without_epsilon: bool) -> Source:
     state = {_current_name(name): value for name, value in state.items()}
     if without_epsilon:
-        state = _with_epsilon(state)
+        _add_epsilon(state)
     return _source(given, state, TRAINED_AS, classes)
 
 
@@ -170,16 +167,14 @@ def _current_name(name: str) -> str:
     return f"roi_heads.mask_head.{int(layer[1]) - 1}.0.{name[layer.end() :]}" if layer else name
 
 
-def _with_epsilon(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights whose batch norms, which add 1e-5 to the variance, give what the given ones give without."""
-    state = dict(state)
+def _add_epsilon(state: dict[str, Tensor]) -> None:
+    """Scale batch norms so that, with 1e-5 added to the variance, they give what they gave without."""
     for name, variance in state.items():
         if name.endswith(".running_var"):
             scale = name.replace(".running_var", ".weight")
             # in doubles, since some channels have a variance below float32's normal range
             wide = variance.double()
             state[scale] = (state[scale].double() * ((wide + detectron2.EPSILON) / wide).sqrt()).to(variance.dtype)
-    return state
 
 
 def _fetch(entry: WeightsEnum) -> dict[str, Tensor]:
@@ -210,8 +205,7 @@ def _weights_in(content: Any, path: Path) -> dict[str, Tensor]:
             if isinstance(content.get(key), Mapping):
                 content = content[key]
         tensors = {name: torch.tensor(v) if isinstance(v, np.ndarray) else v for name, v in content.items()}
-        state = {name: v for name, v in tensors.items() if isinstance(name, str) and isinstance(v, Tensor)}
-        if state:
+        if state := {name: v for name, v in tensors.items() if isinstance(name, str) and isinstance(v, Tensor)}:
             return state
     raise UserError(f"{path} holds no weights")
 

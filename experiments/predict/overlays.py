@@ -1,5 +1,6 @@
 """Drawings of predictions at any size: translucent outlined masks with captions, and heads side by side."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -142,8 +143,8 @@ def side_by_side(tiles: Sequence[Image.Image], titles: Sequence[str], max_side: 
     # a title may be wider than a narrow image
     cell = max(width, *(int(probe.multiline_textbbox((0, 0), line, font)[2]) + 1 for line in lines))
     head = 2 * gap + line_height * max(line.count("\n") + 1 for line in lines)
-    rows = -(-len(tiles) // _PER_ROW)
-    columns = -(-len(tiles) // rows)
+    rows = math.ceil(len(tiles) / _PER_ROW)
+    columns = math.ceil(len(tiles) / rows)
     panel = Image.new("RGB", (gap + columns * (cell + gap), rows * (head + height) + gap), "white")
     draw = ImageDraw.Draw(panel)
     for number, (tile, line) in enumerate(zip(tiles, lines, strict=True)):
@@ -151,8 +152,7 @@ def side_by_side(tiles: Sequence[Image.Image], titles: Sequence[str], max_side: 
         x, y = gap + column * (cell + gap), row * (head + height)
         at = (x + cell / 2, y + head - gap // 2 - line_height * (line.count("\n") + 1))
         draw.multiline_text(at, line, "black", font, anchor="ma", spacing=0, align="center")
-        small = tile if shrink == 1 else tile.resize((width, height), Image.Resampling.LANCZOS)
-        panel.paste(small, (x + (cell - width) // 2, y + head))
+        panel.paste(tile.resize((width, height), Image.Resampling.LANCZOS), (x + (cell - width) // 2, y + head))
     return panel
 
 

@@ -31,8 +31,7 @@ def check_results(ground_truth: dict[str, Any], results: list[dict[str, Any]], k
             has = type(result).__name__
             raise DataError(f"result {position} is a {has}, not an object with image_id, score and so on")
         # pycocotools' loadRes looks at the first result alone to tell where areas come from
-        unlike = [key for key in optional if (key in result) != (key in first)]
-        if unlike:
+        if unlike := [key for key in optional if (key in result) != (key in first)]:
             has = f"{'a' if unlike[0] in result else 'no'} {unlike[0]}"
             reason: str | None = f"it has {has}, unlike result 0; either all results have one or none"
         else:

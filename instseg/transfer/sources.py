@@ -21,12 +21,9 @@ from instseg.errors import UserError
 from instseg.transfer import detectron2, pickles
 
 CHECKPOINT = "checkpoint.pt"
-TRAINED_AS: dict[str, Any] = {
-    **detectron2.TRAINED_AS,
-    "trunk.stride_in_1x1": False,
-    "detector.roi_aligned": False,
-    "detector.exact_anchors": False,
-}
+TRAINED_AS: dict[str, Any] = detectron2.TRAINED_AS | dict.fromkeys(
+    ("trunk.stride_in_1x1", "detector.roi_aligned", "detector.exact_anchors"), False
+)
 """What torchvision's Mask R-CNNs were trained with."""
 
 WITHOUT_EPSILON = MaskRCNN_ResNet50_FPN_Weights.COCO_V1

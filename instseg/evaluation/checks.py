@@ -128,10 +128,10 @@ def _entry_fault(entry: dict[str, Any], needed: Collection[str]) -> str | None:
 
 def _reference_fault(entry: dict[str, Any], images: Collection[int], categories: Collection[int]) -> str | None:
     if entry["image_id"] not in images:
-        return f"it is of image {entry['image_id']}, which the annotations don't have"
+        return f"is of image {entry['image_id']}, which the annotations don't have"
     if entry["category_id"] not in categories:
         known = ", ".join(map(str, sorted(categories)[:10]))
-        return f"it is of category {entry['category_id']}, which the annotations don't have; they have {known}"
+        return f"is of category {entry['category_id']}, which the annotations don't have; they have {known}"
     return None
 
 

@@ -26,13 +26,7 @@ class DivergedError(UserError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not known, with the nearest valid ones first.
-
-    Args:
-        kind: what the name should have been, e.g. ``"head"``.
-        name: what the user wrote.
-        known: every valid name.
-    """
+    """The error for a name of some kind, such as ``"head"``, that is not known: the nearest known ones, then all."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""

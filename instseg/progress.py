@@ -20,12 +20,8 @@ def say(line: str) -> None:
 
 
 def bar(*, nested: bool = False, **options: Any) -> tqdm:
-    """A tqdm bar; where stderr is no terminal it is written every ten seconds instead of ten times a second.
-
-    Args:
-        nested: whether another bar is shown meanwhile; a process with one line leaves nested bars out.
-        options: tqdm's own.
-    """
+    """A tqdm bar with tqdm's own options; where stderr is no terminal it is written every ten seconds, not ten times a
+    second. ``nested`` says that another bar is shown meanwhile: a process with one line leaves nested bars out."""
     live = sys.stderr.isatty()
     pace = {"dynamic_ncols": live, "mininterval": 0.1 if live else 10, "maxinterval": 10, "leave": not nested}
     if _line is not None:

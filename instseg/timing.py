@@ -5,6 +5,7 @@ import os
 import statistics
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -89,67 +90,50 @@ def stages(call: Callable[[], Any], device: torch.device, repeats: int = 3) -> d
     # or the profiler prints its settings
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     cuda = device.type == "cuda"
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if cuda else [ProfilerActivity.CPU]
     with profile(activities=activities, acc_events=True) as profiler:
         for _ in range(repeats):
             with record_function(STAGE + REST):
                 call()
         _wait(device)
-    events = list(profiler.events() or [])
-    spans = sorted(
-        ((e.time_range.start, -e.time_range.end, e.name) for e in events if e.name.startswith(STAGE) and _on_cpu(e)),
-    )
-    times = kernel_times(events, spans) if cuda else _wall_times(spans)
+    times = stage_times(list(profiler.events() or []), of_kernels=cuda)
     whole = sum(times.values())
     if not whole:
         return {}
     return {name: times[name] / whole for name in sorted(times, key=lambda name: (name == REST, -times[name]))}
 
 
-def _on_cpu(event: FunctionEvent) -> bool:
-    return event.device_type == torch.autograd.DeviceType.CPU
-
-
-def _wall_times(spans: list[tuple[float, float, str]]) -> dict[str, float]:
-    """Time in each range less the time in ranges inside it; the ranges as (start, -end, name), sorted."""
-    times: dict[str, float] = {}
-    outer: list[tuple[float, str]] = []
-    for start, minus_end, name in spans:
-        while outer and outer[-1][0] <= start:
-            outer.pop()
-        took = -minus_end - start
-        stage = name.removeprefix(STAGE)
-        times[stage] = times.get(stage, 0.0) + took
-        if outer:
-            times[outer[-1][1]] -= took
-        outer.append((-minus_end, stage))
-    return times
-
-
-def kernel_times(events: list[FunctionEvent], spans: list[tuple[float, float, str]]) -> dict[str, float]:
-    """Microseconds of a GPU's kernels by the innermost stage in which each was launched.
+def stage_times(events: list[FunctionEvent], *, of_kernels: bool) -> dict[str, float]:
+    """Microseconds in each stage, without the stages inside it.
 
     Args:
-        events: the profiler's.
-        spans: (start, -end, name) of the stages' ranges, sorted.
+        events: the profiler's, of the CPU and a GPU.
+        of_kernels: count a GPU's kernels, each where it was launched, in place of wall time.
     """
     # a GPU also reports every range as if it were a kernel
     ranges = {event.name for event in events if event.is_user_annotation or event.name.startswith(STAGE)}
-    times: dict[str, float] = {}
-    for event in events:
-        took = sum(kernel.duration for kernel in event.kernels if kernel.name not in ranges) if _on_cpu(event) else 0
-        if took:
-            launched = event.time_range.start
-            ranges_then = [name for start, minus_end, name in spans if start <= launched <= -minus_end]
-            stage = ranges_then[-1].removeprefix(STAGE) if ranges_then else REST
-            times[stage] = times.get(stage, 0.0) + took
+    times: dict[str, float] = defaultdict(float)
+    opened: list[tuple[str, float]] = []  # stages that have begun, the innermost last, and their ends
+    on_cpu = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
+    for event in sorted(on_cpu, key=lambda event: (event.time_range.start, -event.time_range.end)):
+        start, end = event.time_range.start, event.time_range.end
+        while opened and opened[-1][1] <= start:
+            opened.pop()
+        if of_kernels and (took := sum(kernel.duration for kernel in event.kernels if kernel.name not in ranges)):
+            times[opened[-1][0] if opened else REST] += took
+        if event.name.startswith(STAGE):
+            stage = event.name.removeprefix(STAGE)
+            if not of_kernels:
+                times[stage] += end - start
+                if opened:
+                    times[opened[-1][0]] -= end - start
+            opened.append((stage, end))
     return times
 
 
 def flops(call: Callable[[], Any]) -> int:
     """Floating-point operations of a call by ``torch.utils.flop_counter``: those of convolutions and matrix products,
-    two for a multiply-add. Interpolation and normalisation are left out, and so is RoIAlign unless it is
-    done as a matrix product.
+    two for a multiply-add, without interpolation, normalisation, and RoIAlign unless it is done as a matrix product.
 
     Compiled code runs uncompiled meanwhile, since the counter does not look into compiled graphs."""
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
@@ -181,19 +165,13 @@ def bytes_of(tensors: Any) -> int:
 
 
 def random_rois(channels: int, size: tuple[int, int], count: int, device: torch.device) -> Callable[[], RoIs]:
-    """A function that makes RoIs over one random pyramid; each call gives new ones, which remember no RoIAlign.
-
-    Args:
-        channels: of each map.
-        size: (H, W) of the image, in pixels.
-        count: number of RoIs; their sides are between an eighth of the image's and all of it.
-        device: where the maps and boxes lie.
-    """
+    """A function that makes ``count`` RoIs over one random pyramid, of an image of (H, W) pixels; each call gives new
+    ones, which remember no RoIAlign. Their sides are between an eighth of the image's and all of it."""
     generator = torch.Generator().manual_seed(0)
     height, width = size
     pyramid = {
         level: torch.rand(1, channels, -(-height // 2**level), -(-width // 2**level), generator=generator).to(device)
-        for level in (2, 3, 4, 5, 6)
+        for level in range(2, 7)
     }
     extent = torch.tensor([width, height])
     sides = extent * (1 / 8 + 7 / 8 * torch.rand(count, 2, generator=generator))

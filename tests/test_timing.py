@@ -140,8 +140,7 @@ def test_kernels_belong_to_the_innermost_stage_open_when_they_were_launched() ->
         event("aten::convolution_backward", 70, 71, ("gemm", 20)),
         event("aten::add_", 92, 93, ("add", 3)),
     ]
-    spans = sorted((e.time_range.start, -e.time_range.end, e.name) for e in events[:4])
-    assert timing.kernel_times(events, spans) == {"box": 6, "mask": 7, "backward": 20, "rest": 3}
+    assert timing.stage_times(events, of_kernels=True) == {"box": 6, "mask": 7, "backward": 20, "rest": 3}
 
 
 def test_flops_of_what_is_compiled() -> None:

@@ -6,14 +6,13 @@ With several runs, ``run=A,B``, each image also gets a comparison of them.
 import errno
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as rle_tools
@@ -39,31 +38,21 @@ from instseg.files import write_atomically
 _COMPARISON = "comparison"
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Predictor:
-    """A run, its folder in the output, its results so far and how many of them were drawn."""
+    """A trained run, its model, and its folder in the output."""
 
     run: Trained
     model: MaskRCNN
-    device: torch.device
     folder: Path
-    results: coco.Results = field(default_factory=list)
-    drawn: int = 0
 
     def detect(self, image: NDArray[np.uint8]) -> coco.Results:
         """COCO results of an image, the best first; its id is set later."""
         # precision is a setting of the process
-        prepare(self.run.config)
-        detections = predict_image(self.model, image, device=self.device, precision=self.run.config.schedule.precision)
+        device = prepare(self.run.config)
+        detections = predict_image(self.model, image, device=device, precision=self.run.config.schedule.precision)
         results = coco.to_results([detections], [0], [category["id"] for category in self.run.categories])
         return sorted(results, key=lambda result: -result["score"])
-
-    def finish(self, images: list[dict[str, Any]]) -> None:
-        """Write the results, and the images that they are of."""
-        about = {"images": images, "annotations": [], "categories": self.run.categories}
-        with _naming(self.folder):
-            write_atomically(self.folder / "results.json", json.dumps(self.results))
-            write_atomically(self.folder / "images.json", json.dumps(about, indent=1))
 
 
 def predict(config: apps.Predict) -> int:
@@ -76,8 +65,11 @@ def predict(config: apps.Predict) -> int:
     output = Path(config.output or Path(config.results_dir) / "predictions" / source.resolve().name).expanduser()
     listing = _list(source, output, config.recursive)
     predictors = _predictors(config, output)
-    journal = _journal(config, predictors, output)
-    images: list[dict[str, Any]] = []
+    runs = [[run.label, run.config.hash(), run.trained_at()] for run in (predictor.run for predictor in predictors)]
+    with _naming(output):
+        settings = [config.score, config.max_side, config.max_pixels]
+        journal = Journal(output / ".progress.jsonl", {"runs": runs, "settings": settings})
+    entries: dict[int, dict[str, Any]] = {}
     resumed = 0
     failed = [_printable(line) for line in listing.unread]
     try:
@@ -90,10 +82,7 @@ def predict(config: apps.Predict) -> int:
                     if entry is None:
                         entry = _predict_image(path, name, predictors, output, config)
                         journal.add(name, path, entry)
-                    images.append({"id": image_id, **entry["image"]})
-                    for predictor, results, drawn in zip(predictors, entry["results"], entry["drawn"], strict=True):
-                        predictor.results += [{**result, "image_id": image_id} for result in results]
-                        predictor.drawn += drawn
+                    entries[image_id] = entry
                 except Exception as error:
                     if not isinstance(error, DataError) and memory.ran_out(error) is None:
                         raise
@@ -102,14 +91,14 @@ def predict(config: apps.Predict) -> int:
                     progress.say(f"failed: {failed[-1]}")
                 bar.update()
     except KeyboardInterrupt:
-        done = f"{len(images)} of {len(listing.paths)} images are in {output}"
+        done = f"{len(entries)} of {len(listing.paths)} images are in {output}"
         cli.fail(f"interrupted; {done}, and the same command goes on with the rest", 130)
     finally:
-        for predictor in predictors:
-            predictor.finish(images)
+        _write_results(predictors, entries)
     journal.end()
-    objects = ", ".join(f"{predictor.run.label} {predictor.drawn}" for predictor in predictors)
-    counts = f"{len(images)} of {len(listing.paths)} images in {output}"
+    drawn = [sum(entry["drawn"][i] for entry in entries.values()) for i in range(len(predictors))]
+    objects = ", ".join(f"{predictor.run.label} {n}" for predictor, n in zip(predictors, drawn, strict=True))
+    counts = f"{len(entries)} of {len(listing.paths)} images in {output}"
     print(f"{counts}; objects with a score above {config.score}: {objects}")
     if resumed:
         print(f"{resumed} of them had been done before this was broken off")
@@ -143,21 +132,19 @@ def _predictors(config: apps.Predict, output: Path) -> list[_Predictor]:
     predictors = []
     for run in runs:
         run.config.runtime.device, run.config.runtime.threads = config.device, config.threads
-        predictors.append(_Predictor(run, run.model(device), device, output / names[run.label]))
-    with _naming(output):
-        for predictor in predictors:
-            predictor.folder.mkdir(parents=True, exist_ok=True)
+        predictors.append(_Predictor(run, run.model(device), output / names[run.label]))
     return predictors
 
 
-def _journal(config: apps.Predict, predictors: Sequence[_Predictor], output: Path) -> Journal:
-    runs = [predictor.run for predictor in predictors]
-    about = {
-        "runs": [[run.label, run.config.hash(), run.trained_at()] for run in runs],
-        "settings": [config.score, config.max_side, config.max_pixels],
-    }
-    with _naming(output):
-        return Journal(output / ".progress.jsonl", about)
+def _write_results(predictors: Sequence[_Predictor], entries: Mapping[int, dict[str, Any]]) -> None:
+    """Write each run's results, and the images that they are of; ``entries`` as :func:`_predict_image` gives them."""
+    images = [{"id": image_id, **entry["image"]} for image_id, entry in entries.items()]
+    for i, predictor in enumerate(predictors):
+        results = [{**result, "image_id": n} for n, entry in entries.items() for result in entry["results"][i]]
+        about = {"images": images, "annotations": [], "categories": predictor.run.categories}
+        with _naming(predictor.folder):
+            write_atomically(predictor.folder / "results.json", json.dumps(results))
+            write_atomically(predictor.folder / "images.json", json.dumps(about, indent=1))
 
 
 def _predict_image(
@@ -169,13 +156,14 @@ def _predict_image(
     height, width = pixels.shape[:2]
     results = [predictor.detect(pixels) for predictor in predictors]
     shown = [[result for result in of_run if result["score"] > config.score] for of_run in results]
-    base = np.asarray(overlays.resized(Image.fromarray(pixels), overlays.size_of(height, width, config.max_side)))
+    drawing = overlays.size_of(height, width, config.max_side)
+    base = np.asarray(overlays.resized(Image.fromarray(pixels), drawing))
     del pixels
     tiles = [Image.fromarray(base)]
     several = len(predictors) > 1
     with _naming(output, path):
         for predictor, of_run, colours in zip(predictors, shown, overlays.colours(shown), strict=True):
-            objects = _write_masks(predictor, name, of_run, colours, (height, width), base.shape[:2])
+            objects = _write_masks(predictor, name, of_run, colours, (height, width), drawing)
             _write(predictor.folder / "overlays" / f"{name}.png", overlays.overlay(base, objects, captions=True))
             if several:
                 tiles.append(overlays.overlay(base, objects, captions=False))
@@ -192,19 +180,12 @@ def _write_masks(
     results: coco.Results,
     colours: list[overlays.Rgb],
     size: tuple[int, int],
-    drawing: tuple[int, ...],
+    drawing: tuple[int, int],
 ) -> list[overlays.Drawn]:
     """Write an image's masks, each and all in one; returns what an overlay shows, the best last.
 
-    One mask at a time is held in full.
-
-    Args:
-        predictor: the run that they are of.
-        name: of the image.
-        results: the best first.
-        colours: one each.
-        size: (H, W) of the image.
-        drawing: (H, W) of the overlay.
+    One mask at a time is held in full. Results have the best first; ``size`` and ``drawing`` are (H, W) of the image
+    and of its overlay.
     """
     names = {category["id"]: category["name"] for category in predictor.run.categories}
     folder = predictor.folder / "masks" / name
@@ -213,8 +194,7 @@ def _write_masks(
     together = np.zeros((*size, 3), dtype=np.uint8)
     down, across = drawing[0] / size[0], drawing[1] / size[1]
     objects = []
-    for number in reversed(range(len(results))):
-        result, colour = results[number], colours[number]
+    for number, (result, colour) in reversed(list(enumerate(zip(results, colours, strict=True), 1))):
         rle = result["segmentation"]
         x, y, w, h = map(int, rle_tools.toBbox(rle))
         # work in the mask's own rectangle, which is mostly a small part of a large image
@@ -222,11 +202,11 @@ def _write_masks(
         together[y : y + h, x : x + w][inside.view(bool)] = colour
         mask = Image.new("L", size[::-1])
         mask.paste(Image.fromarray(inside * 255), (x, y))
-        _write(folder / f"{number + 1:03}.png", mask)
+        _write(folder / f"{number:03}.png", mask)
         x, y, w, h = result["bbox"]
         box = [x * across, y * down, (x + w) * across, (y + h) * down]
         caption = f"{names[result['category_id']]} {result['score']:.2f}"
-        shape = np.asarray(overlays.resized(mask, (drawing[0], drawing[1]))) > 127
+        shape = np.asarray(overlays.resized(mask, drawing)) > 127
         objects.append(overlays.Drawn(shape, box, colour, caption))
     _write(predictor.folder / "instances" / f"{name}.png", Image.fromarray(together))
     return objects

@@ -10,9 +10,7 @@ from instseg.files import write_atomically
 class Journal:
     """A file with a line an image, which is deleted when all images are done.
 
-    Args:
-        path: of the file; the images in it are taken over if its first line equals ``about``.
-        about: the runs and settings, as JSON has them.
+    Images of a file that is there are taken over if its first line equals ``about``, the runs and settings in JSON.
 
     Raises:
         OSError: the file can't be read or written.
@@ -20,12 +18,10 @@ class Journal:
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self._path = path
-        self._images: dict[str, dict[str, Any]] = {}
         lines = path.read_text().split("\n") if path.exists() else []
         # the last line is empty, or was broken off
         first, *rest = [_parsed(line) for line in lines[:-1]] or [None]
-        if first == about:
-            self._images = {entry["name"]: entry for entry in rest if entry is not None}
+        self._images = {entry["name"]: entry for entry in rest if entry is not None and first == about}
         entries = [about, *self._images.values()]
         write_atomically(path, "".join(f"{json.dumps(entry)}\n" for entry in entries))
 
@@ -36,7 +32,6 @@ class Journal:
         return entry["found"] if entry is not None and image.exists() and entry["file"] == _stamp(image) else None
 
     def add(self, name: str, image: Path, content: dict[str, Any]) -> None:
-        """Keep what was predicted on an image."""
         with self._path.open("a") as file:
             file.write(f"{json.dumps({'name': name, 'file': _stamp(image), 'found': content})}\n")
 

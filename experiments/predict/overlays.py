@@ -1,6 +1,7 @@
 """Drawings of predictions at any size: translucent outlined masks with captions, and heads side by side."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, product
@@ -18,31 +19,25 @@ from instseg.evaluation import coco, pairing
 
 Rgb = tuple[int, int, int]
 
-_SMALL = 640
-"""About how long the longer side of a smaller image is made, by repeating its pixels."""
+_SMALL = 640  # about how long the longer side of a smaller image is made, by repeating its pixels
 _PER_ROW = 4
 _TITLE_CHARACTERS = 24
 
 
 @dataclass
 class Drawn:
-    """An object of a drawing: its mask (h, w) bool and its box xyxy, both at the drawing's scale, its colour and its
-    caption."""
+    """An object at the scale of its drawing."""
 
-    mask: NDArray[np.bool_]
-    box: list[float]
+    mask: NDArray[np.bool_]  # (h, w)
+    box: list[float]  # xyxy
     colour: Rgb
     caption: str
 
 
 def colours(runs: Sequence[coco.Results]) -> list[list[Rgb]]:
-    """A colour for each result on one image: in a run no two the same and none black, and the same in several runs
-    for masks of the same object.
-
-    Args:
-        runs: the results of each run.
-    """
-    spare = _strong_colours()
+    """A colour for each result of each run on one image: in a run no two the same and none black, and the same in
+    several runs for masks of the same object."""
+    spare = iter(_strong_colours())
     known: coco.Results = []
     known_colours: list[Rgb] = []
     colours_of_runs = []
@@ -54,22 +49,19 @@ def colours(runs: Sequence[coco.Results]) -> list[list[Rgb]]:
         masks, objects = ([result["segmentation"] for result in group] for group in (results, known))
         pairs = pairing.pair(masks, objects, same | unmatched)
         chosen = [known_colours[pairs[n][0]] if n in pairs else next(spare) for n in range(len(results))]
-        fresh = [n for n in range(len(results)) if n not in pairs]
-        known += [results[n] for n in fresh]
-        known_colours += [chosen[n] for n in fresh]
+        for n in sorted(set(range(len(results))) - pairs.keys()):
+            known.append(results[n])
+            known_colours.append(chosen[n])
         colours_of_runs.append(chosen)
     return colours_of_runs
 
 
-def _strong_colours() -> Iterator[Rgb]:
-    """The panels' colours, and then all others on a grid; none twice."""
-    used = {(0, 0, 0)}
+@lru_cache
+def _strong_colours() -> list[Rgb]:
+    """The panels' colours, and then all others on a grid; none twice, and without black."""
     panels = ((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in map(colour_of, range(500)))
     others = ((r, g, b) for r, g, b in product(range(255, -1, -5), repeat=3))
-    for colour in chain(panels, others):
-        if colour not in used:
-            used.add(colour)
-            yield colour
+    return [colour for colour in dict.fromkeys(chain(panels, others)) if any(colour)]
 
 
 def size_of(height: int, width: int, max_side: int) -> tuple[int, int]:
@@ -89,15 +81,10 @@ def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def overlay(pixels: NDArray[np.uint8], objects: Sequence[Drawn], *, captions: bool) -> Image.Image:
-    """An image with objects on it.
+    """An image, (h, w, 3) at the drawing's scale, with objects on it, the last ones on top.
 
     torchvision's ``draw_segmentation_masks`` has no outlines and gives overlapping masks a colour that is neither's,
     and its ``draw_bounding_boxes`` writes captions over each other.
-
-    Args:
-        pixels: (h, w, 3) at the drawing's scale.
-        objects: the last ones on top.
-        captions: whether they are written on the boxes.
     """
     blended = pixels.copy()
     width = max(1, round(max(pixels.shape[:2]) / 300))
@@ -144,10 +131,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 def side_by_side(tiles: Sequence[Image.Image], titles: Sequence[str], max_side: int) -> Image.Image:
     """Drawings of one size in a row, or in several where there are many, with titles above them.
 
-    Args:
-        tiles: the drawings; they are shrunk where their longer side is more than half of ``max_side``.
-        titles: one each.
-        max_side: in pixels.
+    Tiles are shrunk where their longer side is more than half of ``max_side`` pixels.
     """
     shrink = min(1.0, max_side / 2 / max(tiles[0].size))
     width, height = (max(1, round(side * shrink)) for side in tiles[0].size)
@@ -159,8 +143,8 @@ def side_by_side(tiles: Sequence[Image.Image], titles: Sequence[str], max_side: 
     # a title may be wider than a narrow image
     cell = max(width, *(int(probe.multiline_textbbox((0, 0), line, font)[2]) + 1 for line in lines))
     head = 2 * gap + line_height * max(line.count("\n") + 1 for line in lines)
-    rows = -(-len(tiles) // _PER_ROW)
-    columns = -(-len(tiles) // rows)
+    rows = math.ceil(len(tiles) / _PER_ROW)
+    columns = math.ceil(len(tiles) / rows)
     panel = Image.new("RGB", (gap + columns * (cell + gap), rows * (head + height) + gap), "white")
     draw = ImageDraw.Draw(panel)
     for number, (tile, line) in enumerate(zip(tiles, lines, strict=True)):
@@ -168,8 +152,7 @@ def side_by_side(tiles: Sequence[Image.Image], titles: Sequence[str], max_side: 
         x, y = gap + column * (cell + gap), row * (head + height)
         at = (x + cell / 2, y + head - gap // 2 - line_height * (line.count("\n") + 1))
         draw.multiline_text(at, line, "black", font, anchor="ma", spacing=0, align="center")
-        small = tile if shrink == 1 else tile.resize((width, height), Image.Resampling.LANCZOS)
-        panel.paste(small, (x + (cell - width) // 2, y + head))
+        panel.paste(tile.resize((width, height), Image.Resampling.LANCZOS), (x + (cell - width) // 2, y + head))
     return panel
 
 

@@ -23,10 +23,8 @@ def mask_ap(truth: COCO, predictions: list[dict[str, Any]], groups: NDArray[np.i
 
     Args:
         truth: the index of the annotations.
-        predictions: COCO results with ``image_id, category_id, score, bbox, segmentation``, and masks' own
-            ``mask_score`` where they have one; may be empty.
-        groups: (A,) the group of each annotation, from 0 on, in the order of the annotations; :data:`NO_GROUP`:
-            ignored everywhere.
+        predictions: COCO results with masks and boxes, sorted by ``mask_score`` where they have it; may be empty.
+        groups: (A,) the group of each annotation, from 0 on; :data:`NO_GROUP`: ignored everywhere.
         count: number of groups.
 
     Returns:
@@ -58,7 +56,6 @@ def mask_ap(truth: COCO, predictions: list[dict[str, Any]], groups: NDArray[np.i
 
 
 def _groups_of(annotations: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> list[float]:
-    """The group of each prediction."""
     objects: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
     for annotation in annotations:
         if not annotation.get("iscrowd"):
@@ -72,4 +69,4 @@ def _groups_of(annotations: list[dict[str, Any]], predictions: list[dict[str, An
         iou = np.asarray(coco_mask.iou(boxes, [target["bbox"] for target in targets], [0] * len(targets)))
         nearest = np.asarray([target["area"] for target in targets])[iou.argmax(axis=1)]
         groups[positions[key]] = np.where(iou.max(axis=1) > 0, nearest, NO_GROUP)
-    return list(groups.tolist())
+    return groups.tolist()

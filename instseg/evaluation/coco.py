@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torchvision.ops import box_convert
 
 from instseg.evaluation.checks import check_ground_truth as check_ground_truth
 from instseg.evaluation.checks import check_results as check_results
@@ -19,33 +20,29 @@ from instseg.evaluation.kinds import Kind as Kind
 Results = list[dict[str, Any]]
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""COCO's twelve numbers in pycocotools' order."""
+"""In pycocotools' order."""
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
 """COCO's ranges of areas, in square pixels: from the first number up to, and without, the second."""
 KINDS: tuple[Kind, ...] = tuple(METRIC_KINDS)
-"""The kinds of AP, in the order of tables; :mod:`instseg.evaluation.kinds` says what each is."""
+"""In the order of tables; :mod:`instseg.evaluation.kinds` says what each is."""
 IOU_TYPES: dict[Kind, str] = {kind.name: kind.iou_type for kind in METRIC_KINDS.values() if kind.in_pycocotools}
 """pycocotools' names of the kinds that it knows."""
-
-_SCORED = ("image_id", "category_id", "score", "bbox", "segmentation")
 
 
 def evaluate(ground_truth: dict[str, Any], results: Results, kind: Kind, engine: str = DEFAULT_ENGINE) -> COCOeval:
     """Match detections with ground truth and accumulate, as pycocotools does from files.
 
-    Areas of detections are those of their boxes, for masks too, wherever the results hold boxes: that is what
-    pycocotools' ``loadRes`` does with such a file.
+    Areas of detections are those of their boxes, for masks too, wherever the results hold boxes, as ``loadRes`` has it.
 
     Args:
-        ground_truth: COCO's annotation dict; ids of annotations may be 0.
+        ground_truth: COCO's annotation dict.
         results: COCO's results list; ``bbox`` xywh and ``segmentation`` RLE as far as ``kind`` needs them. Where
             all of them have a ``mask_score``, masks are sorted by it in place of ``score``.
-        kind: one of :data:`KINDS`.
         engine: one of :data:`instseg.evaluation.engine.ENGINES`; the numbers are the same.
 
     Returns:
-        The evaluation after ``evaluate``, ``accumulate`` and ``summarize``; its ``stats`` are fractions. It has
-        matches image by image (``evalImgs``) by pycocotools alone.
+        The evaluation after ``summarize``; its ``stats`` are fractions. Only pycocotools' own has matches image by
+        image (``evalImgs``).
 
     Raises:
         DataError: the results don't fit the ground truth; one line.
@@ -75,9 +72,11 @@ def load_results(truth: COCO, results: Results, kind: Kind) -> COCO:
         # loadRes can't take an empty list
         return index({**truth.dataset, "annotations": []})
     # loadRes takes results with a caption or keypoints for others than these
-    scored = [{key: result[key] for key in _SCORED if key in result} for result in results]
-    for result, score in zip(scored, scores(results, kind), strict=True):
-        result["score"] = score
+    keys = ("image_id", "category_id", "bbox", "segmentation")
+    scored = [
+        {**{key: result[key] for key in keys if key in result}, "score": score}
+        for result, score in zip(results, scores(results, kind), strict=True)
+    ]
     with quiet():
         return truth.loadRes(scored)
 
@@ -90,9 +89,8 @@ def scores(results: Results, kind: Kind) -> list[float]:
 
 def metrics(evaluation: COCOeval) -> dict[str, float | None]:
     """COCO's twelve numbers in percent, None where there is nothing to measure (pycocotools' −1)."""
-    return {
-        name: None if value < 0 else 100 * float(value) for name, value in zip(NAMES, evaluation.stats, strict=True)
-    }
+    stats = zip(NAMES, evaluation.stats, strict=True)
+    return {name: None if value < 0 else 100 * float(value) for name, value in stats}
 
 
 def summary(evaluation: COCOeval) -> str:
@@ -115,25 +113,23 @@ def to_results(detections: Sequence[dict[str, Any]], image_ids: Sequence[int], c
     """
     results: Results = []
     for image, image_id in zip(detections, image_ids, strict=True):
-        boxes = image["boxes"].double().numpy()
-        xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
-        columns: dict[str, Sequence[Any]] = {
+        columns = {
             "category_id": [category_ids[label - 1] for label in image["labels"].tolist()],
-            "bbox": xywh,
+            "bbox": box_convert(image["boxes"].double(), "xyxy", "xywh").tolist(),
             "score": image["scores"].tolist(),
             "segmentation": image["segmentations"],
         }
         if "mask_scores" in image:
             columns["mask_score"] = (image["scores"].double() * image["mask_scores"].double()).tolist()
-        for row in zip(*columns.values(), strict=True):
-            results.append({"image_id": image_id, **dict(zip(columns, row, strict=True))})
+        rows = zip(*columns.values(), strict=True)
+        results += [{"image_id": image_id, **dict(zip(columns, row, strict=True))} for row in rows]
     return results
 
 
 def index(dataset: dict[str, Any]) -> COCO:
     """pycocotools' index of an annotation dict, of which no entry is copied."""
     coco = COCO()
-    # loadRes copies info as it is
+    # loadRes asks for info
     coco.dataset = {"info": {}, **dataset}
     with quiet():
         coco.createIndex()

@@ -1,5 +1,6 @@
 """The two engines of COCO's metrics: pycocotools, the measure of record, and faster-coco-eval, the same in C++."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,15 @@ from instseg.evaluation.kinds import METRIC_KINDS, Kind, MetricKind
 DEFAULT = "faster_coco_eval"
 ENGINES = (DEFAULT, "pycocotools")
 
-_EXACT = 2**53  # above it, not every whole number is a double
 _ONE = 1 / (1 + np.spacing(1))
 
 
 def evaluator(truth: COCO, detected: COCO, kind: Kind, by: str = DEFAULT) -> COCOeval:
-    """An evaluation that is yet to be done; ``params`` may be changed first.
-
-    After ``evaluate``, pycocotools' holds the matches in ``evalImgs``; faster-coco-eval's does not.
+    """An evaluation by one of :data:`ENGINES` that is yet to be done; ``params`` may be changed first.
 
     Args:
         truth: the ground truth, as :func:`instseg.evaluation.coco.load` gives it.
         detected: the detections, each with its ``score`` and ``area``.
-        kind: a name of :data:`instseg.evaluation.kinds.METRIC_KINDS`.
-        by: one of :data:`ENGINES`.
 
     Raises:
         UserError: there is no such engine.
@@ -38,9 +34,13 @@ def evaluator(truth: COCO, detected: COCO, kind: Kind, by: str = DEFAULT) -> COC
     if metric.of_masks:
         encode(truth)
         encode(detected)
-    # faster-coco-eval takes ids for doubles
-    exact = all(-_EXACT <= number <= _EXACT for ids in (truth.imgs, truth.cats) for number in ids)
-    return (_Fast if by == DEFAULT and exact else _Reference)(truth, detected, metric)
+    # faster-coco-eval takes ids for doubles, which hold all whole numbers up to 2**53
+    exact = all(abs(number) <= 2**53 for number in [*truth.imgs, *truth.cats])
+    # threads would wait for one another: most of the work holds Python's lock
+    fast = partial(_Fast, separate_eval=True, rle_iou_max_workers=1)
+    evaluation = (fast if by == DEFAULT and exact else _Reference)(truth, detected, metric.iou_type)
+    evaluation.kind = metric
+    return evaluation
 
 
 def encode(index: COCO) -> None:
@@ -56,10 +56,7 @@ class _ByKind:
     cocoDt: COCO
     params: Any
     eval: dict[str, Any]
-
-    def __init__(self, truth: COCO, detected: COCO, kind: MetricKind, **options: Any) -> None:
-        super().__init__(truth, detected, kind.iou_type, **options)  # type: ignore[call-arg]
-        self.kind = kind
+    kind: MetricKind
 
     def computeIoU(self, imgId: int, catId: int) -> Any:
         if self.kind.in_pycocotools:
@@ -84,16 +81,11 @@ class _Fast(_ByKind, COCOeval_faster):
 
     summarize = COCOeval.summarize
 
-    def __init__(self, truth: COCO, detected: COCO, kind: MetricKind) -> None:
-        # threads would wait for one another: most of the work holds Python's lock
-        super().__init__(truth, detected, kind, separate_eval=True, rle_iou_max_workers=1)
-
     def evaluate(self) -> None:
-        self._thresholds = np.asarray(self.params.recThrs)
-        self._counted = self._count_objects()
+        self._thresholds, self._counted = np.asarray(self.params.recThrs), self._count_objects()
         # for accumulate, which takes the parameters of evaluate
-        self.params.recThrs = np.union1d(self._thresholds, 2 / np.unique(self._counted[self._counted > 1]))
-        self._all_thresholds = self.params.recThrs
+        self._all_thresholds = np.union1d(self._thresholds, 2 / np.unique(self._counted[self._counted > 1]))
+        self.params.recThrs = self._all_thresholds
         super().evaluate()
         self.params.recThrs = self._thresholds
 
@@ -117,16 +109,13 @@ class _Fast(_ByKind, COCOeval_faster):
 
     def _count_objects(self) -> NDArray[np.int64]:
         """(K, A) objects of each category and range of areas that are no crowd regions."""
-        images, categories = set(self.params.imgIds), {c: k for k, c in enumerate(np.unique(self.params.catIds))}
+        images, categories = set(self.params.imgIds), set(self.params.catIds)
         objects = [
-            (categories[entry["category_id"]], entry["area"])
+            (entry["category_id"], entry["area"])
             for entry in self.cocoGt.anns.values()
             if entry["image_id"] in images and entry["category_id"] in categories and not entry["iscrowd"]
         ]
-        index = np.asarray([k for k, _ in objects], dtype=np.int64)
-        areas = np.asarray([area for _, area in objects], dtype=np.float64)
-        per_range = [
-            np.bincount(index[(low <= areas) & (areas <= high)], minlength=len(categories))
-            for low, high in self.params.areaRng
-        ]
-        return np.stack(per_range, axis=1)
+        index = np.searchsorted(sorted(categories), np.asarray([category for category, _ in objects], dtype=np.int64))
+        areas = np.asarray([area for _, area in objects])
+        in_ranges = [(low <= areas) & (areas <= high) for low, high in self.params.areaRng]
+        return np.stack([np.bincount(index[chosen], minlength=len(categories)) for chosen in in_ranges], axis=1)

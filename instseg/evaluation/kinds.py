@@ -32,21 +32,13 @@ def iou(detected: Sequence[Any], objects: Sequence[Any], crowd: Sequence[int], a
 
 @dataclass(frozen=True)
 class MetricKind:
-    """One kind of AP.
+    """A kind of AP."""
 
-    Attributes:
-        name: as in tables, in ``result.json`` and in ``NAME_AP``, the column of its AP.
-        needs: the key of results and annotations that holds the shapes that are compared.
-        overlap: what detections are matched by.
-        logged: whether it is also scored during training, by ``runtime.evaluate_every``.
-        optional: whether the results of finished runs may lack it, since it was added after them.
-    """
-
-    name: Kind
-    needs: Literal["bbox", "segmentation"]
-    overlap: Overlap = iou
-    logged: bool = False
-    optional: bool = False
+    name: Kind  # as in tables, in result.json and in NAME_AP, the column of its AP
+    needs: Literal["bbox", "segmentation"]  # the key of results and annotations that holds the shapes to compare
+    overlap: Overlap = iou  # what detections are matched by
+    logged: bool = False  # whether it is also scored during training, by runtime.evaluate_every
+    optional: bool = False  # whether the results of finished runs may lack it, since it was added after them
 
     @property
     def of_masks(self) -> bool:

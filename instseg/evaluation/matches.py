@@ -41,15 +41,10 @@ class CategoryMatches:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Which detections of one run are right, at each of :data:`IOU_THRESHOLDS`.
+    """Which detections of one run are right, at each of :data:`IOU_THRESHOLDS`."""
 
-    Attributes:
-        image_ids: (I,) ids of the images, the order of image weights.
-        categories: one entry a category with ground truth or detections.
-    """
-
-    image_ids: Integers
-    categories: tuple[CategoryMatches, ...]
+    image_ids: Integers  # (I,) the order of image weights
+    categories: tuple[CategoryMatches, ...]  # one entry a category with ground truth or detections
 
 
 def match(ground_truth: COCO, predictions: coco.Results, kind: Kind) -> Matches:
@@ -58,17 +53,14 @@ def match(ground_truth: COCO, predictions: coco.Results, kind: Kind) -> Matches:
     Args:
         ground_truth: the index of the annotations; kinds of masks make RLE of its segmentations, in place.
         predictions: COCO results without fault, see :func:`instseg.evaluation.coco.check_results`; may be empty.
-        kind: one of :data:`instseg.evaluation.coco.KINDS`, whose overlap decides.
+        kind: its overlap decides.
     """
     metric = METRIC_KINDS[kind]
     if metric.of_masks:
         encode(ground_truth)
-    image_ids, category_ids = (
-        np.unique(np.asarray([entry["id"] for entry in ground_truth.dataset[key]], dtype=np.int64))
-        for key in ("images", "categories")
-    )
     images, categories = (
-        {number: index for index, number in enumerate(ids.tolist())} for ids in (image_ids, category_ids)
+        {number: index for index, number in enumerate(sorted({entry["id"] for entry in ground_truth.dataset[key]}))}
+        for key in ("images", "categories")
     )
     objects: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
     positives = np.zeros((len(categories), len(images)))
@@ -93,41 +85,21 @@ def match(ground_truth: COCO, predictions: coco.Results, kind: Kind) -> Matches:
     for start, size in zip(starts.tolist(), np.minimum(sizes, _MAX_DETECTIONS).tolist(), strict=True):
         annotations = objects.get((int(category[start]), int(image[start])))
         if annotations:
-            detections = [predictions[i] for i in order[start : start + size].tolist()]
+            here = np.s_[start : start + size]
             crowd = [annotation.get("iscrowd", 0) for annotation in annotations]
             detected, targets = (
                 [ground_truth.annToRLE(entry) if metric.of_masks else entry[metric.needs] for entry in entries]
-                for entries in (detections, annotations)
+                for entries in ([predictions[i] for i in order[here]], annotations)
             )
-            overlaps = metric.overlap(detected, targets, crowd, _FLOORS[0])
-            _assign(overlaps, crowd, hit[:, start : start + size], ignored[:, start : start + size])
+            _assign(metric.overlap(detected, targets, crowd, _FLOORS[0]), crowd, hit[:, here], ignored[:, here])
 
-    with_any = np.union1d(category, np.asarray([key[0] for key in objects], dtype=np.int64))
-    return Matches(
-        image_ids,
-        tuple(
-            _ranked(image, scores, positives[index], hit, ignored, np.flatnonzero((category == index) & kept))
-            for index in with_any.tolist()
-        ),
-    )
-
-
-def _ranked(
-    image: Integers,
-    scores: Floats,
-    positives: Floats,
-    hit: NDArray[np.bool_],
-    ignored: NDArray[np.bool_],
-    members: NDArray[np.intp],
-) -> CategoryMatches:
-    """A category's detections, in the order of images so far, ranked by score."""
-    ranked = members[np.argsort(-scores[members], kind="mergesort")]
-    return CategoryMatches(
-        image=image[ranked],
-        positives=positives,
-        hits=tuple(np.flatnonzero(row) for row in hit[:, ranked]),
-        ignored=tuple(np.flatnonzero(row) for row in ignored[:, ranked]),
-    )
+    matches = []
+    for index in sorted({*category.tolist(), *(key[0] for key in objects)}):
+        members = np.flatnonzero((category == index) & kept)
+        ranked = members[np.argsort(-scores[members], kind="mergesort")]
+        hits, ignored_ranks = (tuple(map(np.flatnonzero, marks[:, ranked])) for marks in (hit, ignored))
+        matches.append(CategoryMatches(image[ranked], positives[index], hits, ignored_ranks))
+    return Matches(np.asarray(list(images), dtype=np.int64), tuple(matches))
 
 
 def _assign(overlaps: Floats, crowd: Sequence[int], hit: NDArray[np.bool_], ignored: NDArray[np.bool_]) -> None:

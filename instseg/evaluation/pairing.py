@@ -18,8 +18,8 @@ def pair(masks: list[RLE], objects: list[RLE], comparable: NDArray[np.bool_]) ->
     """Pair masks with objects of one image one to one, by falling IoU.
 
     Args:
-        masks: N run-length encoded masks.
-        objects: M masks of the same image, likewise.
+        masks: N compressed RLEs.
+        objects: M compressed RLEs.
         comparable: (N, M), which pairs are allowed, such as those of one category.
 
     Returns:
@@ -40,16 +40,12 @@ def perimeter(mask: NDArray[Any]) -> float:
     """Length of a mask's outline in pixels, by Crofton's formula: crossings of lines in four directions.
 
     Whatever its direction, an outline has the same length to some 5 %, unlike by the number of edges between pixels.
-
-    Args:
-        mask: (H, W) of 0 and 1; what lies beyond the array is 0.
+    The mask is (H, W) of 0 and 1; what lies beyond the array is 0.
     """
     padded = np.pad(mask.astype(bool), 1)
-    straight = np.count_nonzero(padded[:, 1:] != padded[:, :-1]) + np.count_nonzero(padded[1:] != padded[:-1])
-    slanted = np.count_nonzero(padded[1:, 1:] != padded[:-1, :-1]) + np.count_nonzero(
-        padded[1:, :-1] != padded[:-1, 1:]
-    )
-    return math.pi / 8 * (straight + slanted / math.sqrt(2))
+    straight = np.sum(padded[:, 1:] != padded[:, :-1]) + np.sum(padded[1:] != padded[:-1])
+    slanted = np.sum(padded[1:, 1:] != padded[:-1, :-1]) + np.sum(padded[1:, :-1] != padded[:-1, 1:])
+    return float(math.pi / 8 * (straight + slanted / math.sqrt(2)))
 
 
 def complexity(rle: RLE) -> float:

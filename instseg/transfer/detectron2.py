@@ -28,34 +28,29 @@ TRAINED_AS: dict[str, Any] = {
 EPSILON = 1e-5
 """What the batch norms add to the variance."""
 
-_BLOCK = re.compile(r"backbone\.bottom_up\.res([2-5])\.(\d+)\.(conv[123]|shortcut)\.(norm\.)?(\w+)")
-_STEM = re.compile(r"backbone\.bottom_up\.stem\.conv1\.(norm\.)?(\w+)")
-_PYRAMID = re.compile(r"backbone\.fpn_(lateral|output)([2-5])\.(weight|bias)")
-_REST = {
+_BLOCK = re.compile(r"backbone\.bottom_up\.res([2-5])\.(\d+)\.(conv[123]|shortcut)(\.norm)?")
+_IN_BLOCK = {"shortcut": "downsample.0", "shortcut.norm": "downsample.1"}
+_IN_BLOCK |= {f"conv{i}.norm": f"bn{i}" for i in (1, 2, 3)}
+_LAYERS = {
+    "backbone.bottom_up.stem.conv1": "backbone.body.conv1",
+    "backbone.bottom_up.stem.conv1.norm": "backbone.body.bn1",
+    **{f"backbone.fpn_lateral{i + 2}": f"backbone.fpn.inner_blocks.{i}.0" for i in range(4)},
+    **{f"backbone.fpn_output{i + 2}": f"backbone.fpn.layer_blocks.{i}.0" for i in range(4)},
     "proposal_generator.rpn_head.conv": "rpn.head.conv.0.0",
     "proposal_generator.rpn_head.objectness_logits": "rpn.head.cls_logits",
     "proposal_generator.rpn_head.anchor_deltas": "rpn.head.bbox_pred",
     "roi_heads.box_head.fc1": "roi_heads.box_head.fc6",
     "roi_heads.box_head.fc2": "roi_heads.box_head.fc7",
-    "roi_heads.box_predictor.cls_score": "roi_heads.box_predictor.cls_score",
-    "roi_heads.box_predictor.bbox_pred": "roi_heads.box_predictor.bbox_pred",
     **{f"roi_heads.mask_head.mask_fcn{i + 1}": f"roi_heads.mask_head.{i}.0" for i in range(16)},
     "roi_heads.mask_head.deconv": "roi_heads.mask_predictor.conv5_mask",
     "roi_heads.mask_head.predictor": "roi_heads.mask_predictor.mask_fcn_logits",
 }
-FIRST = "backbone.body.conv1.weight"
-_WITHOUT_BACKGROUND = {"roi_heads.box_predictor.bbox_pred": 4, "roi_heads.mask_predictor.mask_fcn_logits": 1}
-"""Layers that have outputs for objects' classes alone, and how many for each."""
-
-
-def is_detectron2(names: Mapping[str, Any]) -> bool:
-    """Whether parameters bear detectron2's names."""
-    return any(name.startswith("backbone.bottom_up.") for name in names)
-
-
-def is_caffe2(names: Mapping[str, Any]) -> bool:
-    """Whether a ResNet's parameters bear Caffe2's names."""
-    return "conv1_w" in names and any(name.startswith("res2_0_branch2a_") for name in names)
+PER_CLASS = {
+    "roi_heads.box_predictor.cls_score": 1,
+    "roi_heads.box_predictor.bbox_pred": 4,
+    "roi_heads.mask_predictor.mask_fcn_logits": 1,
+}
+"""torchvision's layers whose outputs are classes, and how many each class has."""
 
 
 def converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -78,55 +73,43 @@ def converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed = {_name(name): value for name, value in state.items()}
     for name, value in renamed.items():
         layer = name.rpartition(".")[0]
-        if name == FIRST:
+        if name == "backbone.body.conv1.weight":
             divisor = torch.ones(3) if deviation is None else deviation.flatten().float()
             scale = 255 * torch.tensor(IMAGENET_STD) / divisor.flip(0)
             renamed[name] = value.flip(1) * scale[:, None, None]
         elif layer == "roi_heads.box_predictor.cls_score":
             renamed[name] = torch.cat([value[-1:], value[:-1]])
-        elif outputs := _WITHOUT_BACKGROUND.get(layer):
-            # the background's box and mask are never read
+        elif outputs := PER_CLASS.get(layer):
+            # detectron2's boxes and masks have no background, and the background's are never read
             renamed[name] = torch.cat([torch.zeros_like(value[:outputs]), value])
     return renamed
 
 
 def from_caffe2(blobs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A ResNet of Caffe2 by torchvision's names.
+    """A ResNet of Caffe2 by detectron2's names.
 
     Batch norms that are a scale and a shift alone get statistics that change nothing; the momenta of its training are
     dropped.
     """
     state = {_caffe2_name(blob): value for blob, value in blobs.items() if not blob.endswith("_momentum")}
     for name in [name for name in state if name.endswith(".norm.weight")]:
-        ones = torch.ones_like(state[name])
-        state.setdefault(name.replace(".weight", ".running_mean"), ones * 0)
-        state.setdefault(name.replace(".weight", ".running_var"), ones - EPSILON)
-    return converted(state)
+        state.setdefault(name.replace(".weight", ".running_mean"), torch.zeros_like(state[name]))
+        state.setdefault(name.replace(".weight", ".running_var"), torch.full_like(state[name], 1 - EPSILON))
+    return state
 
 
 def _name(name: str) -> str:
     """torchvision's name of one of detectron2's parameters."""
-    if match := _STEM.fullmatch(name):
-        norm, kind = match.groups()
-        return f"backbone.body.{'bn1' if norm else 'conv1'}.{kind}"
-    if match := _BLOCK.fullmatch(name):
-        stage, block, layer, norm, kind = match.groups()
-        if layer == "shortcut":
-            layer = f"downsample.{1 if norm else 0}"
-        elif norm:
-            layer = layer.replace("conv", "bn")
-        return f"backbone.body.layer{int(stage) - 1}.{block}.{layer}.{kind}"
-    if match := _PYRAMID.fullmatch(name):
-        direction, level, kind = match.groups()
-        blocks = "inner_blocks" if direction == "lateral" else "layer_blocks"
-        return f"backbone.fpn.{blocks}.{int(level) - 2}.0.{kind}"
     layer, _, kind = name.rpartition(".")
-    return f"{_REST[layer]}.{kind}" if layer in _REST else name
+    if match := _BLOCK.fullmatch(layer):
+        stage, block, part, norm = match.groups(default="")
+        return f"backbone.body.layer{int(stage) - 1}.{block}.{_IN_BLOCK.get(part + norm, part)}.{kind}"
+    return f"{_LAYERS[layer]}.{kind}" if layer in _LAYERS else name
 
 
-_BLOB = re.compile(r"(res\d_\d+)_branch(1|2a|2b|2c)(_bn)?_([a-z_]+)|(?:conv1|res_conv1)(_bn)?_([a-z_]+)")
-_LAYERS = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
-_KINDS = {"w": "weight", "b": "bias", "s": "weight", "gamma": "weight", "beta": "bias"}
+_BLOB = re.compile(r"(?:(res\d_\d+)_branch(1|2a|2b|2c)|conv1|res_conv1)(_bn)?_([a-z_]+)")
+_BRANCHES = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
+_KINDS = dict.fromkeys(("w", "s", "gamma"), "weight") | dict.fromkeys(("b", "beta"), "bias")
 _KINDS |= {"rm": "running_mean", "riv": "running_var"}
 
 
@@ -135,7 +118,6 @@ def _caffe2_name(blob: str) -> str:
     match = _BLOB.fullmatch(blob)
     if match is None:
         return blob
-    block, branch, norm, kind, stem_norm, stem_kind = match.groups()
-    layer = f"{block.replace('_', '.')}.{_LAYERS[branch]}" if block else "stem.conv1"
-    kind = kind or stem_kind
-    return f"backbone.bottom_up.{layer}{'.norm' if norm or stem_norm else ''}.{_KINDS.get(kind, kind)}"
+    block, branch, norm, kind = match.groups()
+    layer = f"{block.replace('_', '.')}.{_BRANCHES[branch]}" if block else "stem.conv1"
+    return f"backbone.bottom_up.{layer}{'.norm' if norm else ''}.{_KINDS.get(kind, kind)}"

@@ -8,33 +8,20 @@ from torch import Tensor
 
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
+from instseg.transfer.detectron2 import PER_CLASS
 from instseg.transfer.sources import Source
 
 PARTS = ("backbone.body", "backbone.fpn", "rpn", "roi_heads.box_head", "roi_heads.box_predictor")
 """The parts of the core, by torchvision's names."""
 HEAD = "mask head"
-HEADS = ("roi_heads.mask_head", "roi_heads.mask_predictor", "mask_head")
-COUNTER = "num_batches_tracked"
-"""Only some state dicts have it, and no result depends on it."""
-PER_CLASS = {
-    "roi_heads.box_predictor.cls_score": 1,
-    "roi_heads.box_predictor.bbox_pred": 4,
-    "roi_heads.mask_predictor.mask_fcn_logits": 1,
-}
-"""Layers whose outputs are classes, and how many each has."""
-NAMED = 6
-"""How many unused layers the report names."""
 
 
 class Report(NamedTuple):
     """What was loaded, layer by layer; a layer is what has its parameters together, such as one convolution."""
 
-    loaded: list[str]
-    """Layers that have their weights from the source."""
-    new: dict[str, str]
-    """Layers that keep their random first weights, and why."""
-    unused: list[str]
-    """Layers of the source that have no place."""
+    loaded: list[str]  # layers that have their weights from the source
+    new: dict[str, str]  # layers that keep their random first weights, and why
+    unused: list[str]  # layers of the source that have no place
 
     @property
     def has_head(self) -> bool:
@@ -43,27 +30,22 @@ class Report(NamedTuple):
 
     def line(self) -> str:
         """All of it, in one line."""
-        line = f"{len(self.loaded)} of {len(self.loaded) + len(self.new)} layers loaded"
-        if self.new:
-            line += f"; new: {'; '.join(self._new())}"
-        if self.unused:
-            rest = len(self.unused) - NAMED
-            more = f" and {rest} more" if rest > 0 else ""
-            line += f"; without a place here: {', '.join(self.unused[:NAMED])}{more}"
-        return line
-
-    def _new(self) -> list[str]:
-        """The layers of ``new``, those of a whole part together."""
-        lines = []
+        new = []
         for part in (*PARTS, HEAD):
             layers = [layer for layer in self.new if _part(layer) == part]
-            reasons = list(dict.fromkeys(self.new[layer] for layer in layers))
             if len(layers) > 2 and not any(_part(layer) == part for layer in self.loaded):
+                reasons = list(dict.fromkeys(self.new[layer] for layer in layers))
                 shown = ", ".join(reasons[:2]) + ", ..." * (len(reasons) > 2)
-                lines.append(f"{part}, all {len(layers)} layers ({shown})")
+                new.append(f"{part}, all {len(layers)} layers ({shown})")
             else:
-                lines += [f"{layer} ({self.new[layer]})" for layer in layers]
-        return lines
+                new += [f"{layer} ({self.new[layer]})" for layer in layers]
+        line = f"{len(self.loaded)} of {len(self.loaded) + len(self.new)} layers loaded"
+        if new:
+            line += f"; new: {'; '.join(new)}"
+        if self.unused:
+            more = f" and {len(self.unused) - 6} more" if len(self.unused) > 6 else ""
+            line += f"; without a place here: {', '.join(self.unused[:6])}{more}"
+        return line
 
 
 def load(
@@ -75,11 +57,8 @@ def load(
     classes by name, but in another order or with gaps, they are brought into the model's order.
 
     Args:
-        model: with its first weights.
-        source: what to load.
         classes: the names of the model's classes, without the background.
-        core: whether all but the mask head is loaded.
-        head: whether the mask head is.
+        core, head: whether all but the mask head is loaded, and whether the mask head is.
 
     Raises:
         UserError: less than half of the backbone fits.
@@ -90,39 +69,40 @@ def load(
     asked = dict.fromkeys((*PARTS, ""), core) | {HEAD: head}
     report = Report([], {}, [])
     for layer, names in layers.items():
-        if not asked[_part(layer)]:
-            continue
-        if reason := (_part(layer) == HEAD and other_head) or _misfit(names, own, given):
-            report.new[layer] = reason
-        else:
-            report.loaded.append(layer)
+        if asked[_part(layer)]:
+            if reason := (_part(layer) == HEAD and other_head) or _misfit(names, own, given):
+                report.new[layer] = reason
+            else:
+                report.loaded.append(layer)
     for layer, names in given_layers.items():
         if asked[_part(layer)] and not (other_head and _part(layer) == HEAD):
             report.unused.extend([name for name in names if name not in own] if layer in layers else [layer])
-    body = [layer for layer in layers if _part(layer) == PARTS[0]]
-    fitting = len({*body}.intersection(report.loaded))
+    body = {layer for layer in layers if _part(layer) == PARTS[0]}
+    fitting = len(body.intersection(report.loaded))
     if core and 2 * fitting < len(body):
         raise UserError(
             f"{source.name}: only {fitting} of the {len(body)} layers of this trunk fit; it has another trunk"
         )
-    loaded = set(report.loaded)
     # a layer's counter of batches comes with it
-    model.load_state_dict({**own, **{k: v for k, v in given.items() if k in own and k.rpartition(".")[0] in loaded}})
+    loaded = set(report.loaded)
+    own |= {name: value for name, value in given.items() if name in own and name.rpartition(".")[0] in loaded}
+    model.load_state_dict(own)
     return report
 
 
 def _layers(state: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Layer -> its tensors."""
+    """Layer -> the names of its tensors."""
     layers: dict[str, list[str]] = {}
     for name in state:
-        if not name.endswith(f".{COUNTER}"):
+        # only some state dicts have this counter, and no result depends on it
+        if not name.endswith(".num_batches_tracked"):
             layers.setdefault(name.rpartition(".")[0] or name, []).append(name)
     return layers
 
 
 def _part(layer: str) -> str:
     """The part of the model that a layer belongs to; empty for a layer that no model here has."""
-    if layer.startswith(HEADS):
+    if layer.startswith(("roi_heads.mask_head", "roi_heads.mask_predictor", "mask_head")):
         return HEAD
     return next((part for part in PARTS if layer.startswith(f"{part}.")), "")
 

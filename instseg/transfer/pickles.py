@@ -10,8 +10,6 @@ import numpy as np
 
 from instseg.errors import UserError
 
-_NUMBERS = "biuf"  # numpy's letters of booleans, whole numbers and floats
-
 
 def read(path: Path) -> Any:
     """The content of a pickle that holds nothing but numbers, texts, plain containers and numpy arrays of numbers.
@@ -42,17 +40,10 @@ class _DataType:
     """Stands for ``numpy.dtype``."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        self._code, self._order = str(code), "|"
+        self.code, self.order = str(code), "|"
 
     def __setstate__(self, state: Any) -> None:
-        self._order = str(state[1])
-
-    def checked(self) -> np.dtype[Any]:
-        """The type itself; refused unless it is one of numbers."""
-        dtype = np.dtype(self._order.replace("|", "") + self._code)
-        if dtype.kind not in _NUMBERS:
-            raise _Refused(f"an array of {self._code!r} in it is none of numbers; nothing of the file is used")
-        return dtype
+        self.order = str(state[1])
 
 
 class _Array:
@@ -68,46 +59,37 @@ class _Array:
 def _array(data: Any, dtype: Any, shape: Any, order: Literal["C", "F"] = "C") -> np.ndarray[Any, Any]:
     if not isinstance(dtype, _DataType):
         raise _Refused("an array in it has no type; nothing of the file is used")
-    checked = dtype.checked()
-    content = data.encode("latin1") if isinstance(data, str) else bytes(data)
+    numbers = np.dtype(dtype.order.replace("|", "") + dtype.code)
+    # booleans, whole numbers and floats
+    if numbers.kind not in "biuf":
+        raise _Refused(f"an array of {dtype.code!r} in it is none of numbers; nothing of the file is used")
+    # bytes() of a number would be as many zeros
+    content = data.encode("latin1") if isinstance(data, str) else bytes(memoryview(data))
     shape = tuple(int(n) for n in shape)
-    if min(shape, default=0) < 0 or prod(shape) * checked.itemsize != len(content):
+    if min(shape, default=0) < 0 or prod(shape) * numbers.itemsize != len(content):
         raise _Refused(f"an array in it says {shape} and has {len(content)} bytes; nothing of the file is used")
-    return np.frombuffer(content, checked).reshape(shape, order=order)
-
-
-def _empty(*_: Any) -> _Array:
-    """Stands for numpy's ``_reconstruct``, whose array gets its content afterwards."""
-    return _Array()
-
-
-def _scalar(dtype: Any, data: Any = b"") -> np.ndarray[Any, Any]:
-    return _array(data, dtype, ())
+    return np.frombuffer(content, numbers).reshape(shape, order=order)
 
 
 def _bytes(text: str, encoding: str = "latin1") -> bytes:
-    """Stands for ``codecs.encode``, with which Python 3 writes bytes in old protocols."""
     if encoding != "latin1":
         raise _Refused(f"it wants a text encoded as {encoding!r}; nothing of the file is used")
     return text.encode("latin1")
-
-
-def _no_bytes() -> bytes:
-    """Stands for ``bytes``, with which Python 3 writes empty bytes in old protocols."""
-    return b""
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DataType,
     ("collections", "OrderedDict"): OrderedDict,
+    # Python 3 writes bytes, and empty bytes, by these in old protocols
     ("_codecs", "encode"): _bytes,
-    ("__builtin__", "bytes"): _no_bytes,
-    # numpy 1 and numpy 2
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _array for core in ("core", "_core")},
+    ("__builtin__", "bytes"): lambda: b"",
 }
+for _core in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
+    # the array gets its content afterwards
+    _KNOWN[f"{_core}.multiarray", "_reconstruct"] = lambda *_: _Array()
+    _KNOWN[f"{_core}.multiarray", "scalar"] = lambda dtype, data=b"": _array(data, dtype, ())
+    _KNOWN[f"{_core}.numeric", "_frombuffer"] = _array
 
 
 class _Reader(pickle.Unpickler):

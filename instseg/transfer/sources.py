@@ -21,12 +21,9 @@ from instseg.errors import UserError
 from instseg.transfer import detectron2, pickles
 
 CHECKPOINT = "checkpoint.pt"
-TRAINED_AS: dict[str, Any] = {
-    **detectron2.TRAINED_AS,
-    "trunk.stride_in_1x1": False,
-    "detector.roi_aligned": False,
-    "detector.exact_anchors": False,
-}
+TRAINED_AS: dict[str, Any] = detectron2.TRAINED_AS | dict.fromkeys(
+    ("trunk.stride_in_1x1", "detector.roi_aligned", "detector.exact_anchors"), False
+)
 """What torchvision's Mask R-CNNs were trained with."""
 
 WITHOUT_EPSILON = MaskRCNN_ResNet50_FPN_Weights.COCO_V1
@@ -38,33 +35,21 @@ COCO = tuple(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
 
 @dataclass(frozen=True)
 class Source:
-    """Weights of a Mask R-CNN.
+    """Weights of a Mask R-CNN."""
 
-    Attributes:
-        name: as the user gave it.
-        state: parameters and statistics by torchvision's names.
-        trained_as: keys of the configuration that the weights are right for, and their values, where that is known.
-        classes: the name of each class, the background first; None: not known.
-    """
-
-    name: str
-    state: dict[str, Tensor]
+    name: str  # as the user gave it
+    state: dict[str, Tensor]  # parameters and statistics by torchvision's names
+    # keys of the configuration that the weights are right for, and their values, where that is known
     trained_as: dict[str, Any] = field(default_factory=dict)
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None  # the name of each class, the background first; None: not known
 
 
 def find(given: str) -> Path | WeightsEnum:
-    """Where weights come from.
-
-    Args:
-        given: a run's folder; a file; or the name of weights of torchvision's Mask R-CNN, such as
-            ``MaskRCNN_ResNet50_FPN_Weights.COCO_V1``, or ``COCO_V1`` for these.
-
-    Returns:
-        A file, or torchvision's entry.
+    """The file or torchvision's entry that weights come from: of a run's folder; a file; or the name of weights of
+    torchvision's Mask R-CNN, such as ``MaskRCNN_ResNet50_FPN_Weights.COCO_V1``, or ``COCO_V1`` for these.
 
     Raises:
-        UserError: there is neither.
+        UserError: there is no such thing.
     """
     path = Path(given).expanduser()
     if path.is_dir():
@@ -73,7 +58,9 @@ def find(given: str) -> Path | WeightsEnum:
         raise UserError(f"{given} has no {CHECKPOINT}; a run's folder has one once it has begun to train")
     if path.is_file():
         return path
-    known = _torchvision_names()
+    kinds = [tvm.get_model_weights(name) for name in tvm.list_models(tvm.detection, include="maskrcnn_*")]
+    known = {"COCO_V1": MaskRCNN_ResNet50_FPN_Weights.COCO_V1}
+    known |= {f"{kind.__name__}.{name}": entry for kind in kinds for name, entry in kind.__members__.items()}
     if given in known:
         return known[given]
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
@@ -84,18 +71,12 @@ def find(given: str) -> Path | WeightsEnum:
     )
 
 
-def _torchvision_names() -> dict[str, WeightsEnum]:
-    kinds = [tvm.get_model_weights(name) for name in tvm.list_models(tvm.detection, include="maskrcnn_*")]
-    named = {f"{kind.__name__}.{name}": entry for kind in kinds for name, entry in kind.__members__.items()}
-    return {"COCO_V1": MaskRCNN_ResNet50_FPN_Weights.COCO_V1, **named}
-
-
 @lru_cache
 def identity(given: str) -> str:
     """What identifies weights wherever they lie: torchvision's name for them, or the SHA-256 of a file's content.
 
     Of a checkpoint of this suite it is the SHA-256 of the weights alone, since the file also holds how long the
-    training took. The answer is kept for as long as the process lives.
+    training took. The process keeps the answer.
 
     Raises:
         UserError: as :func:`find`, or the file can't be read.
@@ -145,10 +126,11 @@ def read(given: str) -> Source:
 
 
 def _from_file(given: str, state: dict[str, Tensor], path: Path) -> Source:
-    if detectron2.is_detectron2(state):
-        return _from_detectron2(given, detectron2.converted(state))
-    if detectron2.is_caffe2(state):
-        return _from_detectron2(given, detectron2.from_caffe2(state))
+    if any(name.startswith("res2_0_branch2a_") for name in state):
+        state = detectron2.from_caffe2(state)
+    if any(name.startswith("backbone.bottom_up.") for name in state):
+        classes = [name for name in COCO if name != "N/A"]
+        return _source(given, detectron2.converted(state), detectron2.TRAINED_AS, classes)
     if any(name.startswith("backbone.body.") for name in state):
         # the name of torchvision's file ends with the first digits of its content's SHA-256
         prefix = WITHOUT_EPSILON.url.rpartition("-")[2].removesuffix(".pth")
@@ -161,16 +143,17 @@ def _from_file(given: str, state: dict[str, Tensor], path: Path) -> Source:
     raise UserError(f"no Mask R-CNN of this suite, torchvision or detectron2; its parameters are called {names}, ...")
 
 
-def _from_detectron2(given: str, state: dict[str, Tensor]) -> Source:
-    classes = tuple(name for name in COCO if name != "N/A")
-    return Source(given, state, detectron2.TRAINED_AS, classes if _class_count(state) == len(classes) else None)
-
-
 def _from_torchvision(given: str, state: dict[str, Tensor], classes: Sequence[str], without_epsilon: bool) -> Source:
     state = {_current_name(name): value for name, value in state.items()}
     if without_epsilon:
-        state = _with_epsilon(state)
-    return Source(given, state, TRAINED_AS, tuple(classes) if _class_count(state) == len(classes) else None)
+        _add_epsilon(state)
+    return _source(given, state, TRAINED_AS, classes)
+
+
+def _source(given: str, state: dict[str, Tensor], trained_as: dict[str, Any], classes: Sequence[str]) -> Source:
+    """A source that has these classes, if its box branch has as many."""
+    count = len(state.get("roi_heads.box_predictor.cls_score.weight", ()))
+    return Source(given, state, trained_as, tuple(classes) if count == len(classes) else None)
 
 
 def _current_name(name: str) -> str:
@@ -181,16 +164,14 @@ def _current_name(name: str) -> str:
     return f"roi_heads.mask_head.{int(layer[1]) - 1}.0.{name[layer.end() :]}" if layer else name
 
 
-def _with_epsilon(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights whose batch norms, which add 1e-5 to the variance, give what the given ones give without."""
-    state = dict(state)
+def _add_epsilon(state: dict[str, Tensor]) -> None:
+    """Scale batch norms so that, with 1e-5 added to the variance, they give what they gave without."""
     for name, variance in state.items():
         if name.endswith(".running_var"):
             scale = name.replace(".running_var", ".weight")
             # in doubles, since some channels have a variance below float32's normal range
             wide = variance.double()
             state[scale] = (state[scale].double() * ((wide + detectron2.EPSILON) / wide).sqrt()).to(variance.dtype)
-    return state
 
 
 def _fetch(entry: WeightsEnum) -> dict[str, Tensor]:
@@ -221,8 +202,7 @@ def _weights_in(content: Any, path: Path) -> dict[str, Tensor]:
             if isinstance(content.get(key), Mapping):
                 content = content[key]
         tensors = {name: torch.tensor(v) if isinstance(v, np.ndarray) else v for name, v in content.items()}
-        state = {name: v for name, v in tensors.items() if isinstance(name, str) and isinstance(v, Tensor)}
-        if state:
+        if state := {name: v for name, v in tensors.items() if isinstance(name, str) and isinstance(v, Tensor)}:
             return state
     raise UserError(f"{path} holds no weights")
 
@@ -233,8 +213,3 @@ def _file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror})") from error
-
-
-def _class_count(state: Mapping[str, Tensor]) -> int:
-    """How many classes a Mask R-CNN has, the background included; 0: it has no box branch."""
-    return len(state.get("roi_heads.box_predictor.cls_score.weight", ()))

@@ -60,9 +60,9 @@ def test_each_group_has_the_ap_of_its_objects_alone(seed: int) -> None:
     crowd = truth["annotations"][0] | block(200, 78, 40) | {"iscrowd": 1}
     truth["annotations"].append(crowd)
     given = np.asarray([*groups, by_group.NO_GROUP])
-    found = by_group.mask_ap(coco.index(truth), [*results, nothing], given, 4)
-    assert found[:3] == pytest.approx(expected)
-    assert math.isnan(found[3])
+    ap = by_group.mask_ap(coco.index(truth), [*results, nothing], given, 4)
+    assert ap[:3] == pytest.approx(expected)
+    assert math.isnan(ap[3])
 
 
 def test_what_misses_an_object_counts_in_that_object_s_group() -> None:

@@ -103,18 +103,18 @@ def test_masks_are_sorted_by_mask_scores_where_results_have_them(refused: Any) -
 
 
 def test_results_of_a_head_that_rates_its_masks() -> None:
-    found = {
+    detections = {
         "boxes": torch.tensor([[1.0, 2.0, 4.0, 8.0], [0.0, 0.0, 1.0, 1.0]]),
         "labels": torch.tensor([2, 1]),
         "scores": torch.tensor([0.5, 0.25]),
         "segmentations": [{"size": [9, 9], "counts": "a"}, {"size": [9, 9], "counts": "b"}],
     }
-    rated = {**found, "mask_scores": torch.tensor([0.5, 0.75])}
+    rated = {**detections, "mask_scores": torch.tensor([0.5, 0.75])}
     expected = {"image_id": 4, "category_id": 20, "bbox": [1, 2, 3, 6], "score": 0.5}
     first, second = coco.to_results([rated], [4], [10, 20])
     assert first == {**expected, "segmentation": {"size": [9, 9], "counts": "a"}, "mask_score": 0.25}
     assert (second["score"], second["mask_score"]) == (0.25, 0.1875)
-    assert all("mask_score" not in result for result in coco.to_results([found], [4], [10, 20]))
+    assert all("mask_score" not in result for result in coco.to_results([detections], [4], [10, 20]))
 
 
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]

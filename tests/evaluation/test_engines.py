@@ -32,12 +32,12 @@ def test_real_photographs(real_data: Path, kind: coco.Kind, decimals: int) -> No
     results = noisy_results(truth, decimals)
     for result in results:
         result["score"] = round(result["score"], decimals)
-    found = _same(truth, results, kind)
-    assert (found.stats > 0).all()
+    evaluation = _same(truth, results, kind)
+    assert (evaluation.stats > 0).all()
     if METRIC_KINDS[kind].of_masks:
         # then areas are those of the masks
         bare = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
-        assert list(_same(truth, bare, kind).stats) != list(found.stats)
+        assert list(_same(truth, bare, kind).stats) != list(evaluation.stats)
 
 
 @pytest.mark.parametrize("kind", coco.KINDS)
@@ -55,8 +55,8 @@ def test_random_boxes(seed: int, clutter: int, decimals: int, kind: coco.Kind) -
     assert stats[3] == stats[4] == -1 < stats[5]
 
 
-@pytest.mark.parametrize(("objects", "found"), [(1, 1), (2, 1), (2, 2), (3, 1), (300, 1), (300, 2), (300, 9)])
-def test_the_last_bit_of_a_precision_of_1(objects: int, found: int) -> None:
+@pytest.mark.parametrize(("objects", "hits"), [(1, 1), (2, 1), (2, 2), (3, 1), (300, 1), (300, 2), (300, 9)])
+def test_the_last_bit_of_a_precision_of_1(objects: int, hits: int) -> None:
     """Some right detections, then a wrong one, then the rest: pycocotools divides one by a little more than one."""
     boxes = [[12 * (i % 20), 12 * (i // 20), 10, 10] for i in range(objects)]
     truth: dict[str, Any] = {
@@ -67,12 +67,12 @@ def test_the_last_bit_of_a_precision_of_1(objects: int, found: int) -> None:
             for i, box in enumerate(boxes)
         ],
     }
-    chosen = [*boxes[:found], [280, 280, 10, 10], *boxes[found:]]
+    chosen = [*boxes[:hits], [280, 280, 10, 10], *boxes[hits:]]
     results = [
         {"image_id": 1, "category_id": 1, "bbox": box, "score": 1 - i / 1000} for i, box in enumerate(chosen[:90])
     ]
     highest = _same(truth, results, "box").eval["precision"].max()
-    assert highest == (1 - 2**-52 if found == 1 else 1)
+    assert highest == (1 - 2**-52 if hits == 1 else 1)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -36,18 +36,18 @@ def test_every_detection_is_judged_as_cocoeval_judges_it(kind: Kind, seed: int, 
         c: [e for e in entries if e["category_id"] == c] for c in sorted({e["category_id"] for e in entries})
     }
     assert len(matches.categories) == len(by_category) >= 3
-    for found, (_, of_images) in zip(matches.categories, by_category.items(), strict=True):
+    for category, of_images in zip(matches.categories, by_category.values(), strict=True):
         order = np.argsort([-s for e in of_images for s in e["dtScores"]], kind="mergesort")
         matched, ignored = (
             np.concatenate([np.asarray(e[key], dtype=float) for e in of_images], axis=1)[:, order] != 0
             for key in ("dtMatches", "dtIgnore")
         )
         image = np.asarray([e["image_id"] - 1 for e in of_images for _ in e["dtScores"]])[order]
-        assert np.array_equal(found.image, image)
+        assert np.array_equal(category.image, image)
         for level in range(10):
-            assert np.array_equal(found.hits[level], np.flatnonzero(matched[level] & ~ignored[level]))
-            assert np.array_equal(found.ignored[level], np.flatnonzero(ignored[level]))
-        assert found.positives.sum() == sum(int((e["gtIgnore"] == 0).sum()) for e in of_images)
+            assert np.array_equal(category.hits[level], np.flatnonzero(matched[level] & ~ignored[level]))
+            assert np.array_equal(category.ignored[level], np.flatnonzero(ignored[level]))
+        assert category.positives.sum() == sum(int((e["gtIgnore"] == 0).sum()) for e in of_images)
 
 
 def single(annotation: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -61,11 +61,11 @@ def single(annotation: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def test_an_annotation_with_id_0_is_found_like_any_other() -> None:
     truth = single()
-    found = [{"image_id": 7, "category_id": 3, "bbox": [4, 4, 20, 20], "score": 0.5}]
-    assert coco_eval(truth, found).stats[0] == 0
-    assert average_precision(match(quiet_coco(truth), found, "box"))[0] == pytest.approx(100)
+    results = [{"image_id": 7, "category_id": 3, "bbox": [4, 4, 20, 20], "score": 0.5}]
+    assert coco_eval(truth, results).stats[0] == 0
+    assert average_precision(match(quiet_coco(truth), results, "box"))[0] == pytest.approx(100)
     # and not found twice
-    twice = [{**found[0], "score": 0.9}, found[0]]
+    twice = [{**results[0], "score": 0.9}, results[0]]
     truth["annotations"].append({**truth["annotations"][0], "id": 1, "bbox": [40, 40, 9, 9]})
     hits = match(quiet_coco(truth), twice, "box").categories[0].hits
     assert [h.tolist() for h in hits] == [[0]] * 10
@@ -83,25 +83,25 @@ def test_ap_is_that_of_the_tables(kind: Kind, rated: bool) -> None:
     if rated:
         results = [{**result, "mask_score": round(float(random.random()), 2)} for result in results]
     expected = [100 * coco.evaluate(truth, results, kind, engine).stats[0] for engine in ENGINES]
-    found = average_precision(match(coco.load(truth), results, kind))[0]
-    assert 1 < found < 99
-    assert [found, found] == pytest.approx(expected, abs=1e-9)
+    ap = average_precision(match(coco.load(truth), results, kind))[0]
+    assert 1 < ap < 99
+    assert [ap, ap] == pytest.approx(expected, abs=1e-9)
 
 
 def test_masks_go_by_their_own_score_and_boxes_by_the_class_s() -> None:
     truth = single()
     right, wrong = [[4, 4, 24, 4, 24, 24, 4, 24]], [[40, 40, 60, 40, 60, 60, 40, 60]]
     ids = {"image_id": 7, "category_id": 3}
-    found = [
+    results = [
         {**ids, "bbox": [4, 4, 20, 20], "segmentation": right, "score": 0.9, "mask_score": 0.2},
         {**ids, "bbox": [40, 40, 20, 20], "segmentation": wrong, "score": 0.8, "mask_score": 0.4},
     ]
     expected = {"box": 100, "mask": 50, "boundary": 50}
-    ap = {kind: average_precision(match(quiet_coco(truth), found, kind))[0] for kind in expected}
+    ap = {kind: average_precision(match(quiet_coco(truth), results, kind))[0] for kind in expected}
     assert ap == pytest.approx(expected)
     # without, they go by the class's
-    found = [{key: value for key, value in result.items() if key != "mask_score"} for result in found]
-    assert average_precision(match(quiet_coco(truth), found, "mask"))[0] == pytest.approx(100)
+    results = [{key: value for key, value in result.items() if key != "mask_score"} for result in results]
+    assert average_precision(match(quiet_coco(truth), results, "mask"))[0] == pytest.approx(100)
 
 
 def test_boundary_is_the_lesser_iou_of_mask_and_boundary() -> None:
@@ -120,19 +120,19 @@ def test_boundary_is_the_lesser_iou_of_mask_and_boundary() -> None:
     for rle in rles:
         rle["counts"] = rle["counts"].decode()
     truth = single({"bbox": [10, 10, 40, 40], "area": 1600, "segmentation": rles[0]})
-    found = [{"image_id": 7, "category_id": 3, "bbox": [10, 10, 40, 40], "segmentation": rles[1], "score": 1.0}]
+    results = [{"image_id": 7, "category_id": 3, "bbox": [10, 10, 40, 40], "segmentation": rles[1], "score": 1.0}]
     mask_iou = holed.sum() / outer.sum()
     boundary_iou = (outline & outline_of_holed).sum() / (outline | outline_of_holed).sum()
     assert (mask_iou, boundary_iou) == pytest.approx((0.64, 304 / 512))
     for kind, iou in (("mask", mask_iou), ("boundary", boundary_iou)):
         levels = int(np.sum(np.arange(0.5, 1, 0.05) <= iou))
-        hits = match(quiet_coco(truth), copy.deepcopy(found), kind).categories[0].hits
+        hits = match(quiet_coco(truth), copy.deepcopy(results), kind).categories[0].hits
         assert sum(map(len, hits)) == levels
 
 
 def test_crowd_regions_ignore_masks_and_boundaries_alike() -> None:
     truth = single({"iscrowd": 1})
-    found = [
+    results = [
         {
             "image_id": 7,
             "category_id": 3,
@@ -143,6 +143,6 @@ def test_crowd_regions_ignore_masks_and_boundaries_alike() -> None:
         for s in (0.9, 0.8)
     ]
     for kind in coco.KINDS:
-        only = match(quiet_coco(truth), copy.deepcopy(found), kind).categories[0]
-        assert only.positives.sum() == 0
-        assert [len(i) for i in only.ignored] == [2] * 10 and [len(h) for h in only.hits] == [0] * 10
+        matches = match(quiet_coco(truth), copy.deepcopy(results), kind).categories[0]
+        assert matches.positives.sum() == 0
+        assert [len(i) for i in matches.ignored] == [2] * 10 and [len(h) for h in matches.hits] == [0] * 10

@@ -109,16 +109,11 @@ def test_runs_of_no_pixels() -> None:
     assert (found.x, found.y, found.size) == (1, 1, 4)
 
 
-def _overlaps(detected: list[RLE], truth: list[RLE], crowd: list[int], at_least: float = 0.0) -> np.ndarray:
-    ious = np.asarray(coco_mask.iou(detected, truth, crowd)).reshape(len(detected), len(truth))
-    return boundary.limited(ious, detected, truth, crowd, at_least)
-
-
 def test_iou_worked_out_by_hand() -> None:
     # shifted by one column: the rings of 64 pixels share 10 + 4 + 5 * 4 + 4 + 10 of them
     detected = [_box(21, 20, 10, 10), _box(20, 20, 10, 9), _box(40, 20, 10, 10), _box(20, 20, 10, 10)]
     truth = [_box(20, 20, 10, 10), _box(50, 40, 5, 5)]
-    found = _overlaps(detected, truth, [0, 0])
+    found = boundary.overlaps(detected, truth, [0, 0])
     # a missing row: rings of 64 and 60 pixels share 4 * 9 + 6 * 3
     assert found == pytest.approx(np.array([[48 / 80, 0], [54 / 70, 0], [0, 0], [1, 0]]))
     rings = boundary.boundaries([*detected, *truth])
@@ -130,11 +125,11 @@ def test_iou_worked_out_by_hand() -> None:
 
 def test_crowd_regions_and_small_overlaps_are_those_of_masks() -> None:
     detected, truth = [_box(21, 20, 10, 10)], [_box(20, 20, 40, 30), _box(20, 20, 10, 10), _box(29, 20, 10, 10)]
-    assert _overlaps(detected, truth, [1, 0, 0]).tolist() == [[1, 48 / 80, 20 / 180]]
-    assert _overlaps(detected, truth, [0, 1, 0]).tolist() == [[100 / 1200, 90 / 100, 20 / 180]]
-    assert _overlaps(detected, truth, [0, 0, 0], at_least=0.9).tolist() == [[100 / 1200, 90 / 110, 20 / 180]]
-    assert _overlaps([], truth, [0, 0, 0]).shape == (0, 3)
-    assert _overlaps(detected, [], []).shape == (1, 0)
+    assert boundary.overlaps(detected, truth, [1, 0, 0]).tolist() == [[1, 48 / 80, 20 / 180]]
+    assert boundary.overlaps(detected, truth, [0, 1, 0]).tolist() == [[100 / 1200, 90 / 100, 20 / 180]]
+    assert boundary.overlaps(detected, truth, [0, 0, 0], at_least=0.9).tolist() == [[100 / 1200, 90 / 110, 20 / 180]]
+    assert boundary.overlaps([], truth, [0, 0, 0]).shape == (0, 3)
+    assert boundary.overlaps(detected, [], []).shape == (1, 0)
 
 
 def test_real_masks_by_faster_coco_eval(real_data: Path) -> None:

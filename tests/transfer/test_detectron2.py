@@ -197,8 +197,8 @@ def test_the_converted_model_is_the_source(weights: Weights, tmp_path: Path) -> 
         maps = [pyramid[level] for level in sorted(pyramid)]
         logits, deltas, _ = model.rpn.head(maps)
         anchors = model.rpn.anchors([(m.shape[2], m.shape[3]) for m in maps], padded, image.device)
-        for found, wanted in zip((logits[0], deltas[0], anchors), reference.rpn(expected), strict=True):
-            torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-3)
+        for converted, original in zip((logits[0], deltas[0], anchors), reference.rpn(expected), strict=True):
+            torch.testing.assert_close(converted, original, atol=1e-3, rtol=1e-3)
         classes, corrections = model.roi_heads(pyramid, boxes[None])
         of_classes, of_boxes = reference.boxes(expected, boxes)
         torch.testing.assert_close(classes[0].roll(-1, 1), of_classes, atol=1e-3, rtol=1e-3)
@@ -276,5 +276,5 @@ def test_an_imagenet_resnet_of_caffe2_is_the_trunk_alone(weights: Weights, tmp_p
     expected = _Reference({**weights, **still}).conv_norm(bgr, "backbone.bottom_up.stem.conv1", **stem)
     body = model.backbone.body
     with torch.inference_mode():
-        found = body.bn1(body.conv1(model.transform.normalize(image)[None]))
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+        normalised = body.bn1(body.conv1(model.transform.normalize(image)[None]))
+    torch.testing.assert_close(normalised, expected, atol=1e-3, rtol=1e-3)

@@ -34,12 +34,12 @@ def test_arrays_come_back(protocol: int, tmp_path: Path) -> None:
     }
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps(content, protocol=protocol))
-    found = pickles.read(path)
+    content_read = pickles.read(path)
     for name, expected in content["model"].items():  # type: ignore[attr-defined]
-        np.testing.assert_array_equal(found["model"][name], expected)
-        assert found["model"][name].dtype == expected.dtype
-    assert float(found["scalar"]) == 2.5 and found["big"].tolist() == [1, 256]
-    assert found["plain"] == ["text", 1, None, True, [2.0], b"\xff"]
+        np.testing.assert_array_equal(content_read["model"][name], expected)
+        assert content_read["model"][name].dtype == expected.dtype
+    assert float(content_read["scalar"]) == 2.5 and content_read["big"].tolist() == [1, 256]
+    assert content_read["plain"] == ["text", 1, None, True, [2.0], b"\xff"]
 
 
 def test_python_2_wrote_bytes_as_text(tmp_path: Path) -> None:
@@ -94,6 +94,9 @@ def test_damaged_files_are_one_line(tmp_path: Path, refused: Any) -> None:
         # some still are pickles
         with contextlib.suppress(UserError):
             pickles.read(path)
+    # a number in the place of an array's bytes
+    path.write_bytes(PYTHON_2.replace(b"U\x08\x00\x00\x80\xbf\x00\x00\xc8B", b"K\x08"))
+    refused(lambda: pickles.read(path), path, "cut off or no pickle", error=UserError)
     # an array that says it is larger than it is
     path.write_bytes(PYTHON_2.replace(b"K\x02\x85cnumpy", b"K\x03\x85cnumpy"))
     refused(lambda: pickles.read(path), "8 bytes", error=UserError)

@@ -1,6 +1,7 @@
 """Reading what people's annotation tools write as JSON."""
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -48,6 +49,6 @@ def plain(entry: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def short(value: Any) -> str:
-    """A value in a few characters, for messages."""
-    text = " ".join(repr(value).split())
+    """A value of any size in a few characters, for messages."""
+    text = " ".join(reprlib.repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

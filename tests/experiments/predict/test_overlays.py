@@ -39,8 +39,8 @@ def test_the_same_box_is_the_same_object_however_alike_masks_are() -> None:
 
 def test_many_objects_have_as_many_colours() -> None:
     many = [result(*LEFT, box=[float(n), 0, 1, 1]) for n in range(1500)]
-    (found,) = overlays.colours([many])
-    assert len(set(found)) == len(many) and (0, 0, 0) not in found
+    (colours,) = overlays.colours([many])
+    assert len(set(colours)) == len(many) and (0, 0, 0) not in colours
     assert overlays.colours([[], []]) == [[], []]
 
 

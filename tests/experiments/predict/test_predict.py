@@ -64,7 +64,7 @@ def scene(number: int = 0) -> np.ndarray:
     return Generated("val", images=4, size=(HEIGHT, WIDTH), seed=3)[number][0].permute(1, 2, 0).numpy()
 
 
-def found(output: Path, run: str = "fcn") -> list[dict[str, Any]]:
+def detections(output: Path, run: str = "fcn") -> list[dict[str, Any]]:
     return json.loads((output / run / "results.json").read_text())
 
 
@@ -80,11 +80,11 @@ def test_all_is_written_and_the_masks_are_those_of_the_json(results: Path, tmp_p
         Image.fromarray(scene(number)).save(source / name)
     output = predicted(source, results, tmp_path / "out", "quick", recursive=True)
     for run in ("fcn", "unet"):
-        images, ours = listed(output, run), found(output, run)
+        images, of_run = listed(output, run), detections(output, run)
         assert set(images) == set(names) and len({image["id"] for image in images.values()}) == len(names)
-        assert len(ours) > len(names)
+        assert len(of_run) > len(names)
         for name, image in images.items():
-            of_image = [result for result in ours if result["image_id"] == image["id"]]
+            of_image = [result for result in of_run if result["image_id"] == image["id"]]
             assert [result["score"] for result in of_image] == sorted(
                 (result["score"] for result in of_image), reverse=True
             )
@@ -122,8 +122,8 @@ def test_files_of_the_held_out_images_give_the_run_s_own_predictions(results: Pa
         Image.fromarray(pixels).save(tmp_path / "in" / f"{image_id:03}.png")
     output = predicted(tmp_path / "in", results, tmp_path / "out", f"quick/{run}")
     key = {image["id"]: int(name[:3]) for name, image in listed(output, run).items()}
-    predicted_now = [{**result, "image_id": key[result["image_id"]]} for result in found(output, run)]
-    stored = json.loads((trained.folder / "predictions.json").read_text())
+    predicted_now = [{**result, "image_id": key[result["image_id"]]} for result in detections(output, run)]
+    stored = json.loads((held_out.folder / "predictions.json").read_text())
     assert len(predicted_now) == len(stored) > 0
     # batches of another size are rounded otherwise
     predicted_now, stored = (
@@ -144,7 +144,7 @@ def test_the_json_can_be_scored(results: Path, tmp_path: Path) -> None:
     output = predicted(tmp_path / "in", results, tmp_path / "out")
     truth = json.loads((output / "fcn" / "images.json").read_text())
     # what was found is the truth: every number that there are objects for is 100
-    for number, result in enumerate(found(output), 1):
+    for number, result in enumerate(detections(output), 1):
         area = float(rle_tools.area(result["segmentation"]))
         truth["annotations"].append({**result, "id": number, "area": area, "iscrowd": 0})
     (tmp_path / "truth.json").write_text(json.dumps(truth))
@@ -173,7 +173,7 @@ def test_exif_orientation_is_applied(results: Path, tmp_path: Path, orientation:
         (tmp_path / name).mkdir()
         image.save(tmp_path / name / "a.png", **more)
         predicted(tmp_path / name / "a.png", results, tmp_path / f"{name}-out")
-    assert found(tmp_path / "turned-out") == found(tmp_path / "plain-out") != []
+    assert detections(tmp_path / "turned-out") == detections(tmp_path / "plain-out") != []
     image = listed(tmp_path / "turned-out")["a.png"]
     assert (image["height"], image["width"]) == upright.shape[:2]
 
@@ -214,7 +214,7 @@ def test_bad_images_are_named_and_the_rest_go_on(
     assert "no images, passed over: 2" in said.out and "recursive=true does: 1" in said.out
     assert "Traceback" not in said.err
     assert set(listed(output)) == {"good.png"}
-    assert {result["image_id"] for result in found(output)} == {listed(output)["good.png"]["id"]}
+    assert {result["image_id"] for result in detections(output)} == {listed(output)["good.png"]["id"]}
 
 
 def test_images_of_all_modes_and_shapes(results: Path, tmp_path: Path) -> None:
@@ -232,9 +232,9 @@ def test_images_of_all_modes_and_shapes(results: Path, tmp_path: Path) -> None:
     assert len(listed(output)) == 11
     # grey values of 16 bits are those of 8 bits in finer steps
     ids = {name: image["id"] for name, image in listed(output).items()}
-    deep = [{**result, "image_id": 1} for result in found(output) if result["image_id"] == ids["deep.png"]]
+    deep = [{**result, "image_id": 1} for result in detections(output) if result["image_id"] == ids["deep.png"]]
     Image.fromarray(scene()[:, :, 0]).save(tmp_path / "grey.png")
-    assert deep == found(predicted(tmp_path / "grey.png", results, tmp_path / "alone")) != []
+    assert deep == detections(predicted(tmp_path / "grey.png", results, tmp_path / "alone")) != []
 
 
 def test_a_huge_image_is_predicted_at_its_size_and_drawn_smaller(
@@ -254,10 +254,10 @@ def test_a_huge_image_is_predicted_at_its_size_and_drawn_smaller(
     files = sorted((output / "fcn" / "masks" / "huge.png").iterdir())
     with Image.open(files[0]) as mask:
         assert mask.size == huge.size
-        assert np.array_equal(np.asarray(mask) > 0, rle_tools.decode(found(output)[0]["segmentation"]))
-    other = found(predicted(tmp_path / "small.png", results, tmp_path / "other"))
-    assert [result["score"] for result in found(output)] == [result["score"] for result in other] != []
-    for large, small in zip(found(output), other, strict=True):
+        assert np.array_equal(np.asarray(mask) > 0, rle_tools.decode(detections(output)[0]["segmentation"]))
+    other = detections(predicted(tmp_path / "small.png", results, tmp_path / "other"))
+    assert [result["score"] for result in detections(output)] == [result["score"] for result in other] != []
+    for large, small in zip(detections(output), other, strict=True):
         assert np.asarray(large["bbox"]) / times == pytest.approx(np.asarray(small["bbox"]), abs=1e-3)
         assert rle_tools.area(large["segmentation"]) / times**2 == pytest.approx(
             float(rle_tools.area(small["segmentation"])), rel=0.2, abs=30
@@ -276,11 +276,11 @@ def test_a_image_of_more_than_max_pixels_is_refused(
 def test_masks_of_a_lower_score_are_gone_from_the_folder(results: Path, tmp_path: Path) -> None:
     Image.fromarray(scene()).save(tmp_path / "a.png")
     output = predicted(tmp_path / "a.png", results, tmp_path / "out", score=0.0)
-    files, all_found = list((output / "fcn" / "masks" / "a.png").iterdir()), found(output)
-    assert len(files) == len(all_found) > 0
+    files, before = list((output / "fcn" / "masks" / "a.png").iterdir()), detections(output)
+    assert len(files) == len(before) > 0
     predicted(tmp_path / "a.png", results, tmp_path / "out", score=1.0)
     assert not list((output / "fcn" / "masks" / "a.png").iterdir())
-    assert found(output) == all_found
+    assert detections(output) == before
 
 
 def test_what_is_no_input_or_output_is_one_line(results: Path, tmp_path: Path, refused: Any) -> None:
@@ -411,7 +411,7 @@ def test_a_broken_off_prediction_goes_on(
     with pytest.raises(SystemExit):
         predicted(images, results, output, "quick/fcn", "quick/unet")
     assert set(listed(output)) == {"0.png", "1.png"}
-    assert {result["image_id"] for result in found(output)} == {1, 2}
+    assert {result["image_id"] for result in detections(output)} == {1, 2}
     assert "2 of 4 images" in capsys.readouterr().err
 
     # a kill leaves half a line; a changed image is a new one, and a new one in front moves all ids
@@ -426,10 +426,10 @@ def test_a_broken_off_prediction_goes_on(
     moved = {before: before + 1 for before in (1, 2, 3, 4)}
     for variant in ("fcn", "unet"):
         expected = json.loads((whole / variant / "results.json").read_text())
-        ours = [
+        of_run = [
             result for result in json.loads((output / variant / "results.json").read_text()) if result["image_id"] > 1
         ]
-        assert ours == [{**result, "image_id": moved[result["image_id"]]} for result in expected]
+        assert of_run == [{**result, "image_id": moved[result["image_id"]]} for result in expected]
 
     # all of it is done again when it is asked for again, and by other runs or settings
     for runs, least in ((("quick/fcn", "quick/unet"), 0.3), (("quick/fcn",), LOW)):

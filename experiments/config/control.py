@@ -4,6 +4,7 @@
 and width are found here and written into the run's configuration.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -61,6 +62,7 @@ def _matching(config: Config, by: str, classes: int) -> Head:
     convs, width, costs = control
     if head.name == "fcn" and convs == known["convs"] and width == (known["width"] or config.trunk.out_channels):
         raise UserError(f"control={by}: {head.variant} is its own control; leave it out of a sweep with control={by}")
+    matched = {"variant": head.variant, "name": head.name, "options": head.options}
     return replace(
         head,
         variant=f"fcn_{by}_of_{head.variant}",
@@ -68,14 +70,7 @@ def _matching(config: Config, by: str, classes: int) -> Head:
         options={"convs": convs, "width": width, **shared},
         paper="",
         control="none",
-        control_of={
-            "variant": head.variant,
-            "name": head.name,
-            "options": head.options,
-            "by": by,
-            "wanted": wanted,
-            "found": costs,
-        },
+        control_of={**matched, "by": by, "wanted": wanted, "found": costs},
     )
 
 
@@ -83,6 +78,7 @@ def _candidates(
     config: Config, by: str, classes: int, options: dict[str, Any], rois: Callable[[], RoIs], wanted: float
 ) -> Iterator[tuple[int, int, float]]:
     """(convs, width, cost) of the best width for each depth, the depths nearest to the FCN's own first."""
+    common = {"class_agnostic": config.head.class_agnostic, **options}
     usual = heads.options("fcn")["convs"]
     # groups of one channel would be another normalisation
     for step in (8, 1) if options.get("norm") == "group" else (1,):
@@ -90,22 +86,12 @@ def _candidates(
 
             def cost_of(steps: int, convs: int = convs, step: int = step) -> float:
                 with META:
-                    control = heads.build(
-                        "fcn",
-                        config.trunk.out_channels,
-                        classes,
-                        class_agnostic=config.head.class_agnostic,
-                        **options,
-                        convs=convs,
-                        width=steps * step,
-                    )
-                return cost(control, by, rois)
+                    width = steps * step
+                    fcn = heads.build("fcn", config.trunk.out_channels, classes, **common, convs=convs, width=width)
+                return cost(fcn, by, rois)
 
-            low, high = 1, MOST_WIDTH // step
             # the cost rises with the width: the first width that is not too small, or the one before
-            while low < high:
-                middle = (low + high) // 2
-                low, high = (middle + 1, high) if cost_of(middle) < wanted else (low, middle)
+            low = 1 + bisect_left(range(1, MOST_WIDTH // step), wanted, key=cost_of)
             best = min((n for n in (low - 1, low) if n), key=lambda n: abs(cost_of(n) - wanted))
             yield convs, best * step, cost_of(best)
 

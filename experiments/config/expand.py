@@ -46,8 +46,8 @@ def combinations(params: Mapping[str, Any], overrides: Sequence[str]) -> list[li
 def expand(overrides: Sequence[str]) -> list[Config]:
     """The configuration of each run of a sweep, in order.
 
-    To be called while Hydra is initialised, by ``hydra.main``: the study that it has composed says what else is swept
-    over, by ``hydra.sweeper.params``.
+    To be called inside ``hydra.main``: the study that it has composed says by ``hydra.sweeper.params`` what else is
+    swept over.
 
     Args:
         overrides: those for runs (:func:`is_for_runs`), which Hydra was not given.

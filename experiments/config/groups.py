@@ -81,13 +81,11 @@ class DatasetConfig:
     def settings(self) -> dict[str, Any]:
         """All that can change the numbers: of annotation files a digest of what is in them, and nowhere where anything
         lies."""
-        parts = asdict(self)
+        parts = {key: value for key, value in asdict(self).items() if key not in FILE_KEYS}
         parts["options"].pop("download_dir", None)
         for key, old in RENAMED.items():
             # hashes and stored results were made with the old names
             parts[old] = parts.pop(key)
-        for key in FILE_KEYS:
-            del parts[key]
         for key, path in self.files().items():
             if key.endswith("annotations"):
                 parts[key] = _digest(path, f"dataset.{key}")[:8]

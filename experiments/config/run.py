@@ -15,15 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import heads
-from experiments.config.groups import (
-    RENAMED,
-    DatasetConfig,
-    Evaluation,
-    Head,
-    Runtime,
-    StudyConfig,
-    Trunk,
-)
+from experiments.config.groups import RENAMED, DatasetConfig, Evaluation, Head, Runtime, StudyConfig, Trunk
 from instseg import data, seeds, transfer
 from instseg.data import InstanceDataset
 from instseg.data.batches import transforms
@@ -34,9 +26,7 @@ from instseg.evaluation.predict import Inference
 from instseg.training.schedule import Schedule
 
 COMPILE = ("auto", "true", "false")
-
 CONTROLS = ("none", "params", "flops")
-
 PROTOCOLS = ("end_to_end", "frozen_core")
 
 
@@ -77,21 +67,16 @@ class Config:
 
     def make_head(self, num_classes: int) -> MaskHead:
         """The mask head with new weights."""
-        return heads.build(
-            self.head.name,
-            self.trunk.out_channels,
-            num_classes,
-            **self.head.common(),
-            **self.head.options,
-        )
+        options = {**self.head.common(), **self.head.options}
+        return heads.build(self.head.name, self.trunk.out_channels, num_classes, **options)
 
     def make_dataset(self, split: str) -> InstanceDataset:
         """A split of the data set; the same object for every run of this process that asks for the same."""
         d = self.dataset
         images = d.max_train_images if split == "train" else d.max_val_images
-        root = None if self.data_root is None else str(Path(self.data_root).expanduser())
-        files = tuple(d.files().items())
-        return _dataset(d.name, split, d.fold, root, images, files, json.dumps(d.options, sort_keys=True))
+        root = None if self.data_root is None else Path(self.data_root).expanduser()
+        files, options = tuple(d.files().items()), json.dumps(d.options, sort_keys=True)
+        return _dataset(d.name, split, files, options, fold=d.fold, root=root, images=images)
 
     def make_transform(self) -> transforms.TrainTransform:
         """The transform of training images."""
@@ -152,10 +137,9 @@ class Config:
 
         Names of trunk and data set, iterations, seed and fold are not among them; they have columns of their own.
         """
-        flat: dict[str, Any] = {}
-        groups = {key: asdict(getattr(self, key)) for key in ("augmentation", "trunk", "detector", "schedule")}
-        for group, values in {"dataset": self.dataset.settings(), **groups}.items():
-            flat |= {f"{group}.{key}": value for key, value in values.items()}
+        groups = {"dataset": self.dataset.settings()}
+        groups |= {key: asdict(getattr(self, key)) for key in ("augmentation", "trunk", "detector", "schedule")}
+        flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
         flat |= {key: transfer.short_identity(given) for key, given in self.transferred().items()}
         for key in ("dataset.name", "dataset.fold", "trunk.name", "schedule.iterations"):
             del flat[key]
@@ -173,20 +157,13 @@ class Config:
 
 @lru_cache(maxsize=4)
 def _dataset(
-    name: str,
-    split: str,
-    fold: int,
-    root: str | None,
-    images: int | None,
-    files: tuple[tuple[str, Path], ...],
-    options: str,
+    name: str, split: str, files: tuple[tuple[str, Path], ...], options: str, **others: Any
 ) -> InstanceDataset:
-    path = None if root is None else Path(root)
-    return data.build(name, split, fold=fold, root=path, images=images, files=dict(files), **json.loads(options))
+    return data.build(name, split, files=dict(files), **others, **json.loads(options))
 
 
 def torch_device(name: str, key: str = "runtime.device") -> torch.device:
-    """``auto`` -> the GPU where there is one, else the CPU; ``key`` is what the user gave it by."""
+    """The device that a key names; ``auto``: the GPU where there is one, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +24,27 @@ def check(configs: Sequence[Config]) -> None:
         _read(key, given)
 
 
-def start(model: MaskRCNN, config: Config, data: InstanceDataset) -> dict[str, Any]:
-    """Put the weights of ``init``, where it is given, into a model that has its first weights, and print what fits.
+def start(
+    models: Sequence[MaskRCNN], config: Config, data: InstanceDataset, heads_alone: bool = False
+) -> list[dict[str, Any]]:
+    """Put the weights of ``init``, where it is given, into models that have their first weights, or into their mask
+    heads alone, and print what fits.
 
     Returns:
-        Entries of the run's provenance.
+        For each model entries of its run's provenance.
 
     Raises:
         UserError: they can't be used.
     """
     if config.init is None:
-        return {}
-    source = _read("init", config.init)
-    _say_what_differs("init", config, source)
-    report = _load("init", model, source, data)
-    progress.say(f"init={config.init}: {report.line()}")
-    return _provenance(config, report)
-
-
-def start_heads(models: Sequence[MaskRCNN], config: Config, data: InstanceDataset) -> list[dict[str, Any]]:
-    """:func:`start`, for the mask heads of models alone."""
-    if config.init is None:
         return [_provenance(config, None)] * len(models)
     source = _read("init", config.init)
-    reports = [_load("init", model, source, data, core=False) for model in models]
+    if not heads_alone:
+        _say_what_differs("init", config, source)
+    reports = [_load("init", model, source, data, core=not heads_alone) for model in models]
     for model, report in zip(models, reports, strict=True):
-        progress.say(f"init={config.init}, {type(model.mask_head).__name__}: {report.line()}")
+        head = f", {type(model.mask_head).__name__}" if heads_alone else ""
+        progress.say(f"init={config.init}{head}: {report.line()}")
     return [_provenance(config, report) for report in reports]
 
 
@@ -128,4 +124,4 @@ def _origin(given: str) -> Config | None:
 
 def _values(config: Config) -> dict[str, Any]:
     """The values of the keys that weights depend on."""
-    return {name: getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) for name in transfer.TRAINED_AS}
+    return {key: attrgetter(key)(config) for key in transfer.TRAINED_AS}

@@ -18,8 +18,8 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, iterati
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
+    state = {"iteration": iteration, "seconds": seconds}
     with part.open("wb") as file:
-        state = {"iteration": iteration, "seconds": seconds}
         torch.save({**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
         file.flush()
         os.fsync(file.fileno())

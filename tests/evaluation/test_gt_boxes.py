@@ -72,7 +72,7 @@ def test_every_object_gets_its_own_mask_in_order() -> None:
     model, data = small.model().eval(), small.data("val", images=5)
     truth = data.ground_truth()
     truth["annotations"].reverse()
-    masks = gt_boxes.predict(model, data, truth, Inference(small.CPU, batch_size=2))
+    (masks,) = gt_boxes.predict([model], data, truth, Inference(small.CPU, batch_size=2))
     for i, mask in zip(gt_boxes.objects(truth), masks, strict=True):
         annotation = truth["annotations"][i]
         image, _ = data[data.image_ids.index(annotation["image_id"])]

@@ -1,7 +1,7 @@
 """Training: resuming, determinism, accumulation, and errors that name what went wrong."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +162,10 @@ def test_evaluation_in_between_changes_nothing(tmp_path: Path) -> None:
     schedule = small.recipe(4)
     plain = small.trained(tmp_path / "a", schedule)
 
-    def look(net: small.MaskRCNN) -> dict[str, float]:
-        net.eval()
+    def look(models: Sequence[small.MaskRCNN]) -> list[dict[str, float]]:
+        models[0].eval()
         torch.rand(5)
-        return {"box_AP": 1.0}
+        return [{"box_AP": 1.0}]
 
     watched = small.trained(tmp_path / "b", schedule, evaluate=look, evaluate_every=2)
     assert _same(plain, watched)

@@ -69,11 +69,8 @@ def carry_out(configs: Sequence[Config]) -> list[Config]:
 
 
 def compare(configs: Sequence[Config]) -> list[str]:
-    """Measure what compares the finished runs of a study, write its tables and plots, and print the tables.
-
-    Returns:
-        What could not be measured, and why.
-    """
+    """Measure what compares the finished runs of a study, write its tables and plots, and print the tables; returns
+    what could not be measured, and why."""
     study, folder = configs[0], configs[0].study_folder()
     baseline, resamples = study.study.baseline, study.evaluation.resamples
     write_atomically(folder / "study.json", json.dumps({"baseline": baseline, "resamples": resamples}))

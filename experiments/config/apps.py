@@ -43,11 +43,7 @@ class App:
     """What the apps share."""
 
     def check(self) -> None:
-        """Find what is wrong before anything is read.
-
-        Raises:
-            UserError: one line that names the key and what would be right.
-        """
+        """Raise a UserError of one line, which names the key and what would be right, before anything is read."""
         for key in fields(self):
             value, limits = getattr(self, key.name), key.metadata
             if value is None:
@@ -183,13 +179,8 @@ class Data(App):
 
 
 SCHEMAS: dict[str, type[App]] = {
-    "evaluate": Evaluate,
-    "predict": Predict,
-    "report": Report,
-    "benchmark": Benchmark,
-    "data": Data,
+    schema.__name__.lower(): schema for schema in (Evaluate, Predict, Report, Benchmark, Data)
 }
-
 AnyApp = TypeVar("AnyApp", bound=App)
 
 

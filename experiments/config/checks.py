@@ -20,11 +20,7 @@ LEAST = {
 
 
 def check(config: Config) -> None:
-    """Check a configuration.
-
-    Raises:
-        UserError: one line that names the key and what would be right.
-    """
+    """Raise a UserError of one line, which names the key and what would be right."""
     names = {"protocol": PROTOCOLS, "dataset.name": data.names(), "evaluation.engine": engine.ENGINES}
     for key, known in names.items():
         if (name := attrgetter(key)(config)) not in known:

@@ -154,7 +154,6 @@ class StudyConfig:
 
 
 def _digest(path: Path, key: str) -> str:
-    """SHA-256 of a file that a key names."""
     try:
         stat = path.stat()
         return _cached_digest(path, stat.st_mtime_ns, stat.st_size)

@@ -26,11 +26,10 @@ MakeModels = Callable[[Sequence[ActiveRun], torch.device], list[MaskRCNN]]
 
 
 def run(config: Config) -> Path:
-    """Carry out a run end to end and return its folder; at once where it has been carried out.
+    """Carry out a run end to end, unless it has been, and return its folder.
 
     Raises:
-        UserError: the configuration or the data can't be used, training diverged, memory ran out, or another process
-            is at it.
+        UserError: configuration or data can't be used, training diverged, memory ran out, or another process is at it.
     """
     for error in run_at_once([config], _first_models).values():
         raise error
@@ -38,13 +37,10 @@ def run(config: Config) -> Path:
 
 
 def run_at_once(configs: Sequence[Config], make_models: MakeModels) -> Errors:
-    """Carry out runs that differ in their head alone, all that are not done together.
+    """Carry out runs that differ in their head alone, all that are not done together; returns what stopped some.
 
     Args:
         make_models: gives the runs' models with their first weights, and notes in each run what they are.
-
-    Returns:
-        What stopped some of them.
 
     Raises:
         UserError: the data or a checkpoint can't be used.
@@ -108,11 +104,7 @@ def train_and_score(
     runs: Sequence[ActiveRun], models: Sequence[MaskRCNN], device: torch.device
 ) -> list[DivergedError | None]:
     """Train the models of runs that differ in their head alone, one a run, on ``device`` and with their first weights;
-    score and end the runs whose training did not fail.
-
-    Returns:
-        For each run why its training failed, or None.
-    """
+    score and end the runs whose training did not fail. Returns for each run why its training failed, or None."""
     config, data, held_out = runs[0].config, runs[0].data, runs[0].held_out
     schedule, runtime, inference = config.make_schedule(), config.runtime, config.make_inference(device)
     index = {image_id: i for i, image_id in enumerate(data.image_ids)}
@@ -186,6 +178,12 @@ def build_model(config: Config, num_classes: int) -> MaskRCNN:
             resize_in_training=False,
             **vars(config.detector),
         )
+
+
+def build_untrained(config: Config, num_classes: int, device: torch.device) -> MaskRCNN:
+    """:func:`build_model` on a device, for weights that replace all: the trunk's need not be at hand."""
+    config = replace(config, trunk=replace(config.trunk, weights=None))
+    return build_model(config, num_classes).to(device).to(memory_format=torch.channels_last)
 
 
 def training_batches(

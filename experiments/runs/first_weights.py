@@ -1,11 +1,10 @@
 """``init`` and ``core``: weights that were trained before go into a run's model; what does not fit is printed."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from experiments.config.run import Config, load_config
 from instseg import progress, transfer
@@ -13,32 +12,28 @@ from instseg.data import InstanceDataset
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
 
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
 
 def check(configs: Sequence[Config]) -> None:
-    """Read all weights that some runs need once, fetching what must be fetched.
-
-    Raises:
-        UserError: they can't be had or read.
-    """
+    """Read all weights that some runs need once, fetching what must be fetched; a UserError where that can't be."""
     for key, given in dict.fromkeys(pair for config in configs for pair in config.transferred().items()):
-        _read(key, given)
+        _named(key, transfer.read, given)
 
 
 def start(
     models: Sequence[MaskRCNN], config: Config, data: InstanceDataset, heads_alone: bool = False
 ) -> list[dict[str, Any]]:
     """Put the weights of ``init``, where it is given, into models that have their first weights, or into their mask
-    heads alone, and print what fits.
-
-    Returns:
-        For each model entries of its run's provenance.
+    heads alone, and print what fits; returns for each model entries of its run's provenance.
 
     Raises:
         UserError: they can't be used.
     """
     if config.init is None:
         return [_provenance(config, None)] * len(models)
-    source = _read("init", config.init)
+    source = _named("init", transfer.read, config.init)
     if not heads_alone:
         _say_what_differs("init", config, source)
     reports = [_load("init", model, source, data, core=not heads_alone) for model in models]
@@ -55,7 +50,7 @@ def make_core(model: MaskRCNN, config: Config, data: InstanceDataset) -> None:
         UserError: they can't be used, or not all of them fit.
     """
     assert config.core is not None
-    source = _read("core", config.core)
+    source = _named("core", transfer.read, config.core)
     _say_what_differs("core", config, source)
     report = _load("core", model, source, data, head=False)
     if report.new:
@@ -73,23 +68,17 @@ def _provenance(config: Config, report: transfer.Report | None) -> dict[str, Any
     return {"first_weights": names} if names else {}
 
 
-def _read(key: str, given: str) -> transfer.Source:
-    with _errors_of(key):
-        return transfer.read(given)
+def _named(key: str, work: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
+    """What work returns; the key is put before its errors, which begin with the key's value."""
+    try:
+        return work(*args, **kwargs)
+    except UserError as error:
+        raise UserError(f"{key}={error}") from error
 
 
 def _load(key: str, model: MaskRCNN, source: transfer.Source, data: InstanceDataset, **parts: bool) -> transfer.Report:
-    with _errors_of(key):
-        return transfer.load(model, source, [category["name"] for category in data.categories], **parts)
-
-
-@contextmanager
-def _errors_of(key: str) -> Iterator[None]:
-    """Put the key before errors, which begin with its value."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{key}={error}") from error
+    names = [category["name"] for category in data.categories]
+    return _named(key, transfer.load, model, source, names, **parts)
 
 
 def _say_what_differs(key: str, config: Config, source: transfer.Source) -> None:

@@ -62,11 +62,8 @@ def is_done(config: Config) -> bool:
 
 
 def begin(config: Config, device: torch.device) -> ActiveRun:
-    """Write the configuration into the run's folder, delete what stopped the run before, and open its data.
-
-    Raises:
-        UserError: the data can't be used.
-    """
+    """Write the configuration into the run's folder, delete what stopped the run before, and open its data; a UserError
+    where the data can't be used."""
     folder = config.folder()
     (folder / ERROR).unlink(missing_ok=True)
     began, code = time.perf_counter(), provenance(device)
@@ -141,11 +138,8 @@ def logged_scores(config: Config, held_out: InstanceDataset, results: coco.Resul
 
 
 def check_same_data(config: Config, write: bool = False) -> None:
-    """Check that a run's folder is of the data that the run would use now: the folder's name does not say where data
-    lies.
-
-    Args:
-        write: note the data in the run's folder, if nothing is noted there yet.
+    """Check that a run's folder is of the data that the run would use now, which the folder's name does not say; with
+    ``write`` the data is noted in the folder, if nothing is noted there yet.
 
     Raises:
         UserError: the folder is of other images or annotations, the splits are of different classes, or the data or
@@ -176,11 +170,8 @@ def check_same_data(config: Config, write: bool = False) -> None:
 
 
 def _store_ground_truth(config: Config, held_out: InstanceDataset, truth: dict[str, Any]) -> str:
-    """Store the ground truth and the images of the panels once for all runs of a study that share them.
-
-    Returns:
-        The path of the ground truth, from the study's folder.
-    """
+    """Store the ground truth and the images of the panels once for all runs of a study that share them; returns the
+    path of the ground truth, from the study's folder."""
     content = json.dumps(truth, sort_keys=True).encode()
     digest = hashlib.sha256(content).hexdigest()[:8]
     name = f"ground_truth/{config.dataset.name}-f{config.dataset.fold}-{digest}"

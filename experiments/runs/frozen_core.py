@@ -9,11 +9,12 @@ import torch
 
 from experiments.config.run import Config
 from experiments.runs import first_weights
-from experiments.runs.end_to_end import Errors, build_model, run, run_at_once, wants_compiling
+from experiments.runs.end_to_end import Errors, build_untrained, run, run_at_once, wants_compiling
 from experiments.runs.folder import ActiveRun, is_done
+from experiments.runs.trained import load_model
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
-from instseg.training import checkpoint, frozen_core
+from instseg.training import frozen_core
 
 
 def groups(configs: Iterable[Config]) -> list[list[Config]]:
@@ -36,11 +37,7 @@ def run_group(configs: Sequence[Config]) -> Errors:
 
 
 def run_alone(config: Config) -> Path:
-    """Carry out one run and return its folder.
-
-    Raises:
-        UserError: as :func:`run_group`, or training diverged, or another process is at it.
-    """
+    """Carry out one run and return its folder; raises what stopped it."""
     for error in run_group([config]).values():
         raise error
     return config.folder()
@@ -68,22 +65,17 @@ def _trained_core(config: Config) -> Path:
 def _models(runs: Sequence[ActiveRun], device: torch.device) -> list[MaskRCNN]:
     """Models of new heads that share one frozen core."""
     config, data = runs[0].config, runs[0].data
-    detector = _untrained(config.core_run(), data.num_classes, device)
     origin: dict[str, Any] = {}
-    if config.core is not None:
-        first_weights.make_core(detector, config, data)
-    else:
+    if config.core is None:
         core = _trained_core(config)
         origin = {"core": str(core.relative_to(config.study_folder()))}
-        path = core / "checkpoint.pt"
-        state = checkpoint.load(path, device)["model"]
-        try:
-            detector.load_state_dict(state)
-        except RuntimeError as error:
-            raise UserError(f"{path} is of another model; delete {core} to train this core again") from error
+        detector = load_model(config.core_run(), data.num_classes, core / "checkpoint.pt", device)
+    else:
+        detector = build_untrained(config.core_run(), data.num_classes, device)
+        first_weights.make_core(detector, config, data)
     models = []
     for active in runs:
-        model = _untrained(active.config, data.num_classes, device)
+        model = build_untrained(active.config, data.num_classes, device)
         frozen_core.share_core(model, detector)
         frozen_core.freeze(model)
         models.append(model)
@@ -94,9 +86,3 @@ def _models(runs: Sequence[ActiveRun], device: torch.device) -> list[MaskRCNN]:
         for model in models[1:]:
             model.mask_head.compile()
     return models
-
-
-def _untrained(config: Config, num_classes: int, device: torch.device) -> MaskRCNN:
-    # the trunk's weights are the core's
-    untrained = replace(config, trunk=replace(config.trunk, weights=None))
-    return build_model(untrained, num_classes).to(device).to(memory_format=torch.channels_last)

@@ -29,7 +29,7 @@ class HeadResult:
     Attributes:
         start: iteration that it resumed from.
         seconds: of the iterations that it took part in, those before a break included.
-        error: why it ended early; None: it did not.
+        error: why it ended early, if it did.
     """
 
     start: int = 0

@@ -14,7 +14,7 @@ import heads
 from instseg import seeds
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
-from instseg.evaluation.predict import predict, predict_each
+from instseg.evaluation.predict import predict_each
 from instseg.training import checkpoint, frozen_core
 from instseg.training.loop import train
 from instseg.training.schedule import Schedule
@@ -78,7 +78,7 @@ def test_a_head_alone_and_among_all_others_in_any_order_is_the_same_to_the_last_
         lines = [(tmp_path / where / name / "metrics.jsonl").read_text() for where in ("alone", "a", "b")]
         assert lines[0] == lines[1] == lines[2] and len(lines[0].splitlines()) == 2
         # the boxes are detected anew
-        assert predict(alone, data, small.INFERENCE) == results[name], name
+        assert predict_each([alone], data, small.INFERENCE) == [results[name]], name
         assert [row["bbox"] for row in results[name]] == [row["bbox"] for row in results["fcn"]]
     assert results["unet"] != results["fcn"]
 

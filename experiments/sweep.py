@@ -29,11 +29,8 @@ CONFIG_FLAGS = ("-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-
 
 
 def plan(configs: Sequence[Config]) -> list[Config]:
-    """Check all runs of a sweep, their data and first weights; print and return the runs, their controls found.
-
-    Raises:
-        UserError: a run's configuration, data or weights can't be used, or two runs are the same.
-    """
+    """Check all runs of a sweep, their data and first weights; print and return the runs, their controls found. What
+    can't be used, and runs that are the same, are a UserError."""
     for config in configs:
         checks.check(config)
     configs = [control.resolved(config) for config in configs]

@@ -196,11 +196,8 @@ OmegaConf.register_new_resolver("channels", _channels, replace=True)
 
 
 def load_config(path: Path) -> Config:
-    """The configuration that a run wrote into its folder.
-
-    Raises:
-        UserError: the file is missing or damaged, or of keys that are not known here.
-    """
+    """The configuration that a run wrote into its folder; a UserError where it is missing, damaged or of keys that are
+    not known here."""
     try:
         stored = OmegaConf.load(path)
         dataset = stored.get("dataset") if isinstance(stored, DictConfig) else None

@@ -189,11 +189,7 @@ def build_untrained(config: Config, num_classes: int, device: torch.device) -> M
 def training_batches(
     config: Config, data: InstanceDataset, start: int, iterations: int, device: torch.device
 ) -> Iterator[loader.Batch]:
-    """The batches of a run, from iteration ``start`` on.
-
-    Raises:
-        UserError: no image has an instance.
-    """
+    """The batches of a run, from iteration ``start`` on; a UserError where no image has an instance."""
     indices = data.trainable_indices()
     if not indices:
         raise UserError(f"{data.name}: none of its {len(data)} training images has an instance to learn from")

@@ -26,11 +26,8 @@ def start(
     models: Sequence[MaskRCNN], config: Config, data: InstanceDataset, heads_alone: bool = False
 ) -> list[dict[str, Any]]:
     """Put the weights of ``init``, where it is given, into models that have their first weights, or into their mask
-    heads alone, and print what fits; returns for each model entries of its run's provenance.
-
-    Raises:
-        UserError: they can't be used.
-    """
+    heads alone, and print what fits; returns for each model entries of its run's provenance. A UserError where they
+    can't be used."""
     if config.init is None:
         return [_provenance(config, None)] * len(models)
     source = _named("init", transfer.read, config.init)
@@ -44,11 +41,8 @@ def start(
 
 
 def make_core(model: MaskRCNN, config: Config, data: InstanceDataset) -> None:
-    """Put the weights of ``core`` into a model, but for its mask head, which is not used.
-
-    Raises:
-        UserError: they can't be used, or not all of them fit.
-    """
+    """Put the weights of ``core`` into a model, but for its mask head, which is not used; a UserError where not all of
+    them fit."""
     assert config.core is not None
     source = _named("core", transfer.read, config.core)
     _say_what_differs("core", config, source)

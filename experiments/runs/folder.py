@@ -197,10 +197,7 @@ def only_process(folder: Path) -> Iterator[None]:
     """Make the folder where needed and lock it; the system frees the lock even when the process is killed.
 
     The lock is one of POSIX's, which belong to a process: loader workers don't inherit it, and can't hold it when the
-    process that started them is dead.
-
-    Raises:
-        UserError: another process holds it.
+    process that started them is dead. A UserError where another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as lock:

@@ -28,11 +28,7 @@ def groups(configs: Iterable[Config]) -> list[list[Config]]:
 
 def run_group(configs: Sequence[Config]) -> Errors:
     """Carry out runs of one core as :func:`~experiments.runs.end_to_end.run_at_once`; the core is trained first where
-    it is not yet, or loaded where ``core`` is given.
-
-    Raises:
-        UserError: the core can't be trained, or the data or a checkpoint can't be used.
-    """
+    it is not yet, or loaded where ``core`` is given. A UserError where that can't be done."""
     return run_at_once(configs, _models)
 
 

@@ -93,10 +93,8 @@ def held_out(study_dir: Path, run: str, ground_truth: str, data_root: str | None
 def find(names: Sequence[str], results_dir: Path) -> list[Trained]:
     """The runs that are meant by names.
 
-    Args:
-        names: each the folder of a run, its ``checkpoint.pt``, or the folder of a study, which stands for the first
-            run of each variant; under ``results_dir`` they go by ``study/run``, ``study/variant`` and ``study``.
-        results_dir: where studies lie.
+    A name is the folder of a run, its ``checkpoint.pt``, or the folder of a study, which stands for the first run of
+    each variant; under ``results_dir`` they go by ``study/run``, ``study/variant`` and ``study``.
 
     Raises:
         UserError: there is no such run, it is unfinished or damaged, or it is given twice.
@@ -125,13 +123,12 @@ def _disambiguated(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
         folder: (studies[folder].name, f"f{row['fold']} s{row['seed']}", row["hash"]) for folder, row in rows.items()
     }
     for n in range(3):
-        by_variant: dict[str, list[Path]] = {}
+        by_variant: dict[str, set[str]] = {}
         for folder, row in rows.items():
-            by_variant.setdefault(row["variant"], []).append(folder)
-        for members in by_variant.values():
-            if len({suffixes[folder][n] for folder in members}) > 1:
-                for folder in members:
-                    rows[folder]["variant"] += f", {suffixes[folder][n]}"
+            by_variant.setdefault(row["variant"], set()).add(suffixes[folder][n])
+        for folder, row in rows.items():
+            if len(by_variant[row["variant"]]) > 1:
+                row["variant"] += f", {suffixes[folder][n]}"
     return rows
 
 

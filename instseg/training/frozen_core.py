@@ -54,7 +54,6 @@ def step(
     Args:
         models: frozen, in training mode; all share their core.
         optimizers: of their mask heads, their rates set.
-        seed, iteration: name the random streams.
 
     Returns:
         For each model its losses by name, or what was not finite; its parameters are then as they were.

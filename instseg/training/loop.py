@@ -119,7 +119,8 @@ def train(
                     learner.optimizer.zero_grad(set_to_none=True)
                 else:
                     learner.metrics.add(losses)
-                    bar.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
+                    if len(models) == 1:
+                        bar.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
             active = [learner for learner in active if learner.result.error is None]
             done = iteration + 1
             save_now = done == schedule.iterations or done % checkpoint_every == 0

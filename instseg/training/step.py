@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +37,13 @@ def split(batch: Batch, schedule: Schedule, device: torch.device) -> Iterator[tu
     size = len(images) // schedule.accumulate
     for first in range(0, len(images), size):
         part = [to_unit(image, device) for image in images[first : first + size]]
-        yield part, [_to(target, device) for target in targets[first : first + size]]
+        yield (
+            part,
+            [
+                {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in target.items()}
+                for target in targets[first : first + size]
+            ],
+        )
 
 
 def backward(losses: dict[str, Tensor], schedule: Schedule) -> dict[str, Tensor]:
@@ -73,7 +78,3 @@ def update(optimizer: torch.optim.Optimizer, schedule: Schedule, parts: list[dic
             raise FloatingPointError(f"gradient norm {gradient_norm}, losses {losses}")
         optimizer.step()
     return means
-
-
-def _to(target: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in target.items()}

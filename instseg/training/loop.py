@@ -103,7 +103,7 @@ def train(
             if all(learner.result.error for learner in learners):
                 break
             bar.update()
-            active = [each for each in learners if each.result.error is None and each.result.start <= iteration]
+            active = [learner for learner in learners if learner.result.start <= iteration and not learner.result.error]
             if not active:
                 continue
             lr = schedule.lr_at(iteration)

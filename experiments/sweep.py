@@ -34,9 +34,9 @@ def plan(configs: Sequence[Config]) -> list[Config]:
     for config in configs:
         checks.check(config)
     configs = [control.resolved(config) for config in configs]
-    for name, count in Counter(config.folder().name for config in configs).items():
+    for folder, count in Counter(config.folder() for config in configs).items():
         if count > 1:
-            raise UserError(f"two runs of this sweep are the same, {name}: sweep over different values")
+            raise UserError(f"two runs of this sweep are the same, {folder.name}: sweep over different values")
     todo = [config for config in configs if not is_done(config)]
     for config in configs if todo else []:
         check_same_data(config)

@@ -58,8 +58,9 @@ class App:
                 raise UserError(f"{given}: must be the name of {limits['names']}")
             if "least" in limits and value < limits["least"]:
                 raise UserError(f"{given}: must be {limits['least']} or more{limits['note']}")
-            if "among" in limits and value not in limits["among"]:
-                raise unknown_name(key.name, value, limits["among"])
+            for name in values if "among" in limits else []:
+                if name not in limits["among"]:
+                    raise unknown_name(key.name, name, limits["among"])
 
 
 @dataclass
@@ -127,7 +128,7 @@ class Benchmark(App):
 
     what: str = _choice("study", WHATS)
     study: str = _folder("quick", "a folder under results_dir, such as quick")
-    against: list[str] = field(default_factory=lambda: list(PEERS))
+    against: list[str] = field(default_factory=lambda: list(PEERS), metadata={"among": PEERS})
     results_dir: str = "results"
     data_root: str | None = None
     device: str = "auto"
@@ -153,9 +154,6 @@ class Benchmark(App):
         # YAML's true and false come as True and False
         if self.compile is not None and self.compile.lower() not in COMPILE:
             raise unknown_name("compile", self.compile, COMPILE)
-        for peer in self.against:
-            if peer not in PEERS:
-                raise unknown_name("against", peer, PEERS)
         if not self.heads or not all(self.heads) or len(set(self.heads)) < len(self.heads):
             raise UserError(f"heads=[{','.join(self.heads)}]: must be names in conf/head, one or more, each once")
         if self.image is not None and (len(self.image) != 2 or min(self.image) < SMALLEST):

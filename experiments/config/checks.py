@@ -1,6 +1,8 @@
 """Checks of a run's configuration, made before anything is loaded or trained."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter
 
@@ -45,6 +47,15 @@ def check(config: Config) -> None:
         config.make_head(num_classes=2)
 
 
+@contextmanager
+def errors_of(key: str) -> Iterator[None]:
+    """Put the key before errors, which begin with its value."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}={error}") from error
+
+
 def _check_transfer(config: Config) -> None:
     if config.core is not None and config.protocol != "frozen_core":
         raise UserError(
@@ -52,10 +63,8 @@ def _check_transfer(config: Config) -> None:
             f"init={config.core}"
         )
     for key, given in config.transferred().items():
-        try:
+        with errors_of(key):
             transfer.find(given)
-        except UserError as error:
-            raise UserError(f"{key}={error}") from error
 
 
 def _check_ranges(config: Config) -> None:

@@ -1,25 +1,24 @@
 """``init`` and ``core``: weights that were trained before go into a run's model; what does not fit is printed."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
+from experiments.config.checks import errors_of
 from experiments.config.run import Config, load_config
 from instseg import progress, transfer
 from instseg.data import InstanceDataset
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
 
-Params = ParamSpec("Params")
-Result = TypeVar("Result")
-
 
 def check(configs: Sequence[Config]) -> None:
     """Read all weights that some runs need once, fetching what must be fetched; a UserError where that can't be."""
     for key, given in dict.fromkeys(pair for config in configs for pair in config.transferred().items()):
-        _named(key, transfer.read, given)
+        with errors_of(key):
+            transfer.read(given)
 
 
 def start(
@@ -30,10 +29,7 @@ def start(
     can't be used."""
     if config.init is None:
         return [_provenance(config, None)] * len(models)
-    source = _named("init", transfer.read, config.init)
-    if not heads_alone:
-        _say_what_differs("init", config, source)
-    reports = [_load("init", model, source, data, core=not heads_alone) for model in models]
+    reports = _load("init", config.init, models, config, data, core=not heads_alone)
     for model, report in zip(models, reports, strict=True):
         head = f", {type(model.mask_head).__name__}" if heads_alone else ""
         progress.say(f"init={config.init}{head}: {report.line()}")
@@ -44,9 +40,7 @@ def make_core(model: MaskRCNN, config: Config, data: InstanceDataset) -> None:
     """Put the weights of ``core`` into a model, but for its mask head, which is not used; a UserError where not all of
     them fit."""
     assert config.core is not None
-    source = _named("core", transfer.read, config.core)
-    _say_what_differs("core", config, source)
-    report = _load("core", model, source, data, head=False)
+    (report,) = _load("core", config.core, [model], config, data, head=False)
     if report.new:
         raise UserError(
             f"core={config.core} must fit as it is, for {data.name}'s {data.num_classes} classes, the background "
@@ -62,17 +56,16 @@ def _provenance(config: Config, report: transfer.Report | None) -> dict[str, Any
     return {"first_weights": names} if names else {}
 
 
-def _named(key: str, work: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-    """What work returns; the key is put before its errors, which begin with the key's value."""
-    try:
-        return work(*args, **kwargs)
-    except UserError as error:
-        raise UserError(f"{key}={error}") from error
-
-
-def _load(key: str, model: MaskRCNN, source: transfer.Source, data: InstanceDataset, **parts: bool) -> transfer.Report:
-    names = [category["name"] for category in data.categories]
-    return _named(key, transfer.load, model, source, names, **parts)
+def _load(
+    key: str, given: str, models: Sequence[MaskRCNN], config: Config, data: InstanceDataset, **parts: bool
+) -> list[transfer.Report]:
+    """Put weights into the models' parts (see :func:`instseg.transfer.load`)."""
+    with errors_of(key):
+        source = transfer.read(given)
+        if parts.get("core", True):
+            _say_what_differs(key, config, source)
+        names = [category["name"] for category in data.categories]
+        return [transfer.load(model, source, names, **parts) for model in models]
 
 
 def _say_what_differs(key: str, config: Config, source: transfer.Source) -> None:

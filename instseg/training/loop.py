@@ -19,8 +19,6 @@ from instseg.training import checkpoint, frozen_core
 from instseg.training.schedule import Schedule
 from instseg.training.step import step
 
-Evaluate = Callable[[Sequence[MaskRCNN]], list[dict[str, Any]]]
-
 
 @dataclass
 class HeadResult:
@@ -57,7 +55,7 @@ def train(
     device: torch.device,
     core_is_frozen: bool = False,
     describe: Callable[[Any], str] = str,
-    evaluate: Evaluate | None = None,
+    evaluate: Callable[[Sequence[MaskRCNN]], list[dict[str, Any]]] | None = None,
     evaluate_every: int = 0,
     checkpoint_every: int = 1000,
     log_every: int = 20,

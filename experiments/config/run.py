@@ -175,12 +175,8 @@ def torch_device(name: str, key: str = "runtime.device") -> torch.device:
 
 
 def to_config(cfg: DictConfig) -> Config:
-    """A composed configuration as a :class:`Config`, interpolations resolved.
-
-    Raises:
-        OmegaConfBaseException: a value is missing, or an interpolation can't be resolved.
-        UserError: the schedule is none (see :class:`~instseg.training.schedule.Schedule`).
-    """
+    """A composed configuration as a :class:`Config`, interpolations resolved; an OmegaConfBaseException where that
+    can't be, a UserError where the schedule is none (see :class:`~instseg.training.schedule.Schedule`)."""
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, Config)
     return config

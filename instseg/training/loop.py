@@ -3,7 +3,7 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,8 +184,15 @@ class Metrics:
 
     def __init__(self, path: Path, keep_until: int) -> None:
         self.path = path
-        kept = [line for line in _lines(path) if line["iteration"] <= keep_until]
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        kept = ""
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                if json.loads(line)["iteration"] <= keep_until:
+                    kept += f"{line}\n"
+            except json.JSONDecodeError:
+                # a line that a kill cut short; it is after the last checkpoint, so what follows is not needed
+                break
+        write_atomically(path, kept)
         self._sums: dict[str, float] = defaultdict(float)
         self._count = 0
 
@@ -203,14 +210,3 @@ class Metrics:
     def append(self, line: dict[str, Any]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            # a line that a kill cut short; it is after the last checkpoint, so what follows is not needed
-            return

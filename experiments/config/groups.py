@@ -88,7 +88,7 @@ class DatasetConfig:
             parts[old] = parts.pop(key)
         for key, path in self.files().items():
             if key.endswith("annotations"):
-                parts[key] = _digest(path, f"dataset.{key}")[:8]
+                parts[key] = digest(path, f"dataset.{key}")[:8]
         return parts
 
 
@@ -153,7 +153,8 @@ class StudyConfig:
     baseline: str = "fcn"
 
 
-def _digest(path: Path, key: str) -> str:
+def digest(path: Path, key: str) -> str:
+    """SHA-256 of the file that a key names, computed once in a process; a UserError where it can't be read."""
     try:
         stat = path.stat()
         return _cached_digest(path, stat.st_mtime_ns, stat.st_size)

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import heads
-from experiments.config.groups import RENAMED, DatasetConfig, Evaluation, Head, Runtime, StudyConfig, Trunk
+from experiments.config.groups import RENAMED, DatasetConfig, Evaluation, Head, Runtime, StudyConfig, Trunk, digest
 from instseg import data, seeds, transfer
 from instseg.data import InstanceDataset
 from instseg.data.batches import transforms
@@ -103,7 +103,7 @@ class Config:
         # of weights it is the content that can change the numbers, not where the file is
         parts |= {f"{key} weights": transfer.identity(given) for key, given in self.transferred().items()}
         if self.trunk.weights is not None and Path(self.trunk.weights).is_file():
-            parts["trunk"]["weights"] = hashlib.sha256(Path(self.trunk.weights).read_bytes()).hexdigest()
+            parts["trunk"]["weights"] = digest(Path(self.trunk.weights), "trunk.weights")
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
     def transferred(self) -> dict[str, str]:

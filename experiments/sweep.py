@@ -7,6 +7,7 @@ resumed, so the same command can be given again at any time.
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -28,27 +29,23 @@ CONFIG_FLAGS = ("-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-
 
 
 def plan(configs: Sequence[Config]) -> list[Config]:
-    """Check all runs of a sweep, their data and first weights; print and return the runs, their controls found.
-
-    Raises:
-        UserError: a run's configuration, data or weights can't be used, or two runs are the same.
-    """
+    """Check all runs of a sweep, their data and first weights; print and return the runs, their controls found. What
+    can't be used, and runs that are the same, are a UserError."""
     for config in configs:
         checks.check(config)
     configs = [control.resolved(config) for config in configs]
-    folders = [config.folder() for config in configs]
-    for i, folder in enumerate(folders):
-        if folder in folders[:i]:
+    for folder, count in Counter(config.folder() for config in configs).items():
+        if count > 1:
             raise UserError(f"two runs of this sweep are the same, {folder.name}: sweep over different values")
     todo = [config for config in configs if not is_done(config)]
     for config in configs if todo else []:
         check_same_data(config)
     first_weights.check(todo)
     print(f"study {configs[0].study.name}: {len(configs)} runs, {len(configs) - len(todo)} of them done")
-    for config, folder in zip(configs, folders, strict=True):
-        state = "to be resumed" if (folder / "checkpoint.pt").exists() else "to do"
+    for config in configs:
+        state = "to be resumed" if (config.folder() / "checkpoint.pt").exists() else "to do"
         state = "done" if is_done(config) else state
-        print(f"  {folder.name}: {state}, {config.make_schedule().iterations} iterations")
+        print(f"  {config.folder().name}: {state}, {config.make_schedule().iterations} iterations")
     for group in frozen_core.groups(todo):
         core = frozen_core.core_of(group[0])
         state = f"{core.hash()}, {'done' if is_done(core) else 'trained first'}"
@@ -69,11 +66,8 @@ def carry_out(configs: Sequence[Config]) -> list[Config]:
 
 
 def compare(configs: Sequence[Config]) -> list[str]:
-    """Measure what compares the finished runs of a study, write its tables and plots, and print the tables.
-
-    Returns:
-        What could not be measured, and why.
-    """
+    """Measure what compares the finished runs of a study, write its tables and plots, and print the tables; returns
+    what could not be measured, and why."""
     study, folder = configs[0], configs[0].study_folder()
     baseline, resamples = study.study.baseline, study.evaluation.resamples
     write_atomically(folder / "study.json", json.dumps({"baseline": baseline, "resamples": resamples}))

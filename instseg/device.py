@@ -52,18 +52,13 @@ def ran_out(error: BaseException) -> str | None:
 
 
 def keep_freed_memory() -> bool:
-    """Tell malloc, on Linux with glibc, not to give freed memory of tensors up to 32 MiB back to the system.
+    """Tell malloc, on Linux with glibc, not to give freed memory of tensors up to 32 MiB back to the system; returns
+    whether that worked.
 
     Each step of training or inference asks for the same tensors again, and the system zeroes every page that it
-    hands out anew, which took a quarter of the inference of small images. Where the C library is another one,
-    nothing is done.
-
-    Returns:
-        Whether malloc accepted the setting.
+    hands out anew, which took a quarter of the inference of small images.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is None:
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))

@@ -1,4 +1,4 @@
-"""Freed memory is kept where the C library can be told so; too little memory is known for what it is."""
+"""Freed memory is kept where the C library can do so; errors of too little memory are recognised."""
 
 import ctypes
 import platform
@@ -10,8 +10,8 @@ import torch
 from instseg.device import keep_freed_memory, ran_out
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc is what is told to keep memory")
-def test_malloc_takes_what_it_is_told() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc has the setting")
+def test_malloc_accepts_the_setting() -> None:
     assert keep_freed_memory()
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from instseg.data.batches.loader import Batch
-from instseg.training.loop import autocast, step
+from instseg.device import autocast
 from instseg.training.schedule import Schedule
+from instseg.training.step import step
 
 Result = TypeVar("Result")
 

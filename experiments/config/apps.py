@@ -1,5 +1,6 @@
 """The typed form of ``conf_apps/``: the keys of the small apps, and the values that they take."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,7 +21,6 @@ EIGHT = ("fcn", "unet", "hourglass", "resnet_head", "smp", "unet_p2", "pointrend
 """Heads that ``frozen_core`` trains at once where no others are named."""
 SMALLEST = 32
 """Least height and width of a benchmark's images: one cell of the coarsest map of a backbone."""
-_MAY_BE_EMPTY = ("data_root",)  # an environment variable that is set to nothing
 
 
 def _number(default: Any, least: int = 1, note: str = "") -> Any:
@@ -43,38 +43,24 @@ class App:
     """What the apps share."""
 
     def check(self) -> None:
-        """Find what is wrong before anything is read.
-
-        Raises:
-            UserError: one line that names the key and what would be right.
-        """
+        """Raise a UserError of one line, which names the key and what would be right, before anything is read."""
         for key in fields(self):
-            value = getattr(self, key.name)
-            if value is not None:
-                _check(key.name, value, **key.metadata)
-
-
-def _check(
-    key: str,
-    value: Any,
-    *,
-    least: int | None = None,
-    note: str = "",
-    among: Sequence[str] | None = None,
-    names: str | None = None,
-    folder: str | None = None,
-) -> None:
-    if folder is not None and (value in ("", ".", "..") or any(character in value for character in "/\\\0")):
-        raise UserError(f"{key}={value}: must be the name of {folder}")
-    values = value if isinstance(value, list) else [value]
-    if (value == "" or (names is not None and "" in values)) and key not in _MAY_BE_EMPTY:
-        raise UserError(f"{key}= is empty: give it a value or leave it out")
-    if names is not None and not (values and all(isinstance(name, str) for name in values)):
-        raise UserError(f"{key}={value}: must be the name of {names}")
-    if least is not None and value < least:
-        raise UserError(f"{key}={value}: must be {least} or more{note}")
-    if among is not None and value not in among:
-        raise unknown_name(key, value, among)
+            value, limits = getattr(self, key.name), key.metadata
+            if value is None:
+                continue
+            given, values = f"{key.name}={value}", value if isinstance(value, list) else [value]
+            if "folder" in limits and (value in ("", ".", "..") or not set("/\\\0").isdisjoint(value)):
+                raise UserError(f"{given}: must be the name of {limits['folder']}")
+            # an environment variable may be set to nothing
+            if (value == "" and key.name != "data_root") or ("names" in limits and "" in values):
+                raise UserError(f"{key.name}= is empty: give it a value or leave it out")
+            if "names" in limits and not (values and all(isinstance(name, str) for name in values)):
+                raise UserError(f"{given}: must be the name of {limits['names']}")
+            if "least" in limits and value < limits["least"]:
+                raise UserError(f"{given}: must be {limits['least']} or more{limits['note']}")
+            for name in values if "among" in limits else []:
+                if name not in limits["among"]:
+                    raise unknown_name(key.name, name, limits["among"])
 
 
 @dataclass
@@ -94,9 +80,9 @@ class Evaluate(App):
 
     def check(self) -> None:
         super().check()
-        for name in self.names():
-            if self.names().count(name) > 1:
-                raise UserError(f"predictions={','.join(self.names())}: {name} is there twice")
+        (name, count), *_ = Counter(self.names()).most_common(1)
+        if count > 1:
+            raise UserError(f"predictions={','.join(self.names())}: {name} is there twice")
 
 
 @dataclass
@@ -142,7 +128,7 @@ class Benchmark(App):
 
     what: str = _choice("study", WHATS)
     study: str = _folder("quick", "a folder under results_dir, such as quick")
-    against: list[str] = field(default_factory=lambda: list(PEERS))
+    against: list[str] = field(default_factory=lambda: list(PEERS), metadata={"among": PEERS})
     results_dir: str = "results"
     data_root: str | None = None
     device: str = "auto"
@@ -168,9 +154,6 @@ class Benchmark(App):
         # YAML's true and false come as True and False
         if self.compile is not None and self.compile.lower() not in COMPILE:
             raise unknown_name("compile", self.compile, COMPILE)
-        for peer in self.against:
-            if peer not in PEERS:
-                raise unknown_name("against", peer, PEERS)
         if not self.heads or not all(self.heads) or len(set(self.heads)) < len(self.heads):
             raise UserError(f"heads=[{','.join(self.heads)}]: must be names in conf/head, one or more, each once")
         if self.image is not None and (len(self.image) != 2 or min(self.image) < SMALLEST):
@@ -194,13 +177,8 @@ class Data(App):
 
 
 SCHEMAS: dict[str, type[App]] = {
-    "evaluate": Evaluate,
-    "predict": Predict,
-    "report": Report,
-    "benchmark": Benchmark,
-    "data": Data,
+    schema.__name__.lower(): schema for schema in (Evaluate, Predict, Report, Benchmark, Data)
 }
-
 AnyApp = TypeVar("AnyApp", bound=App)
 
 

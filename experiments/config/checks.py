@@ -1,7 +1,10 @@
 """Checks of a run's configuration, made before anything is loaded or trained."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from operator import attrgetter
 
 import torch
 
@@ -10,24 +13,21 @@ from instseg import data, detector, transfer
 from instseg.errors import UserError, unknown_name
 from instseg.evaluation import engine
 
+LEAST = {
+    **dict.fromkeys(("seed", "runtime.workers", "runtime.evaluate_every"), 0),
+    **dict.fromkeys(("runtime.jobs", "runtime.threads", "runtime.log_every", "runtime.checkpoint_every"), 1),
+    **dict.fromkeys(("evaluation.batch_size", "evaluation.resamples", "trunk.out_channels"), 1),
+}
+"""Smallest values of keys that are whole numbers, or None."""
+
 
 def check(config: Config) -> None:
-    """Check a configuration.
-
-    Raises:
-        UserError: one line that names the key and what would be right.
-    """
-    if config.protocol not in PROTOCOLS:
-        raise unknown_name("protocol", config.protocol, PROTOCOLS)
-    if config.dataset.name not in data.names():
-        raise unknown_name("dataset.name", config.dataset.name, data.names())
+    """Raise a UserError of one line, which names the key and what would be right."""
+    names = {"protocol": PROTOCOLS, "dataset.name": data.names(), "evaluation.engine": engine.ENGINES}
+    for key, known in names.items():
+        if (name := attrgetter(key)(config)) not in known:
+            raise unknown_name(key, name, known)
     data.check_files(config.dataset.name, config.dataset.files())
-    if not config.dataset.train_min_size or min(*config.dataset.train_min_size, config.dataset.min_size) < 32:
-        raise UserError("dataset.train_min_size and dataset.min_size: at least one size each, 32 pixels or more")
-    if len(config.detector.anchor_sizes) != 5:
-        raise UserError(
-            f"detector.anchor_sizes: one list a level P2..P6, five in all, not {len(config.detector.anchor_sizes)}"
-        )
     _check_ranges(config)
     _check_transfer(config)
     _check_augmentation(config)
@@ -41,12 +41,19 @@ def check(config: Config) -> None:
     # given as true or false, YAML makes booleans of them, which come here as True and False
     if config.runtime.compile.lower() not in COMPILE:
         raise unknown_name("runtime.compile", config.runtime.compile, COMPILE)
-    if config.evaluation.engine not in engine.ENGINES:
-        raise unknown_name("evaluation.engine", config.evaluation.engine, engine.ENGINES)
     torch_device(config.runtime.device)
     with torch.device("meta"):
         detector.trunk.build(**vars(replace(config.trunk, weights=None, out_channels=8)))
         config.make_head(num_classes=2)
+
+
+@contextmanager
+def errors_of(key: str) -> Iterator[None]:
+    """Put the key before errors, which begin with its value."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}={error}") from error
 
 
 def _check_transfer(config: Config) -> None:
@@ -56,54 +63,44 @@ def _check_transfer(config: Config) -> None:
             f"init={config.core}"
         )
     for key, given in config.transferred().items():
-        try:
+        with errors_of(key):
             transfer.find(given)
-        except UserError as error:
-            raise UserError(f"{key}={error}") from error
 
 
 def _check_ranges(config: Config) -> None:
     sizes = config.detector.anchor_sizes
+    if len(sizes) != 5:
+        raise UserError(f"detector.anchor_sizes: one list a level P2..P6, five in all, not {len(sizes)}")
     if not all(sizes) or min(map(min, sizes)) < 1:
         raise UserError("detector.anchor_sizes: each level needs one or more, 1 pixel or larger")
     if not config.detector.anchor_ratios or min(config.detector.anchor_ratios) <= 0:
         raise UserError(f"detector.anchor_ratios={config.detector.anchor_ratios}: one or more, each above 0")
     d = config.dataset
+    if not d.train_min_size or min(*d.train_min_size, d.min_size) < 32:
+        raise UserError("dataset.train_min_size and dataset.min_size: at least one size each, 32 pixels or more")
     if d.max_size < d.min_size or d.train_max_size < max(d.train_min_size):
         raise UserError("dataset.max_size and dataset.train_max_size: at least the size of the short side")
-    least = {
-        "seed": (config.seed, 0),
-        "runtime.jobs": (config.runtime.jobs, 1),
-        "runtime.threads": (config.runtime.threads, 1),
-        "runtime.workers": (config.runtime.workers, 0),
-        "runtime.log_every": (config.runtime.log_every, 1),
-        "runtime.checkpoint_every": (config.runtime.checkpoint_every, 1),
-        "runtime.evaluate_every": (config.runtime.evaluate_every, 0),
-        "evaluation.batch_size": (config.evaluation.batch_size, 1),
-        "evaluation.resamples": (config.evaluation.resamples, 1),
-        "trunk.out_channels": (config.trunk.out_channels, 1),
-    }
-    for key, value in vars(config.detector).items():
-        if isinstance(value, int) and not isinstance(value, bool):
-            least[f"detector.{key}"] = (value, 1)
-        elif isinstance(value, float) and not 0 <= value <= 1:
-            raise UserError(f"detector.{key}={value}: must be between 0 and 1")
+    detector_keys = {f"detector.{key}": value for key, value in vars(config.detector).items()}
+    numbers = [key for key, value in detector_keys.items() if type(value) is int]
+    for key, low in {**LEAST, **dict.fromkeys(numbers, 1)}.items():
+        value = attrgetter(key)(config)
+        if value is not None and value < low:
+            raise UserError(f"{key}={value}: must be {low} or more")
+    fractions = [f"augmentation.{key}" for key in ("flip", "vertical_flip", "photometric", "jpeg", "copy_paste")]
+    fractions += ["augmentation.min_visible", *(key for key, value in detector_keys.items() if type(value) is float)]
+    for key in fractions:
+        if not 0 <= (value := attrgetter(key)(config)) <= 1:
+            raise UserError(f"{key}={value}: must be between 0 and 1")
     for part in ("rpn", "box"):
         high, low = (getattr(config.detector, f"{part}_{kind}_iou_thresh") for kind in ("fg", "bg"))
         if high < low:
             raise UserError(
                 f"detector.{part}_fg_iou_thresh={high}: must be at least detector.{part}_bg_iou_thresh={low}"
             )
-    for name, (number, low) in least.items():
-        if number is not None and number < low:
-            raise UserError(f"{name}={number}: must be {low} or more")
 
 
 def _check_augmentation(config: Config) -> None:
     a = config.augmentation
-    for key in ("flip", "vertical_flip", "photometric", "jpeg", "copy_paste", "min_visible"):
-        if not 0 <= (value := getattr(a, key)) <= 1:
-            raise UserError(f"augmentation.{key}={value}: must be between 0 and 1")
     if a.scale is not None and not (len(a.scale) == 2 and 0 < a.scale[0] <= a.scale[1] < math.inf):
         raise UserError(f"augmentation.scale={a.scale}: must be [low,high], both above 0, or null")
     if a.scale is not None and a.crop is None and a.scale[1] > 1:

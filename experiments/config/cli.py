@@ -77,16 +77,14 @@ def as_list(key: str, argument: str) -> str:
 def as_text(key: str, argument: str) -> str:
     """``key=TEXT`` with TEXT quoted for Hydra, which then takes any file's name, whatever brackets and commas are in
     it."""
-    text = argument.removeprefix(f"{key}=")
-    if text == argument or text in ("", "null") or text[0] in "'\"":
-        return argument
-    return f"{key}={_quoted(text)}"
+    name, equals, text = argument.partition("=")
+    return f"{key}={_quoted(text)}" if name == key and equals else argument
 
 
 def as_texts(key: str, argument: str) -> str:
     """``key=B,C`` as a list of texts (:func:`as_text`); commas in round brackets, and ``\\,``, are part of a text."""
-    text = argument.removeprefix(f"{key}=")
-    if text == argument or text in ("", "null") or text[0] in "[{'\"":
+    name, _, text = argument.partition("=")
+    if name != key or not text or text[0] in "[{'\"":
         return argument
     names = [_quoted(name.replace("\\,", ",")) for name in re.split(r"(?<!\\),(?![^(]*\))", text)]
     return f"{key}=[{','.join(names)}]" if len(names) > 1 else f"{key}={names[0]}"

@@ -4,8 +4,10 @@
 and width are found here and written into the run's configuration.
 """
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,7 +53,15 @@ def _matching(config: Config, by: str, classes: int) -> Head:
     wanted = cost(config.make_head(classes), by, rois)
     known: dict[str, Any] = {**heads.options(head.name), **head.options}
     shared: dict[str, Any] = {key: known[key] for key in ("norm", "roi_size", "output_size") if key in known}
-    candidates = _candidates(config, by, classes, shared, rois, wanted)
+    options = {"class_agnostic": head.class_agnostic, **shared}
+
+    def cost_of(convs: int, width: int) -> float:
+        with META:
+            fcn = heads.build("fcn", config.trunk.out_channels, classes, **options, convs=convs, width=width)
+        return cost(fcn, by, rois)
+
+    # groups of one channel would be another normalisation
+    candidates = _candidates(cost_of, wanted, steps=(8, 1) if shared.get("norm") == "group" else (1,))
     control = next((candidate for candidate in candidates if abs(candidate[2] / wanted - 1) <= TOLERANCE), None)
     if control is None:
         raise UserError(
@@ -61,6 +71,7 @@ def _matching(config: Config, by: str, classes: int) -> Head:
     convs, width, costs = control
     if head.name == "fcn" and convs == known["convs"] and width == (known["width"] or config.trunk.out_channels):
         raise UserError(f"control={by}: {head.variant} is its own control; leave it out of a sweep with control={by}")
+    matched = {"variant": head.variant, "name": head.name, "options": head.options}
     return replace(
         head,
         variant=f"fcn_{by}_of_{head.variant}",
@@ -68,46 +79,23 @@ def _matching(config: Config, by: str, classes: int) -> Head:
         options={"convs": convs, "width": width, **shared},
         paper="",
         control="none",
-        control_of={
-            "variant": head.variant,
-            "name": head.name,
-            "options": head.options,
-            "by": by,
-            "wanted": wanted,
-            "found": costs,
-        },
+        control_of={**matched, "by": by, "wanted": wanted, "found": costs},
     )
 
 
 def _candidates(
-    config: Config, by: str, classes: int, options: dict[str, Any], rois: Callable[[], RoIs], wanted: float
+    cost_of: Callable[[int, int], float], wanted: float, steps: Sequence[int]
 ) -> Iterator[tuple[int, int, float]]:
     """(convs, width, cost) of the best width for each depth, the depths nearest to the FCN's own first."""
     usual = heads.options("fcn")["convs"]
-    # groups of one channel would be another normalisation
-    for step in (8, 1) if options.get("norm") == "group" else (1,):
+    for step in steps:
+        widths = range(step, MOST_WIDTH + 1, step)
         for convs in sorted(range(1, MOST_CONVS + 1), key=lambda n: abs(n - usual)):
-
-            def cost_of(steps: int, convs: int = convs, step: int = step) -> float:
-                with META:
-                    control = heads.build(
-                        "fcn",
-                        config.trunk.out_channels,
-                        classes,
-                        class_agnostic=config.head.class_agnostic,
-                        **options,
-                        convs=convs,
-                        width=steps * step,
-                    )
-                return cost(control, by, rois)
-
-            low, high = 1, MOST_WIDTH // step
             # the cost rises with the width: the first width that is not too small, or the one before
-            while low < high:
-                middle = (low + high) // 2
-                low, high = (middle + 1, high) if cost_of(middle) < wanted else (low, middle)
-            best = min((n for n in (low - 1, low) if n), key=lambda n: abs(cost_of(n) - wanted))
-            yield convs, best * step, cost_of(best)
+            i = bisect_left(widths, wanted, key=partial(cost_of, convs))
+            costs = {width: cost_of(convs, width) for width in widths[max(i - 1, 0) : i + 1]}
+            best = min(costs, key=lambda width: abs(costs[width] - wanted))
+            yield convs, best, costs[best]
 
 
 def cost(head: MaskHead, by: str, rois: Callable[[], RoIs]) -> float:

@@ -21,14 +21,12 @@ def is_for_runs(argument: str) -> bool:
 
 
 def combinations(params: Mapping[str, Any], overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of each run of a sweep; the last key that sweeps changes fastest.
+    """The overrides of each run of a sweep; the last key that sweeps changes fastest. A UserError for a sweep without
+    values, or over an interval.
 
     Args:
         params: what a study sweeps over, key by key.
         overrides: from the command line; they replace those of the same key.
-
-    Raises:
-        UserError: a sweep without values, or over an interval.
     """
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     choices: dict[str, list[str]] = {}
@@ -46,8 +44,8 @@ def combinations(params: Mapping[str, Any], overrides: Sequence[str]) -> list[li
 def expand(overrides: Sequence[str]) -> list[Config]:
     """The configuration of each run of a sweep, in order.
 
-    To be called while Hydra is initialised, by ``hydra.main``: the study that it has composed says what else is swept
-    over, by ``hydra.sweeper.params``.
+    To be called inside ``hydra.main``: the study that it has composed says by ``hydra.sweeper.params`` what else is
+    swept over.
 
     Args:
         overrides: those for runs (:func:`is_for_runs`), which Hydra was not given.

@@ -81,16 +81,14 @@ class DatasetConfig:
     def settings(self) -> dict[str, Any]:
         """All that can change the numbers: of annotation files a digest of what is in them, and nowhere where anything
         lies."""
-        parts = asdict(self)
+        parts = {key: value for key, value in asdict(self).items() if key not in FILE_KEYS}
         parts["options"].pop("download_dir", None)
         for key, old in RENAMED.items():
             # hashes and stored results were made with the old names
             parts[old] = parts.pop(key)
-        for key in FILE_KEYS:
-            del parts[key]
         for key, path in self.files().items():
             if key.endswith("annotations"):
-                parts[key] = _digest(path, f"dataset.{key}")[:8]
+                parts[key] = digest(path, f"dataset.{key}")[:8]
         return parts
 
 
@@ -155,8 +153,8 @@ class StudyConfig:
     baseline: str = "fcn"
 
 
-def _digest(path: Path, key: str) -> str:
-    """SHA-256 of a file that a key names."""
+def digest(path: Path, key: str) -> str:
+    """SHA-256 of the file that a key names, computed once in a process; a UserError where it can't be read."""
     try:
         stat = path.stat()
         return _cached_digest(path, stat.st_mtime_ns, stat.st_size)

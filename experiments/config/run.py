@@ -15,15 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import heads
-from experiments.config.groups import (
-    RENAMED,
-    DatasetConfig,
-    Evaluation,
-    Head,
-    Runtime,
-    StudyConfig,
-    Trunk,
-)
+from experiments.config.groups import RENAMED, DatasetConfig, Evaluation, Head, Runtime, StudyConfig, Trunk, digest
 from instseg import data, seeds, transfer
 from instseg.data import InstanceDataset
 from instseg.data.batches import transforms
@@ -34,9 +26,7 @@ from instseg.evaluation.predict import Inference
 from instseg.training.schedule import Schedule
 
 COMPILE = ("auto", "true", "false")
-
 CONTROLS = ("none", "params", "flops")
-
 PROTOCOLS = ("end_to_end", "frozen_core")
 
 
@@ -77,21 +67,16 @@ class Config:
 
     def make_head(self, num_classes: int) -> MaskHead:
         """The mask head with new weights."""
-        return heads.build(
-            self.head.name,
-            self.trunk.out_channels,
-            num_classes,
-            **self.head.common(),
-            **self.head.options,
-        )
+        options = {**self.head.common(), **self.head.options}
+        return heads.build(self.head.name, self.trunk.out_channels, num_classes, **options)
 
     def make_dataset(self, split: str) -> InstanceDataset:
         """A split of the data set; the same object for every run of this process that asks for the same."""
         d = self.dataset
         images = d.max_train_images if split == "train" else d.max_val_images
-        root = None if self.data_root is None else str(Path(self.data_root).expanduser())
-        files = tuple(d.files().items())
-        return _dataset(d.name, split, d.fold, root, images, files, json.dumps(d.options, sort_keys=True))
+        root = None if self.data_root is None else Path(self.data_root).expanduser()
+        files, options = tuple(d.files().items()), json.dumps(d.options, sort_keys=True)
+        return _dataset(d.name, split, files, options, fold=d.fold, root=root, images=images)
 
     def make_transform(self) -> transforms.TrainTransform:
         """The transform of training images."""
@@ -118,7 +103,7 @@ class Config:
         # of weights it is the content that can change the numbers, not where the file is
         parts |= {f"{key} weights": transfer.identity(given) for key, given in self.transferred().items()}
         if self.trunk.weights is not None and Path(self.trunk.weights).is_file():
-            parts["trunk"]["weights"] = hashlib.sha256(Path(self.trunk.weights).read_bytes()).hexdigest()
+            parts["trunk"]["weights"] = digest(Path(self.trunk.weights), "trunk.weights")
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
     def transferred(self) -> dict[str, str]:
@@ -152,10 +137,9 @@ class Config:
 
         Names of trunk and data set, iterations, seed and fold are not among them; they have columns of their own.
         """
-        flat: dict[str, Any] = {}
-        groups = {key: asdict(getattr(self, key)) for key in ("augmentation", "trunk", "detector", "schedule")}
-        for group, values in {"dataset": self.dataset.settings(), **groups}.items():
-            flat |= {f"{group}.{key}": value for key, value in values.items()}
+        groups = {"dataset": self.dataset.settings()}
+        groups |= {key: asdict(getattr(self, key)) for key in ("augmentation", "trunk", "detector", "schedule")}
+        flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
         flat |= {key: transfer.short_identity(given) for key, given in self.transferred().items()}
         for key in ("dataset.name", "dataset.fold", "trunk.name", "schedule.iterations"):
             del flat[key]
@@ -173,20 +157,13 @@ class Config:
 
 @lru_cache(maxsize=4)
 def _dataset(
-    name: str,
-    split: str,
-    fold: int,
-    root: str | None,
-    images: int | None,
-    files: tuple[tuple[str, Path], ...],
-    options: str,
+    name: str, split: str, files: tuple[tuple[str, Path], ...], options: str, **others: Any
 ) -> InstanceDataset:
-    path = None if root is None else Path(root)
-    return data.build(name, split, fold=fold, root=path, images=images, files=dict(files), **json.loads(options))
+    return data.build(name, split, files=dict(files), **others, **json.loads(options))
 
 
 def torch_device(name: str, key: str = "runtime.device") -> torch.device:
-    """``auto`` -> the GPU where there is one, else the CPU; ``key`` is what the user gave it by."""
+    """The device that a key names; ``auto``: the GPU where there is one, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
@@ -198,12 +175,8 @@ def torch_device(name: str, key: str = "runtime.device") -> torch.device:
 
 
 def to_config(cfg: DictConfig) -> Config:
-    """A composed configuration as a :class:`Config`, interpolations resolved.
-
-    Raises:
-        OmegaConfBaseException: a value is missing, or an interpolation can't be resolved.
-        UserError: the schedule is none (see :class:`~instseg.training.schedule.Schedule`).
-    """
+    """A composed configuration as a :class:`Config`, interpolations resolved; an OmegaConfBaseException where that
+    can't be, a UserError where the schedule is none (see :class:`~instseg.training.schedule.Schedule`)."""
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, Config)
     return config
@@ -219,11 +192,8 @@ OmegaConf.register_new_resolver("channels", _channels, replace=True)
 
 
 def load_config(path: Path) -> Config:
-    """The configuration that a run wrote into its folder.
-
-    Raises:
-        UserError: the file is missing or damaged, or of keys that are not known here.
-    """
+    """The configuration that a run wrote into its folder; a UserError where it is missing, damaged or of keys that are
+    not known here."""
     try:
         stored = OmegaConf.load(path)
         dataset = stored.get("dataset") if isinstance(stored, DictConfig) else None

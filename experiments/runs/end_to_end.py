@@ -1,91 +1,110 @@
-"""One run: a configuration in, a folder with ``result.json`` out; skipped when done, resumed when broken off."""
+"""Runs: a configuration in, a folder with ``result.json`` out; skipped when done, resumed when broken off."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from experiments.config.run import Config, torch_device
 from experiments.runs import first_weights
 from experiments.runs.folder import ActiveRun, begin, finish, is_done, log_skipped, logged_scores, only_process
-from instseg import detector, seeds
+from instseg import detector, progress, seeds
 from instseg import device as memory
 from instseg.data import InstanceDataset
 from instseg.data.batches import loader
 from instseg.detector import MaskRCNN
-from instseg.errors import UserError
+from instseg.errors import DivergedError, UserError
 from instseg.evaluation import coco, gt_boxes
 from instseg.evaluation.predict import predict_each
-from instseg.training.frozen_core import HeadResult
 from instseg.training.loop import train
-from instseg.training.schedule import Schedule
 
-Batches = Callable[[int], Iterable[loader.Batch]]
+Errors = dict[str, Exception]
+"""What stopped runs, by their hash."""
+MakeModels = Callable[[Sequence[ActiveRun], torch.device], list[MaskRCNN]]
 
 
 def run(config: Config) -> Path:
-    """Carry out a run and return its folder; at once where it has been carried out.
+    """Carry out a run end to end, unless it has been, and return its folder.
 
     Raises:
-        UserError: the configuration or the data can't be used, training diverged, memory ran out, or another process
-            is at it.
+        UserError: configuration or data can't be used, training diverged, memory ran out, or another process is at it.
     """
-    folder = config.folder()
-    if is_done(config):
-        return folder
-    device = prepare(config)
-    with only_process(folder):
-        if is_done(config):
-            return folder
-        active = begin(config, device)
-        log_skipped(active)
-        try:
-            model = _first_model(active, device)
-            train_and_score([active], [model], _train, device)
-        except Exception as error:
-            why = memory.ran_out(error)
-            if why is None:
-                raise
-            raise UserError(f"{folder}: out of memory ({why}); schedule.accumulate=2 needs less") from error
-    return folder
+    for error in run_at_once([config], _first_models).values():
+        raise error
+    return config.folder()
 
 
-def _first_model(active: ActiveRun, device: torch.device) -> MaskRCNN:
-    config = active.config
-    model = build_model(config, active.data.num_classes)
+def run_at_once(configs: Sequence[Config], make_models: MakeModels) -> Errors:
+    """Carry out runs that differ in their head alone, all that are not done together; returns what stopped some.
+
+    Args:
+        make_models: gives the runs' models with their first weights, and notes in each run what they are.
+
+    Raises:
+        UserError: the data or a checkpoint can't be used.
+    """
+    configs = [config for config in configs if not is_done(config)]
+    if not configs:
+        return {}
+    device = prepare(configs[0])
+    errors: Errors = {}
+    runs: list[ActiveRun] = []
+    with ExitStack() as locks:
+        for config in configs:
+            try:
+                locks.enter_context(only_process(config.folder()))
+                if not is_done(config):
+                    runs.append(begin(config, device))
+            except UserError as error:
+                errors[config.hash()] = error
+        if runs:
+            log_skipped(runs[0])
+            errors |= _passes(runs, make_models, device)
+    return errors
+
+
+def _passes(runs: Sequence[ActiveRun], make_models: MakeModels, device: torch.device) -> Errors:
+    """One pass, or where that needs too much memory two of half the heads, which go on from their checkpoints."""
+    try:
+        reasons = train_and_score(runs, make_models(runs, device), device)
+        return {active.config.hash(): error for active, error in zip(runs, reasons, strict=True) if error is not None}
+    except Exception as error:
+        why = memory.ran_out(error)
+        if why is None:
+            raise
+    # behind the except clause nothing refers to the failed pass's models
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if len(runs) == 1:
+        config = runs[0].config
+        alone = " with this head alone" if config.protocol == "frozen_core" else ""
+        message = f"{config.folder()}: out of memory{alone} ({why}); schedule.accumulate=2 needs less"
+        return {config.hash(): UserError(message)}
+    half = (len(runs) + 1) // 2
+    halves = runs[:half], runs[half:]
+    names = " | ".join(", ".join(active.config.head.variant for active in part) for part in halves)
+    progress.say(f"{len(runs)} heads at once need too much memory; they go on in two passes: {names}")
+    return _passes(halves[0], make_models, device) | _passes(halves[1], make_models, device)
+
+
+def _first_models(runs: Sequence[ActiveRun], device: torch.device) -> list[MaskRCNN]:
+    (active,) = runs
+    model = build_model(active.config, active.data.num_classes)
     # a checkpoint, where there is one, replaces these weights
-    active.weights = first_weights.start(model, config, active.data)
+    (active.weights,) = first_weights.start([model], active.config, active.data)
     model = model.to(device).to(memory_format=torch.channels_last)
-    if wants_compiling(config, device):
+    if wants_compiling(active.config, device):
         model.compile_layers()
-    return model
-
-
-def _train(
-    models: Sequence[MaskRCNN], schedule: Schedule, batches: Batches, folders: Sequence[Path], **options: Any
-) -> list[HeadResult]:
-    """:func:`instseg.training.loop.train` of one model, with the arguments and results of many."""
-    evaluate = options.pop("evaluate")
-    trained = train(models[0], schedule, batches, folders[0], evaluate=lambda model: evaluate([model])[0], **options)
-    return [HeadResult(int(trained["start"]), trained["seconds"])]
+    return [model]
 
 
 def train_and_score(
-    runs: Sequence[ActiveRun],
-    models: Sequence[MaskRCNN],
-    train: Callable[..., list[HeadResult]],
-    device: torch.device,
-) -> list[HeadResult]:
-    """Train the models of runs that differ in their head alone, and score and end those whose training did not fail.
-
-    Args:
-        runs: one a model.
-        models: on ``device``, with their first weights.
-        train: :func:`instseg.training.frozen_core.train`, or what takes the same and gives the same.
-        device: where the models are.
-    """
+    runs: Sequence[ActiveRun], models: Sequence[MaskRCNN], device: torch.device
+) -> list[DivergedError | None]:
+    """Train the models of runs that differ in their head alone, one a run, on ``device`` and with their first weights;
+    score and end the runs whose training did not fail. Returns for each run why its training failed, or None."""
     config, data, held_out = runs[0].config, runs[0].data, runs[0].held_out
     schedule, runtime, inference = config.make_schedule(), config.runtime, config.make_inference(device)
     index = {image_id: i for i, image_id in enumerate(data.image_ids)}
@@ -101,6 +120,7 @@ def train_and_score(
         [active.config.folder() for active in runs],
         seed=config.stream_seed(),
         device=device,
+        core_is_frozen=config.protocol == "frozen_core",
         describe=lambda image_id: data.describe(index[image_id]),
         evaluate=lambda models: [logged_scores(config, held_out, results) for results in predictions(models)],
         evaluate_every=runtime.evaluate_every,
@@ -112,10 +132,10 @@ def train_and_score(
     if trained:
         models = [models[i] for i in trained]
         results = predictions(models)
-        masks = gt_boxes.predict_each(models, held_out, held_out.ground_truth(), inference)
-        for i, detections, in_true_boxes in zip(trained, results, masks, strict=True):
-            finish(runs[i], detections, in_true_boxes, outcomes[i])
-    return outcomes
+        masks = gt_boxes.predict(models, held_out, held_out.ground_truth(), inference)
+        for i, detections, masks_in_gt_boxes in zip(trained, results, masks, strict=True):
+            finish(runs[i], detections, masks_in_gt_boxes, outcomes[i])
+    return [outcome.error for outcome in outcomes]
 
 
 def prepare(config: Config) -> torch.device:
@@ -160,14 +180,16 @@ def build_model(config: Config, num_classes: int) -> MaskRCNN:
         )
 
 
+def build_untrained(config: Config, num_classes: int, device: torch.device) -> MaskRCNN:
+    """:func:`build_model` on a device, for weights that replace all: the trunk's need not be at hand."""
+    config = replace(config, trunk=replace(config.trunk, weights=None))
+    return build_model(config, num_classes).to(device).to(memory_format=torch.channels_last)
+
+
 def training_batches(
     config: Config, data: InstanceDataset, start: int, iterations: int, device: torch.device
 ) -> Iterator[loader.Batch]:
-    """The batches of a run, from iteration ``start`` on.
-
-    Raises:
-        UserError: no image has an instance.
-    """
+    """The batches of a run, from iteration ``start`` on; a UserError where no image has an instance."""
     indices = data.trainable_indices()
     if not indices:
         raise UserError(f"{data.name}: none of its {len(data)} training images has an instance to learn from")

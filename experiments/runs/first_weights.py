@@ -1,11 +1,12 @@
 """``init`` and ``core``: weights that were trained before go into a run's model; what does not fit is printed."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from experiments.config.checks import errors_of
 from experiments.config.run import Config, load_config
 from instseg import progress, transfer
 from instseg.data import InstanceDataset
@@ -14,54 +15,32 @@ from instseg.errors import UserError
 
 
 def check(configs: Sequence[Config]) -> None:
-    """Read all weights that some runs need once, fetching what must be fetched.
-
-    Raises:
-        UserError: they can't be had or read.
-    """
+    """Read all weights that some runs need once, fetching what must be fetched; a UserError where that can't be."""
     for key, given in dict.fromkeys(pair for config in configs for pair in config.transferred().items()):
-        _read(key, given)
+        with errors_of(key):
+            transfer.read(given)
 
 
-def start(model: MaskRCNN, config: Config, data: InstanceDataset) -> dict[str, Any]:
-    """Put the weights of ``init``, where it is given, into a model that has its first weights, and print what fits.
-
-    Returns:
-        Entries of the run's provenance.
-
-    Raises:
-        UserError: they can't be used.
-    """
-    if config.init is None:
-        return {}
-    source = _read("init", config.init)
-    _say_what_differs("init", config, source)
-    report = _load("init", model, source, data)
-    progress.say(f"init={config.init}: {report.line()}")
-    return _provenance(config, report)
-
-
-def start_heads(models: Sequence[MaskRCNN], config: Config, data: InstanceDataset) -> list[dict[str, Any]]:
-    """:func:`start`, for the mask heads of models alone."""
+def start(
+    models: Sequence[MaskRCNN], config: Config, data: InstanceDataset, heads_alone: bool = False
+) -> list[dict[str, Any]]:
+    """Put the weights of ``init``, where it is given, into models that have their first weights, or into their mask
+    heads alone, and print what fits; returns for each model entries of its run's provenance. A UserError where they
+    can't be used."""
     if config.init is None:
         return [_provenance(config, None)] * len(models)
-    source = _read("init", config.init)
-    reports = [_load("init", model, source, data, core=False) for model in models]
+    reports = _load("init", config.init, models, config, data, core=not heads_alone)
     for model, report in zip(models, reports, strict=True):
-        progress.say(f"init={config.init}, {type(model.mask_head).__name__}: {report.line()}")
+        head = f", {type(model.mask_head).__name__}" if heads_alone else ""
+        progress.say(f"init={config.init}{head}: {report.line()}")
     return [_provenance(config, report) for report in reports]
 
 
 def make_core(model: MaskRCNN, config: Config, data: InstanceDataset) -> None:
-    """Put the weights of ``core`` into a model, but for its mask head, which is not used.
-
-    Raises:
-        UserError: they can't be used, or not all of them fit.
-    """
+    """Put the weights of ``core`` into a model, but for its mask head, which is not used; a UserError where not all of
+    them fit."""
     assert config.core is not None
-    source = _read("core", config.core)
-    _say_what_differs("core", config, source)
-    report = _load("core", model, source, data, head=False)
+    (report,) = _load("core", config.core, [model], config, data, head=False)
     if report.new:
         raise UserError(
             f"core={config.core} must fit as it is, for {data.name}'s {data.num_classes} classes, the background "
@@ -77,23 +56,16 @@ def _provenance(config: Config, report: transfer.Report | None) -> dict[str, Any
     return {"first_weights": names} if names else {}
 
 
-def _read(key: str, given: str) -> transfer.Source:
-    with _errors_of(key):
-        return transfer.read(given)
-
-
-def _load(key: str, model: MaskRCNN, source: transfer.Source, data: InstanceDataset, **parts: bool) -> transfer.Report:
-    with _errors_of(key):
-        return transfer.load(model, source, [category["name"] for category in data.categories], **parts)
-
-
-@contextmanager
-def _errors_of(key: str) -> Iterator[None]:
-    """Put the key before errors, which begin with its value."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{key}={error}") from error
+def _load(
+    key: str, given: str, models: Sequence[MaskRCNN], config: Config, data: InstanceDataset, **parts: bool
+) -> list[transfer.Report]:
+    """Put weights into the models' parts (see :func:`instseg.transfer.load`)."""
+    with errors_of(key):
+        source = transfer.read(given)
+        if parts.get("core", True):
+            _say_what_differs(key, config, source)
+        names = [category["name"] for category in data.categories]
+        return [transfer.load(model, source, names, **parts) for model in models]
 
 
 def _say_what_differs(key: str, config: Config, source: transfer.Source) -> None:
@@ -128,4 +100,4 @@ def _origin(given: str) -> Config | None:
 
 def _values(config: Config) -> dict[str, Any]:
     """The values of the keys that weights depend on."""
-    return {name: getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) for name in transfer.TRAINED_AS}
+    return {key: attrgetter(key)(config) for key in transfer.TRAINED_AS}

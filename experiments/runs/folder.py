@@ -6,6 +6,7 @@ import io
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,15 +27,13 @@ from instseg.errors import UserError
 from instseg.evaluation import coco, gt_boxes
 from instseg.files import write_atomically
 from instseg.masks.rle import RLE
-from instseg.training.frozen_core import HeadResult
+from instseg.training.loop import HeadResult
 
 LOCK = ".lock"
 """Held by the process that carries out the run; its time of change is when that process began."""
 ERROR = "error.txt"
 """What stopped the run; deleted when the run is tried again."""
 PANEL_IMAGES = 4
-KINDS_LOGGED: tuple[coco.Kind, ...] = ("box", "mask")
-"""Whose AP is measured in training, where ``runtime.evaluate_every`` asks for it."""
 
 
 @dataclass
@@ -42,7 +41,6 @@ class ActiveRun:
     """A run that this process carries out; it holds the lock of the folder.
 
     Attributes:
-        config: the run.
         data: the training images.
         held_out: the images that it is scored on.
         code: commit, device and versions when it began.
@@ -64,11 +62,8 @@ def is_done(config: Config) -> bool:
 
 
 def begin(config: Config, device: torch.device) -> ActiveRun:
-    """Write the configuration into the run's folder, delete what stopped the run before, and open its data.
-
-    Raises:
-        UserError: the data can't be used.
-    """
+    """Write the configuration into the run's folder, delete what stopped the run before, and open its data; a UserError
+    where the data can't be used."""
     folder = config.folder()
     (folder / ERROR).unlink(missing_ok=True)
     began, code = time.perf_counter(), provenance(device)
@@ -84,20 +79,14 @@ def log_skipped(run: ActiveRun) -> None:
             progress.say(f"{data.name} {split}: {len(data.skipped)} left out, the first: {data.skipped[0]}")
 
 
-def finish(run: ActiveRun, results: coco.Results, in_true_boxes: list[RLE], trained: HeadResult) -> None:
-    """Score a run's predictions, and its masks in true boxes; write all of it, and ``result.json`` last.
-
-    Args:
-        run: the run.
-        results: its predictions.
-        in_true_boxes: its masks as :func:`instseg.evaluation.gt_boxes.predict` gives them.
-        trained: how long its training took, and where it resumed.
-    """
+def finish(run: ActiveRun, results: coco.Results, masks_in_gt_boxes: list[RLE], trained: HeadResult) -> None:
+    """Score a run's predictions, and its masks in ground-truth boxes (:func:`instseg.evaluation.gt_boxes.predict`);
+    write all of it, and ``result.json`` last."""
     config, folder, data, held_out = run.config, run.config.folder(), run.data, run.held_out
     truth = held_out.ground_truth()
     metrics = scores(config, held_out, results, coco.KINDS)
     write_atomically(folder / "predictions.json", json.dumps(results).encode())
-    mask_ious, boundary_ious = gt_boxes.ious(truth, in_true_boxes)
+    mask_ious, boundary_ious = gt_boxes.ious(truth, masks_in_gt_boxes)
     ious = {"mask_iou": mask_ious.round(6).tolist(), "boundary_iou": boundary_ious.round(6).tolist()}
     write_atomically(folder / GT_BOXES, json.dumps(ious))
     result = {
@@ -144,18 +133,13 @@ def scores(
 
 
 def logged_scores(config: Config, held_out: InstanceDataset, results: coco.Results) -> dict[str, float | None]:
-    """AP of boxes and masks, as ``runtime.evaluate_every`` writes them into ``metrics.jsonl``."""
-    by_kind = scores(config, held_out, results, KINDS_LOGGED)
-    return {f"{kind}_AP": metrics["AP"] for kind, metrics in by_kind.items()}
+    """AP of boxes and masks, which ``runtime.evaluate_every`` asks for in training, for ``metrics.jsonl``."""
+    return {f"{kind}_AP": metrics["AP"] for kind, metrics in scores(config, held_out, results, ("box", "mask")).items()}
 
 
 def check_same_data(config: Config, write: bool = False) -> None:
-    """Check that a run's folder is of the data that the run would use now: the folder's name does not say where data
-    lies.
-
-    Args:
-        config: the run.
-        write: note the data in the run's folder, if nothing is noted there yet.
+    """Check that a run's folder is of the data that the run would use now, which the folder's name does not say; with
+    ``write`` the data is noted in the folder, if nothing is noted there yet.
 
     Raises:
         UserError: the folder is of other images or annotations, the splits are of different classes, or the data or
@@ -186,24 +170,20 @@ def check_same_data(config: Config, write: bool = False) -> None:
 
 
 def _store_ground_truth(config: Config, held_out: InstanceDataset, truth: dict[str, Any]) -> str:
-    """Store the ground truth and the images of the panels once for all runs of a study that share them.
-
-    Returns:
-        The path of the ground truth, from the study's folder.
-    """
+    """Store the ground truth and the images of the panels once for all runs of a study that share them; returns the
+    path of the ground truth, from the study's folder."""
     content = json.dumps(truth, sort_keys=True).encode()
     digest = hashlib.sha256(content).hexdigest()[:8]
     name = f"ground_truth/{config.dataset.name}-f{config.dataset.fold}-{digest}"
     path = config.study_folder() / f"{name}.json"
     if not path.exists():
         write_atomically(path, content)
-    images = path.with_name(path.stem + "-images.npz")
+    images = path.with_name(f"{path.stem}-images.npz")
     if not images.exists():
         # heads differ most on crowded images
-        counts = {image["id"]: 0 for image in truth["images"]}
-        for annotation in truth["annotations"]:
-            counts[annotation["image_id"]] += 1
-        chosen = sorted(sorted(counts, key=lambda image_id: -counts[image_id])[:PANEL_IMAGES])
+        counts = Counter({image["id"]: 0 for image in truth["images"]})
+        counts.update(annotation["image_id"] for annotation in truth["annotations"])
+        chosen = sorted(image_id for image_id, _ in counts.most_common(PANEL_IMAGES))
         index = {image_id: i for i, image_id in enumerate(held_out.image_ids)}
         arrays = {f"image_{i}": held_out[index[i]][0].permute(1, 2, 0).contiguous().numpy() for i in chosen}
         buffer = io.BytesIO()
@@ -217,10 +197,7 @@ def only_process(folder: Path) -> Iterator[None]:
     """Make the folder where needed and lock it; the system frees the lock even when the process is killed.
 
     The lock is one of POSIX's, which belong to a process: loader workers don't inherit it, and can't hold it when the
-    process that started them is dead.
-
-    Raises:
-        UserError: another process holds it.
+    process that started them is dead. A UserError where another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as lock:

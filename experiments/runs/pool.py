@@ -8,13 +8,15 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 
 from joblib import Parallel, delayed
 
 from experiments.config.run import Config
 from experiments.runs import frozen_core
-from experiments.runs.end_to_end import run
+from experiments.runs.end_to_end import Errors, run
 from experiments.runs.folder import ERROR, LOCK, is_done
 from instseg import progress
 from instseg.errors import UserError
@@ -36,18 +38,14 @@ class Pool(ABC):
         """
 
 
+@dataclass
 class LocalPool(Pool):
-    """Processes of this machine, which end with the process that started them.
+    """Processes of this machine, one a job at a time, which end with this process; with 1 this process does it."""
 
-    Args:
-        processes: how many jobs are carried out at a time; with 1 this process does it.
-    """
-
-    def __init__(self, processes: int) -> None:
-        self.processes = processes
+    processes: int
 
     def run_all(self, jobs: Sequence[Job]) -> None:
-        for config in _configs(jobs):
+        for config in chain(*jobs):
             (config.folder() / ERROR).unlink(missing_ok=True)
         interrupted: list[Job] = []
         while jobs:
@@ -70,7 +68,8 @@ class LocalPool(Pool):
             except BrokenProcessPool:
                 _report_kill([job])
                 why = "its process was killed twice; is there enough memory? schedule.accumulate=2 needs less"
-                _write_error(job, why)
+                for config in job:
+                    _write_error(config, why)
 
     def _carry_out(self, jobs: Sequence[Job]) -> None:
         if self.processes == 1:
@@ -83,20 +82,20 @@ class LocalPool(Pool):
 
 def carry_out(job: Job) -> None:
     """Carry out a job in this process; what stops its runs is written into their folders."""
-    errors: frozen_core.Errors = {}
+    errors: Errors = {}
     try:
         if job[0].protocol == "frozen_core":
             errors = frozen_core.run_group(job)
         else:
             run(job[0])
-    except Exception as error:
-        errors = {config.hash(): error for config in job}
+    except Exception as reason:
+        errors = {config.hash(): reason for config in job}
     for unexpected in {error for error in errors.values() if not isinstance(error, UserError)}:
         traceback.print_exception(unexpected)
     for config in job:
-        if (reason := errors.get(config.hash())) is not None:
-            kind = "" if isinstance(reason, UserError) else f"{type(reason).__name__}: "
-            _write_error([config], f"{kind}{reason}")
+        if (error := errors.get(config.hash())) is not None:
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            _write_error(config, f"{kind}{error}")
 
 
 def _carry_out_beside(job: Job, line: int) -> None:
@@ -129,15 +128,10 @@ def _has_ended(config: Config) -> bool:
 
 
 def _report_kill(jobs: Sequence[Job]) -> None:
-    names = ", ".join(config.folder().name for config in _configs(jobs) if not _has_ended(config))
+    names = ", ".join(config.folder().name for config in chain(*jobs) if not _has_ended(config))
     print(f"a process was killed while it ran {names}", file=sys.stderr)
 
 
-def _write_error(job: Job, reason: str) -> None:
-    for config in job:
-        if not is_done(config):
-            write_atomically(config.folder() / ERROR, reason)
-
-
-def _configs(jobs: Sequence[Job]) -> list[Config]:
-    return [config for job in jobs for config in job]
+def _write_error(config: Config, reason: str) -> None:
+    if not is_done(config):
+        write_atomically(config.folder() / ERROR, reason)

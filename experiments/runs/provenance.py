@@ -1,6 +1,7 @@
 """Where a number comes from: code, libraries, machine."""
 
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -33,17 +34,10 @@ def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's with the number of threads torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
-
-
-@lru_cache
-def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.partition(":")[2].split())
-    return platform.processor() or platform.machine()
+    model = re.search(r"^model name.*?:(.*)", info.read_text() if info.exists() else "", re.MULTILINE)
+    processor = " ".join(model[1].split()) if model else platform.processor() or platform.machine()
+    return f"{processor}, {torch.get_num_threads()} threads"
 
 
 @lru_cache

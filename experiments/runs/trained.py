@@ -3,14 +3,14 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments.config.run import Config, load_config
-from experiments.runs.end_to_end import build_model
+from experiments.runs.end_to_end import build_untrained
 from experiments.runs.study import Study, about, labelled, load_json, read
 from instseg.data import InstanceDataset
 from instseg.detector import MaskRCNN
@@ -24,8 +24,6 @@ class Trained:
 
     Attributes:
         label: its variant, and what distinguishes the run from others of that variant that were asked for.
-        folder: the run's.
-        config: what it was trained by.
         categories: COCO's, ``{"id": int, "name": str}``; label ``i + 1`` is the i-th.
     """
 
@@ -35,11 +33,7 @@ class Trained:
     categories: list[dict[str, Any]]
 
     def model(self, device: torch.device) -> MaskRCNN:
-        """The trained model.
-
-        Raises:
-            UserError: its checkpoint is gone or of another model.
-        """
+        """The trained model; raises as :func:`load_model`."""
         return load_model(self.config, len(self.categories) + 1, self.folder / "checkpoint.pt", device)
 
     def trained_at(self) -> int:
@@ -48,34 +42,25 @@ class Trained:
 
 
 def load_model(config: Config, num_classes: int, path: Path, device: torch.device) -> MaskRCNN:
-    """A model with the weights of a checkpoint.
-
-    Args:
-        config: of the run.
-        num_classes: the background included.
-        path: the run's ``checkpoint.pt``, which holds the whole model.
-        device: where the model goes.
+    """A model with the weights of a run's ``checkpoint.pt``; ``num_classes`` counts the background.
 
     Raises:
-        UserError: the checkpoint can't be used.
+        UserError: the checkpoint is missing, damaged or of another model.
     """
     state = checkpoint.load(path, device)["model"]
-    # the checkpoint holds all weights; the ImageNet ones need not be at hand
-    config = replace(config, trunk=replace(config.trunk, weights=None))
-    model = build_model(config, num_classes).to(device).to(memory_format=torch.channels_last)
+    model = build_untrained(config, num_classes, device)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"{path} is of another model than {path.parent / 'config.yaml'} describes") from error
+        raise UserError(
+            f"{path} is of another model than {path.parent / 'config.yaml'} describes; delete {path.parent} to train "
+            "it again"
+        ) from error
     return model
 
 
 def config_of(folder: Path, data_root: str | None, device: str) -> Config:
-    """The configuration of the run in a folder, for this machine.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
+    """The configuration of the run in a folder, for this machine; a UserError where it is missing or damaged."""
     try:
         config = load_config(folder / "config.yaml")
     except UserError as error:
@@ -85,10 +70,9 @@ def config_of(folder: Path, data_root: str | None, device: str) -> Config:
 
 
 def held_out(study_dir: Path, run: str, ground_truth: str, data_root: str | None) -> InstanceDataset:
-    """The images that a run was scored on, which must still be annotated as they were then.
+    """The images that a run of a study was scored on, which must still be annotated as they were then.
 
     Args:
-        study_dir: ``results/<study>``.
         run: name of the run's folder.
         ground_truth: what it was scored against, a path from the study's folder.
         data_root: where the data set lies; None: where the run used it.
@@ -109,10 +93,8 @@ def held_out(study_dir: Path, run: str, ground_truth: str, data_root: str | None
 def find(names: Sequence[str], results_dir: Path) -> list[Trained]:
     """The runs that are meant by names.
 
-    Args:
-        names: each the folder of a run, its ``checkpoint.pt``, or the folder of a study, which stands for the first
-            run of each variant; under ``results_dir`` they go by ``study/run``, ``study/variant`` and ``study``.
-        results_dir: where studies lie.
+    A name is the folder of a run, its ``checkpoint.pt``, or the folder of a study, which stands for the first run of
+    each variant; under ``results_dir`` they go by ``study/run``, ``study/variant`` and ``study``.
 
     Raises:
         UserError: there is no such run, it is unfinished or damaged, or it is given twice.
@@ -141,13 +123,12 @@ def _disambiguated(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
         folder: (studies[folder].name, f"f{row['fold']} s{row['seed']}", row["hash"]) for folder, row in rows.items()
     }
     for n in range(3):
-        by_variant: dict[str, list[Path]] = {}
+        by_variant: dict[str, set[str]] = {}
         for folder, row in rows.items():
-            by_variant.setdefault(row["variant"], []).append(folder)
-        for members in by_variant.values():
-            if len({suffixes[folder][n] for folder in members}) > 1:
-                for folder in members:
-                    rows[folder]["variant"] += f", {suffixes[folder][n]}"
+            by_variant.setdefault(row["variant"], set()).add(suffixes[folder][n])
+        for folder, row in rows.items():
+            if len(by_variant[row["variant"]]) > 1:
+                row["variant"] += f", {suffixes[folder][n]}"
     return rows
 
 

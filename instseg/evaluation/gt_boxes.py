@@ -11,8 +11,7 @@ from pycocotools import mask as coco_mask
 from instseg.data.dataset import InstanceDataset
 from instseg.detector.mask_rcnn import MaskRCNN
 from instseg.evaluation import coco, engine
-from instseg.evaluation.predict import Inference, boxes_by_image
-from instseg.evaluation.predict import predict_each as predict_masks
+from instseg.evaluation.predict import Inference, boxes_by_image, predict_each
 from instseg.masks import boundary
 from instseg.masks.rle import RLE
 
@@ -30,37 +29,24 @@ def objects(truth: dict[str, Any]) -> list[int]:
 
 
 def predict(
-    model: MaskRCNN, dataset: InstanceDataset, truth: dict[str, Any], inference: Inference, title: str = "true boxes"
-) -> list[RLE]:
-    """The mask of each of the :func:`objects` of a data set's ground truth, in its own box and of its own class.
+    models: Sequence[MaskRCNN], dataset: InstanceDataset, truth: dict[str, Any], inference: Inference
+) -> list[list[RLE]]:
+    """The masks of models that share all but the mask head: for each model that of each of the :func:`objects` of a
+    data set's ground truth, in its own box and of its own class.
 
-    Leaves the model in evaluation mode.
+    Leaves the models in evaluation mode.
 
     Raises:
         DataError: an image cannot be read.
     """
-    return predict_each([model], dataset, truth, inference, title)[0]
-
-
-def predict_each(
-    models: Sequence[MaskRCNN],
-    dataset: InstanceDataset,
-    truth: dict[str, Any],
-    inference: Inference,
-    title: str = "true boxes",
-) -> list[list[RLE]]:
-    """:func:`predict` for models that share all but the mask head: the trunk runs once."""
     annotations = [truth["annotations"][i] for i in objects(truth)]
     boxes = boxes_by_image(dataset, annotations, torch.float32)
-    results = predict_masks(models, dataset, inference, boxes=boxes, title=title)
+    results = predict_each(models, dataset, inference, boxes=boxes, title="ground-truth boxes")
     # results come image by image, and in each image in the annotations' order
-    place = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
-    order = sorted(range(len(annotations)), key=lambda i: place[annotations[i]["image_id"]])
-    masks = []
-    for rows in results:
-        by_annotation = dict(zip(order, (row["segmentation"] for row in rows), strict=True))
-        masks.append([by_annotation[i] for i in range(len(annotations))])
-    return masks
+    image_index = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
+    order = np.argsort([image_index[annotation["image_id"]] for annotation in annotations], kind="stable")
+    rank = np.argsort(order)
+    return [[rows[i]["segmentation"] for i in rank] for rows in results]
 
 
 def ious(truth: dict[str, Any], masks: Sequence[RLE]) -> tuple[Floats, Floats]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from instseg import progress
 from instseg.data.batches.loader import read_images, to_unit
@@ -17,33 +18,18 @@ from instseg.device import autocast
 from instseg.evaluation.coco import Results, to_results
 
 _LARGE = 2**25
-"""Pixels of an image from which on it is not brought to floats before it is resized."""
+"""Pixels of an image above which it is resized before it is brought to floats."""
 
 
 @dataclass(frozen=True)
 class Inference:
-    """How models are run over a data set.
-
-    Attributes:
-        device: where the models are.
-        batch_size: images at a time.
-        workers: processes that read images; 0: this one does.
-        precision: as the models were trained with; see :class:`instseg.training.schedule.Schedule`.
-    """
+    """How models are run over a data set: where they are, images at a time, processes that read images (0: this one
+    does), and the precision that they were trained with (:class:`instseg.training.schedule.Schedule`)."""
 
     device: torch.device
     batch_size: int = 4
     workers: int = 0
     precision: str = "float32"
-
-
-def predict(model: MaskRCNN, dataset: InstanceDataset, inference: Inference, title: str = "evaluate") -> Results:
-    """Detections on every image. Leaves the model in evaluation mode.
-
-    Raises:
-        DataError: an image cannot be read.
-    """
-    return predict_each([model], dataset, inference, title=title)[0]
 
 
 @torch.inference_mode()
@@ -93,28 +79,21 @@ def predict_each(
 
 
 def predict_in_boxes(
-    model: MaskRCNN,
-    dataset: InstanceDataset,
-    results: Sequence[dict[str, Any]],
-    inference: Inference,
-    title: str = "shared boxes",
+    model: MaskRCNN, dataset: InstanceDataset, results: Sequence[dict[str, Any]], inference: Inference
 ) -> Results:
     """A model's masks of the objects that another one has detected: boxes, classes and scores are the other's.
 
     Leaves the model in evaluation mode.
 
     Args:
-        model: gives the masks.
-        dataset: the images.
         results: COCO results of the other model; their masks are not read.
-        inference, title: as for :func:`predict`.
 
     Raises:
         DataError: an image cannot be read.
     """
     # float32 corners that were stored as xywh come back exactly only in float64
     boxes = boxes_by_image(dataset, results, torch.float64)
-    return predict_each([model], dataset, inference, boxes=boxes, title=title)[0]
+    return predict_each([model], dataset, inference, boxes=boxes, title="shared boxes")[0]
 
 
 def boxes_by_image(
@@ -123,7 +102,6 @@ def boxes_by_image(
     """COCO annotations or results as :func:`predict_each` takes them.
 
     Args:
-        dataset: names the images and categories.
         objects: each with ``image_id``, ``category_id`` and ``bbox`` (xywh); ``score`` is 1 where there is none.
         dtype: that corners are computed in.
     """
@@ -135,7 +113,7 @@ def boxes_by_image(
     for image_id, items in by_image.items():
         xywh = torch.tensor([item["bbox"] for item in items], dtype=dtype).reshape(-1, 4)
         boxes[image_id] = {
-            "boxes": torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1).float(),
+            "boxes": box_convert(xywh, "xywh", "xyxy").float(),
             "labels": torch.tensor([label_of[item["category_id"]] for item in items], dtype=torch.int64),
             "scores": torch.tensor([item.get("score", 1.0) for item in items], dtype=torch.float64),
         }
@@ -146,16 +124,11 @@ def boxes_by_image(
 def predict_image(
     model: MaskRCNN, pixels: np.ndarray, *, device: torch.device, precision: str = "float32"
 ) -> dict[str, Any]:
-    """Detections on one image that may be of any size. Leaves the model in evaluation mode.
+    """Detections on one image, (H, W, 3) uint8, of any size. Leaves the model, which is on ``device``, in evaluation
+    mode.
 
-    Up to 33 million pixels the result is that of :func:`predict`. A larger image, whose floats would fill gigabytes,
-    is resized to the network's size beforehand (bilinear, antialiased).
-
-    Args:
-        model: a trained detector.
-        pixels: (H, W, 3) uint8.
-        device: where the model is.
-        precision: as the model was trained with.
+    Up to 33 million pixels the result is that of :func:`predict_each`. A larger image, whose floats would fill
+    gigabytes, is resized to the network's size beforehand (bilinear, antialiased).
 
     Returns:
         ``boxes, labels, scores`` (and ``mask_scores``) on the CPU and ``segmentations``, as

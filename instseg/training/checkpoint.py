@@ -18,8 +18,8 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, iterati
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
+    state = {"iteration": iteration, "seconds": seconds}
     with part.open("wb") as file:
-        state = {"iteration": iteration, "seconds": seconds}
         torch.save({**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
         file.flush()
         os.fsync(file.fileno())
@@ -27,11 +27,7 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, iterati
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """``iteration``, ``seconds``, ``model`` and ``optimizer`` of a checkpoint.
-
-    Raises:
-        UserError: the file is not a checkpoint of this suite.
-    """
+    """``iteration``, ``seconds``, ``model`` and ``optimizer`` of a checkpoint; a UserError where the file is none."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         return {key: state[key] for key in ("iteration", "seconds", "model", "optimizer")}

@@ -1,108 +1,157 @@
-"""The training loop: one model, one schedule, one folder that holds the checkpoint and the metrics."""
+"""The training loop: one model, or many heads on a frozen core, each with a folder for checkpoint and metrics."""
 
 import json
-import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.profiler import record_function
 
 from instseg import progress, seeds
-from instseg.data.batches.loader import Batch, to_unit
+from instseg.data.batches.loader import Batch
 from instseg.detector.mask_rcnn import MaskRCNN
-from instseg.detector.matching import Targets
-from instseg.device import autocast
 from instseg.errors import DivergedError, UserError
 from instseg.files import write_atomically
-from instseg.training import checkpoint
+from instseg.training import checkpoint, frozen_core
 from instseg.training.schedule import Schedule
+from instseg.training.step import step
 
-Evaluate = Callable[[MaskRCNN], dict[str, Any]]
+
+@dataclass
+class HeadResult:
+    """How the training of a head went.
+
+    Attributes:
+        start: iteration that it resumed from.
+        seconds: of the iterations that it took part in, those before a break included.
+        error: why it ended early, if it did.
+    """
+
+    start: int = 0
+    seconds: float = 0.0
+    error: DivergedError | None = None
+
+
+class _Learner:
+    """A model in training, which goes on from its folder's checkpoint where there is one."""
+
+    def __init__(self, model: MaskRCNN, folder: Path, schedule: Schedule, device: torch.device, frozen: bool) -> None:
+        self.model, self.optimizer = model, schedule.make_optimizer(model)
+        self.path = folder / "checkpoint.pt"
+        self.result = HeadResult(*_resume(self.path, model, self.optimizer, device, frozen))
+        self.metrics = Metrics(folder / "metrics.jsonl", keep_until=self.result.start)
 
 
 def train(
-    model: MaskRCNN,
+    models: Sequence[MaskRCNN],
     schedule: Schedule,
     batches: Callable[[int], Iterable[Batch]],
-    folder: Path,
+    folders: Sequence[Path],
     *,
     seed: int,
     device: torch.device,
+    core_is_frozen: bool = False,
     describe: Callable[[Any], str] = str,
-    evaluate: Evaluate | None = None,
+    evaluate: Callable[[Sequence[MaskRCNN]], list[dict[str, Any]]] | None = None,
     evaluate_every: int = 0,
     checkpoint_every: int = 1000,
     log_every: int = 20,
     title: str = "train",
-) -> dict[str, float]:
-    """Train to the schedule's end, from the folder's checkpoint where there is one.
+) -> list[HeadResult]:
+    """Train one model, or the mask heads of models that share a frozen core, to the schedule's end.
 
-    Writes ``checkpoint.pt`` and ``metrics.jsonl`` into ``folder``. On the CPU a run that was killed and resumed
-    ends with the very numbers of an unbroken one.
+    Each goes on from its folder's ``checkpoint.pt`` where there is one: training begins at the earliest, and the other
+    heads join at the iterations of theirs. On the CPU a run that was killed and resumed ends with the very numbers of
+    an unbroken one, and a head with those of a head trained alone. A model whose losses or gradients are not finite
+    drops out.
 
     Args:
-        model: on ``device``.
+        models: on ``device``; one, unless ``core_is_frozen``.
         schedule: already scaled to its batch size.
         batches: first iteration -> the batches from there on.
-        seed: of the random choices inside the model; each iteration has a random stream of its own.
+        folders: one a model, for ``checkpoint.pt``, which holds the whole model, and ``metrics.jsonl``.
+        seed: of the random choices inside the models; each iteration has random streams of its own.
+        core_is_frozen: see :mod:`instseg.training.frozen_core`.
         describe: an ``image_id`` -> what to call the image in an error.
-        evaluate: called every ``evaluate_every`` iterations (0: never); its dict goes into ``metrics.jsonl``.
+        evaluate: called every ``evaluate_every`` iterations (0: never) with the models still in training; the dict
+            that it gives for each goes into ``metrics.jsonl``.
         checkpoint_every: iterations between checkpoints; one is written at the end in any case.
         log_every: iterations between lines of ``metrics.jsonl``, which hold means over them.
-        title: what the progress bar says.
 
     Returns:
-        ``seconds`` of training, those before a break included, and ``start``, the iteration that it resumed from.
+        One result a model; of one that dropped out, ``error`` names the iteration, the losses and the images.
 
     Raises:
-        DivergedError: a loss or gradient is not finite; the line names the iteration, the losses and the images.
-        UserError: the checkpoint is of another model.
+        UserError: a checkpoint is of another model or core.
     """
-    optimizer = schedule.make_optimizer(model)
-    path = folder / "checkpoint.pt"
-    start, seconds = resume(path, model, optimizer, device)
-    metrics = Metrics(folder / "metrics.jsonl", keep_until=start)
-
-    model.train()
+    if len(models) > 1 and not core_is_frozen:
+        raise ValueError("only models on one frozen core are trained at once")
+    learners = [_Learner(*pair, schedule, device, core_is_frozen) for pair in zip(models, folders, strict=True)]
+    start = min(learner.result.start for learner in learners)
+    take_step = frozen_core.step if core_is_frozen else _step_alone
+    training_mode = frozen_core.training_mode if core_is_frozen else MaskRCNN.train
+    for model in models:
+        training_mode(model)
     began = time.perf_counter()
     with progress.bar(total=schedule.iterations, initial=start, desc=title, unit="it") as bar:
         for iteration, batch in enumerate(batches(start), start=start):
-            lr = schedule.lr_at(iteration)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            torch.manual_seed(seeds.derive(seed, "iteration", iteration))
-            try:
-                losses = step(model, optimizer, schedule, batch, device)
-            except FloatingPointError as error:
-                raise diverged(error, iteration, batch, schedule, describe) from error
-            done = iteration + 1
-            metrics.add(losses)
-            bar.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
+            if all(learner.result.error for learner in learners):
+                break
             bar.update()
-
-            last = done == schedule.iterations
-            save_now = last or done % checkpoint_every == 0
-            if save_now or done % log_every == 0:
-                metrics.write(done, lr)
-            seconds += time.perf_counter() - began
-            if evaluate is not None and evaluate_every and done % evaluate_every == 0:
-                metrics.append({"iteration": done, "eval": evaluate(model)})
-                model.train()
+            active = [learner for learner in learners if learner.result.start <= iteration and not learner.result.error]
+            if not active:
+                continue
+            lr = schedule.lr_at(iteration)
+            for learner in active:
+                for group in learner.optimizer.param_groups:
+                    group["lr"] = lr
+            optimizers = [learner.optimizer for learner in active]
+            active_models = [learner.model for learner in active]
+            outcomes = take_step(active_models, optimizers, schedule, batch, device, seed=seed, iteration=iteration)
+            for learner, losses in zip(active, outcomes, strict=True):
+                if isinstance(losses, FloatingPointError):
+                    learner.result.error = _diverged(losses, iteration, batch, schedule, describe)
+                    learner.optimizer.zero_grad(set_to_none=True)
+                else:
+                    learner.metrics.add(losses)
+                    if len(models) == 1:
+                        bar.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
+            active = [learner for learner in active if learner.result.error is None]
+            done = iteration + 1
+            save_now = done == schedule.iterations or done % checkpoint_every == 0
+            for learner in active:
+                if save_now or done % log_every == 0:
+                    learner.metrics.write(done, lr)
+                learner.result.seconds += time.perf_counter() - began
+            if active and evaluate is not None and evaluate_every and done % evaluate_every == 0:
+                for learner, scores in zip(active, evaluate([learner.model for learner in active]), strict=True):
+                    learner.metrics.append({"iteration": done, "eval": scores})
+                for learner in active:
+                    training_mode(learner.model)
             if save_now:
-                checkpoint.save(path, model, optimizer, done, seconds)
+                for learner in active:
+                    checkpoint.save(learner.path, learner.model, learner.optimizer, done, learner.result.seconds)
             began = time.perf_counter()
-    return {"seconds": seconds, "start": start}
+    return [learner.result for learner in learners]
 
 
-def diverged(
+def _step_alone(
+    models: Sequence[MaskRCNN], optimizers: Sequence[torch.optim.Optimizer], *args: Any, seed: int, iteration: int
+) -> list[dict[str, float] | FloatingPointError]:
+    """:func:`instseg.training.step.step` as :func:`instseg.training.frozen_core.step` takes and gives it."""
+    torch.manual_seed(seeds.derive(seed, "iteration", iteration))
+    try:
+        return [step(models[0], optimizers[0], *args)]
+    except FloatingPointError as error:
+        return [error]
+
+
+def _diverged(
     error: FloatingPointError, iteration: int, batch: Batch, schedule: Schedule, describe: Callable[[Any], str]
 ) -> DivergedError:
-    """The error of a step that was not finite: one line with its iteration, losses and images."""
     images = ", ".join(describe(target["image_id"]) for target in batch[1])
     return DivergedError(
         f"training is not finite at iteration {iteration} ({error}); images: {images}; "
@@ -110,96 +159,23 @@ def diverged(
     )
 
 
-def resume(path: Path, model: MaskRCNN, optimizer: torch.optim.Optimizer, device: torch.device) -> tuple[int, float]:
-    """Load a checkpoint, where there is one, into model and optimiser.
-
-    Returns:
-        The iterations that are done, and their seconds.
-
-    Raises:
-        UserError: the checkpoint is of another model.
-    """
+def _resume(
+    path: Path, model: MaskRCNN, optimizer: torch.optim.Optimizer, device: torch.device, core_is_frozen: bool
+) -> tuple[int, float]:
+    """Load a checkpoint, where there is one; returns the iterations that are done, and their seconds."""
     if not path.exists():
         return 0, 0.0
     state = checkpoint.load(path, device)
+    core = frozen_core.core_state(model) if core_is_frozen else []
+    before = [value.clone() for value in core]
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} is the checkpoint of another model; delete it to train from the start") from error
+    if not all(map(torch.equal, before, core)):
+        raise UserError(f"{path} was trained on another core; delete it to train the head from the start")
     return int(state["iteration"]), float(state["seconds"])
-
-
-def step(
-    model: MaskRCNN, optimizer: torch.optim.Optimizer, schedule: Schedule, batch: Batch, device: torch.device
-) -> dict[str, float]:
-    """One optimiser step on one batch, at the rate that the optimiser has.
-
-    Returns:
-        The losses by name.
-
-    Raises:
-        FloatingPointError: a loss or the gradient is not finite; the parameters are as they were.
-    """
-    parts: list[dict[str, Tensor]] = []
-    optimizer.zero_grad(set_to_none=True)
-    for images, targets in split(batch, schedule, device):
-        with autocast(device, schedule.precision):
-            losses = model(images, targets)
-        parts.append(backward(losses, schedule))
-    return update(optimizer, schedule, parts)
-
-
-def split(batch: Batch, schedule: Schedule, device: torch.device) -> Iterator[tuple[list[Tensor], Targets]]:
-    """The parts of a batch that a step takes one after the other, on the device."""
-    images, targets = batch
-    size = len(images) // schedule.accumulate
-    for first in range(0, len(images), size):
-        part = [to_unit(image, device) for image in images[first : first + size]]
-        yield part, [_to(target, device) for target in targets[first : first + size]]
-
-
-def backward(losses: dict[str, Tensor], schedule: Schedule) -> dict[str, Tensor]:
-    """Add the gradients of a part's losses to the parameters'; returns the losses without their graph."""
-    stacked = torch.stack([loss.float() for loss in losses.values()])
-    with record_function("stage/backward"):
-        (stacked.sum() / schedule.accumulate).backward()
-    return dict(zip(losses, stacked.detach(), strict=True))
-
-
-def update(optimizer: torch.optim.Optimizer, schedule: Schedule, parts: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Step an optimiser with the gradients that :func:`backward` has summed.
-
-    Args:
-        optimizer: its rate is set.
-        schedule: says how gradients are clipped.
-        parts: the losses of each part of the batch.
-
-    Returns:
-        Mean losses by name.
-
-    Raises:
-        FloatingPointError: a loss or the gradient is not finite; the parameters are as they were.
-    """
-    with record_function("stage/optimizer"):
-        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        limit = math.inf if schedule.clip_norm is None else schedule.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(trained, limit, foreach=True)
-        stacked = torch.stack([torch.stack(list(part.values())) for part in parts])
-        # beside the number of positives and NMS, the only place where the CPU waits for a GPU
-        *values, gradient_norm = torch.cat([stacked.mean(0), norm[None]]).tolist()
-        means = dict(zip(parts[0], values, strict=True))
-        losses = ", ".join(f"{name}={value:.4g}" for name, value in means.items())
-        if not all(map(math.isfinite, values)):
-            raise FloatingPointError(losses)
-        if not math.isfinite(gradient_norm):
-            raise FloatingPointError(f"gradient norm {gradient_norm}, losses {losses}")
-        optimizer.step()
-    return means
-
-
-def _to(target: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in target.items()}
 
 
 class Metrics:
@@ -208,8 +184,15 @@ class Metrics:
 
     def __init__(self, path: Path, keep_until: int) -> None:
         self.path = path
-        kept = [line for line in _lines(path) if line["iteration"] <= keep_until]
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        kept = ""
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                if json.loads(line)["iteration"] <= keep_until:
+                    kept += f"{line}\n"
+            except json.JSONDecodeError:
+                # a line that a kill cut short; it is after the last checkpoint, so what follows is not needed
+                break
+        write_atomically(path, kept)
         self._sums: dict[str, float] = defaultdict(float)
         self._count = 0
 
@@ -227,14 +210,3 @@ class Metrics:
     def append(self, line: dict[str, Any]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            # a line that a kill cut short; it is after the last checkpoint, so what follows is not needed
-            return

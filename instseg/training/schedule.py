@@ -56,12 +56,9 @@ class Schedule:
     reference_batch: int | None = None
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown_name("schedule.optimizer", self.optimizer, OPTIMIZERS)
-        if self.decay not in DECAYS:
-            raise unknown_name("schedule.decay", self.decay, DECAYS)
-        if self.precision not in PRECISIONS:
-            raise unknown_name("schedule.precision", self.precision, PRECISIONS)
+        for key, names in {"optimizer": OPTIMIZERS, "decay": DECAYS, "precision": PRECISIONS}.items():
+            if getattr(self, key) not in names:
+                raise unknown_name(f"schedule.{key}", getattr(self, key), names)
         for key in ("iterations", "batch_size", "accumulate"):
             if getattr(self, key) < 1:
                 raise UserError(f"schedule.{key}={getattr(self, key)}: must be 1 or more")
@@ -109,14 +106,12 @@ class Schedule:
         others: list[nn.Parameter] = []
         for module in model.modules():
             is_norm = isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm)
-            for parameter in module.parameters(recurse=False):
-                if parameter.requires_grad:
-                    (norms if is_norm and self.norm_weight_decay is not None else others).append(parameter)
+            group = norms if is_norm and self.norm_weight_decay is not None else others
+            group += [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
         groups: list[dict[str, Any]] = [{"params": others}]
         if norms:
             groups.append({"params": norms, "weight_decay": self.norm_weight_decay})
+        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
         if self.optimizer == "sgd":
-            return torch.optim.SGD(
-                groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True
-            )
-        return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+            return torch.optim.SGD(groups, momentum=self.momentum, **options)
+        return torch.optim.AdamW(groups, **options)

@@ -46,13 +46,12 @@ def test_crowds_and_empty_boxes_are_no_objects() -> None:
 def test_ious_by_hand() -> None:
     truth = _truth()
     # half of the first, whose id is 0; all of the other
-    of_masks, of_boundaries = gt_boxes.ious(
-        truth, [_code(slice(0, 10), slice(0, 5)), _code(slice(5, 25), slice(5, 25))]
-    )
-    np.testing.assert_allclose(of_masks, [0.5, 1.0])
+    masks = [_code(slice(0, 10), slice(0, 5)), _code(slice(5, 25), slice(5, 25))]
+    mask_ious, boundary_ious = gt_boxes.ious(truth, masks)
+    np.testing.assert_allclose(mask_ious, [0.5, 1.0])
     # the diagonal is 57 pixels, so a boundary is one pixel wide: 36 of the square, 26 of its half, 10 + 2 * 4 in common
-    np.testing.assert_allclose(of_boundaries, [18 / (36 + 26 - 18), 1.0])
-    summary = gt_boxes.summary(truth, of_masks, of_boundaries)
+    np.testing.assert_allclose(boundary_ious, [18 / (36 + 26 - 18), 1.0])
+    summary = gt_boxes.summary(truth, mask_ious, boundary_ious)
     assert summary == {
         "objects": 2,
         "mask_IoU": pytest.approx(75.0),
@@ -72,7 +71,7 @@ def test_every_object_gets_its_own_mask_in_order() -> None:
     model, data = small.model().eval(), small.data("val", images=5)
     truth = data.ground_truth()
     truth["annotations"].reverse()
-    masks = gt_boxes.predict(model, data, truth, Inference(small.CPU, batch_size=2))
+    (masks,) = gt_boxes.predict([model], data, truth, Inference(small.CPU, batch_size=2))
     for i, mask in zip(gt_boxes.objects(truth), masks, strict=True):
         annotation = truth["annotations"][i]
         image, _ = data[data.image_ids.index(annotation["image_id"])]

@@ -4,13 +4,13 @@ import pytest
 import small
 from pycocotools import mask as coco_mask
 
-from instseg.evaluation.predict import Inference, predict, predict_in_boxes
+from instseg.evaluation.predict import Inference, predict_each, predict_in_boxes
 
 
 def test_masks_in_given_boxes_are_those_of_detections_there() -> None:
     model, data = small.model(), small.data("val", images=5)
     model.options.box_score_thresh = 0.0
-    detections = predict(model, data, small.INFERENCE)
+    (detections,) = predict_each([model], data, small.INFERENCE)
     assert not model.training
     assert len(detections) == 5 * model.options.box_detections_per_img
     in_boxes = predict_in_boxes(model, data, detections[::-1], Inference(small.CPU, batch_size=2))
@@ -28,6 +28,7 @@ def test_masks_in_given_boxes_are_those_of_detections_there() -> None:
 def test_images_without_boxes_have_no_results() -> None:
     model, data = small.model(), small.data("val", images=3)
     model.options.box_score_thresh = 0.0
-    second = [result for result in predict(model, data, small.INFERENCE) if result["image_id"] == data.image_ids[1]]
+    (detections,) = predict_each([model], data, small.INFERENCE)
+    second = [result for result in detections if result["image_id"] == data.image_ids[1]]
     assert [r["bbox"] for r in predict_in_boxes(model, data, second, small.INFERENCE)] == [r["bbox"] for r in second]
     assert predict_in_boxes(model, data, [], small.INFERENCE) == []

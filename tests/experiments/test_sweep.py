@@ -22,7 +22,7 @@ from experiments.runs.end_to_end import build_model
 from experiments.runs.folder import ActiveRun
 from instseg.errors import DivergedError
 from instseg.training import checkpoint
-from instseg.training.frozen_core import HeadResult
+from instseg.training.loop import HeadResult
 
 
 def test_a_sweep_writes_tables_and_plots_and_is_safe_to_repeat(tmp_path: Path) -> None:
@@ -100,10 +100,11 @@ def test_a_seed_begins_anew_in_every_fold(monkeypatch: pytest.MonkeyPatch) -> No
         seeds.append(options["seed"])
         return [HeadResult(error=DivergedError())]
 
+    monkeypatch.setattr(end_to_end, "train", train)
     for config in folds:
         end_to_end.training_batches(config, data, 0, 1, torch.device("cpu"))
         active = ActiveRun(config, data, data, code={}, began=0.0)
-        end_to_end.train_and_score([active], [build_model(config, 2)], train, torch.device("cpu"))
+        end_to_end.train_and_score([active], [build_model(config, 2)], torch.device("cpu"))
     assert seeds[:2] == [0, 0] and seeds[::2] == seeds[1::2] and len(set(seeds)) == 3
 
 

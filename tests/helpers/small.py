@@ -70,5 +70,7 @@ def trained(folder: Path, schedule: Schedule, given: MaskRCNN | None = None, **o
     net = model() if given is None else given
     feed = options.pop("feed", lambda start: batches(schedule.iterations, start, batch_size=schedule.batch_size))
     options = {"seed": 0, "device": CPU, "checkpoint_every": 2, "log_every": 1, **options}
-    train(net, schedule, feed, folder, **options)
+    (result,) = train([net], schedule, feed, [folder], **options)
+    if result.error is not None:
+        raise result.error
     return net

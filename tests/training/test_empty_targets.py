@@ -11,7 +11,8 @@ from instseg import seeds
 from instseg.data.batches.instances import PER_INSTANCE
 from instseg.data.batches.loader import Batch
 from instseg.detector import MaskRCNN
-from instseg.training import frozen_core, loop
+from instseg.training import frozen_core
+from instseg.training.step import step
 
 SCHEDULE = small.recipe()
 
@@ -36,11 +37,11 @@ def _model(options: dict[str, Any]) -> MaskRCNN:
 def test_a_step_learns_from_what_there_is(empty: int, options: dict[str, Any]) -> None:
     net = _model(options)
     before = {name: value.clone() for name, value in net.named_parameters()}
-    losses = loop.step(net, SCHEDULE.make_optimizer(net), SCHEDULE, _batch(empty), small.CPU)
-    found = {name: value > 0 for name, value in losses.items()}
+    losses = step(net, SCHEDULE.make_optimizer(net), SCHEDULE, _batch(empty), small.CPU)
+    positive = {name: value > 0 for name, value in losses.items()}
     masks = dict.fromkeys(("loss_mask", *(f"loss_mask_{k[:-7]}" for k in options if k.endswith("weight"))), empty < 2)
     boxes = {"loss_box_reg": empty < 2, "loss_rpn_box_reg": empty < 2}
-    assert found == {"loss_classifier": True, "loss_objectness": True, **boxes, **masks}
+    assert positive == {"loss_classifier": True, "loss_objectness": True, **boxes, **masks}
     moved = {name for name, value in net.named_parameters() if not torch.equal(value, before[name])}
     assert any(name.startswith("rpn.") for name in moved)
 

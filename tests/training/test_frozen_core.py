@@ -14,8 +14,9 @@ import heads
 from instseg import seeds
 from instseg.detector import MaskRCNN
 from instseg.errors import UserError
-from instseg.evaluation.predict import predict, predict_each
+from instseg.evaluation.predict import predict_each
 from instseg.training import checkpoint, frozen_core
+from instseg.training.loop import train
 from instseg.training.schedule import Schedule
 
 CORE = small.model(seed=5)
@@ -33,33 +34,34 @@ def _deterministic() -> Any:
 def _models(names: Sequence[str], core: MaskRCNN = CORE) -> list[MaskRCNN]:
     """Models of a copy of the core."""
     core = copy.deepcopy(core)
-    made = []
+    models = []
     for name in names:
         model = small.model()
         with seeds.stream(1):
             model.mask_head = heads.build(name, 8, 2, **OPTIONS.get(name, {}))
         frozen_core.share_core(model, core)
         frozen_core.freeze(model)
-        made.append(model)
-    return made
+        models.append(model)
+    return models
 
 
 def _trained(
     folder: Path, names: Sequence[str], schedule: Schedule, core: MaskRCNN = CORE, **options: Any
 ) -> dict[str, MaskRCNN]:
     models = _models(names, core)
-    options = {"seed": 0, "device": small.CPU, "checkpoint_every": 2, "log_every": 1, **options}
+    defaults = {"seed": 0, "device": small.CPU, "core_is_frozen": True, "checkpoint_every": 2, "log_every": 1}
+    options = {**defaults, **options}
     feed = options.pop("feed", lambda start: small.batches(schedule.iterations, start, batch_size=schedule.batch_size))
     folders = [folder / name for name in names]
-    for one in folders:
-        one.mkdir(parents=True, exist_ok=True)
-    outcomes = frozen_core.train(models, schedule, feed, folders, **options)
+    for path in folders:
+        path.mkdir(parents=True, exist_ok=True)
+    outcomes = train(models, schedule, feed, folders, **options)
     assert all(outcome.error is None for outcome in outcomes)
     return dict(zip(names, models, strict=True))
 
 
-def _same(one: MaskRCNN, other: MaskRCNN) -> bool:
-    a, b = one.state_dict(), other.state_dict()
+def _same(model: MaskRCNN, other: MaskRCNN) -> bool:
+    a, b = model.state_dict(), other.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -69,16 +71,16 @@ def test_a_head_alone_and_among_all_others_in_any_order_is_the_same_to_the_last_
     together = _trained(tmp_path / "a", names, schedule)
     backwards = _trained(tmp_path / "b", names[::-1], schedule)
     data = small.data("val", 4)
-    found = dict(zip(together, predict_each(list(together.values()), data, small.INFERENCE), strict=True))
+    results = dict(zip(together, predict_each(list(together.values()), data, small.INFERENCE), strict=True))
     for name in names:
         alone = _trained(tmp_path / "alone", [name], schedule)[name]
         assert _same(alone, together[name]) and _same(alone, backwards[name]), name
         lines = [(tmp_path / where / name / "metrics.jsonl").read_text() for where in ("alone", "a", "b")]
         assert lines[0] == lines[1] == lines[2] and len(lines[0].splitlines()) == 2
-        # the boxes are found anew
-        assert predict(alone, data, small.INFERENCE) == found[name], name
-        assert [one["bbox"] for one in found[name]] == [one["bbox"] for one in found["fcn"]]
-    assert found["unet"] != found["fcn"]
+        # the boxes are detected anew
+        assert predict_each([alone], data, small.INFERENCE) == [results[name]], name
+        assert [row["bbox"] for row in results[name]] == [row["bbox"] for row in results["fcn"]]
+    assert results["unet"] != results["fcn"]
 
 
 def test_only_the_head_learns(tmp_path: Path) -> None:
@@ -129,14 +131,14 @@ def test_a_broken_pass_goes_on_and_heads_that_are_further_join_it(tmp_path: Path
             _trained(tmp_path / "cut", [name], schedule, feed=until(last))
     at = {name: checkpoint.load(tmp_path / "cut" / name / "checkpoint.pt")["iteration"] for name in whole}
     assert at == {"fcn": 2, "unet": 4}
-    seen: list[int] = []
+    starts: list[int] = []
 
     def feed(start: int) -> Any:
-        seen.append(start)
+        starts.append(start)
         return small.batches(6, start)
 
     resumed = _trained(tmp_path / "cut", ["unet", "fcn"], schedule, feed=feed)
-    assert seen == [2]
+    assert starts == [2]
     for name in whole:
         assert _same(whole[name], resumed[name])
         assert (tmp_path / "cut" / name / "metrics.jsonl").read_text() == (
@@ -161,13 +163,14 @@ def test_a_head_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
     bad.mask_head.loss = breaks  # type: ignore[method-assign]
     for name in ("bad", "good"):
         (tmp_path / name).mkdir()
-    outcomes = frozen_core.train(
+    outcomes = train(
         [bad, good],
         schedule,
         lambda start: small.batches(4, start),
         [tmp_path / "bad", tmp_path / "good"],
         seed=0,
         device=small.CPU,
+        core_is_frozen=True,
         checkpoint_every=2,
         log_every=1,
         describe=lambda i: f"image-{i}",

@@ -1,7 +1,7 @@
 """Training: resuming, determinism, accumulation, and errors that name what went wrong."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from instseg import seeds
 from instseg.data.batches.loader import to_unit
 from instseg.errors import DivergedError, UserError
 from instseg.training import checkpoint
+from instseg.training.loop import train
 
 
 @pytest.fixture(autouse=True)
@@ -158,14 +159,19 @@ def test_a_checkpoint_of_another_head_is_one_line(tmp_path: Path) -> None:
         small.trained(tmp_path, small.recipe(4), given=small.model("unet"))
 
 
+def test_models_that_share_no_frozen_core_are_not_trained_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="frozen core"):
+        train([small.model()] * 2, small.recipe(1), small.batches, [tmp_path] * 2, seed=0, device=small.CPU)
+
+
 def test_evaluation_in_between_changes_nothing(tmp_path: Path) -> None:
     schedule = small.recipe(4)
     plain = small.trained(tmp_path / "a", schedule)
 
-    def look(net: small.MaskRCNN) -> dict[str, float]:
-        net.eval()
+    def look(models: Sequence[small.MaskRCNN]) -> list[dict[str, float]]:
+        models[0].eval()
         torch.rand(5)
-        return {"box_AP": 1.0}
+        return [{"box_AP": 1.0}]
 
     watched = small.trained(tmp_path / "b", schedule, evaluate=look, evaluate_every=2)
     assert _same(plain, watched)

@@ -15,7 +15,7 @@ from experiments.runs.end_to_end import build_model
 from instseg import progress
 from instseg.detector import MaskRCNN
 from instseg.training import frozen_core
-from instseg.training.loop import split
+from instseg.training.step import split
 
 GOAL = 0.25
 """The largest ratio that eight heads on R50-FPN at 800 pixels should have."""

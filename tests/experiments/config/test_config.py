@@ -120,7 +120,7 @@ def test_everything_registered_has_a_config_that_states_its_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("override", "message"),
     [
         ("detector.rpn_fg_iou_thresh=0.2", "detector.rpn_bg_iou_thresh=0.3"),
         ("detector.box_bg_iou_thresh=0.6", "detector.box_fg_iou_thresh=0.5"),
@@ -128,9 +128,9 @@ def test_everything_registered_has_a_config_that_states_its_defaults() -> None:
         ("schedule.precision=half", "tf32"),
     ],
 )
-def test_values_that_do_not_go_together_are_named(wrong: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        checks.check(composed(wrong))
+def test_values_that_do_not_go_together_are_named(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        checks.check(composed(override))
 
 
 @pytest.mark.parametrize(("value", "expected"), [("true", True), ("false", False), ("auto", False)])

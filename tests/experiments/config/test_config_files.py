@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -27,16 +28,16 @@ def test_what_is_in_the_files_is_part_of_the_hash_and_where_they_lie_is_not(tmp_
     assert a.settings() == b.settings() != c.settings()
     with_val = composed(f"dataset.annotations={tmp_path}/a/x.json", f"dataset.val_annotations={tmp_path}/b/x.json")
     assert with_val.hash() != a.hash()
-    for one in (a, with_val):
-        assert str(tmp_path) not in json.dumps(one.settings())
+    for config in (a, with_val):
+        assert str(tmp_path) not in json.dumps(config.settings())
     (tmp_path / "a" / "x.json").write_text("3")
     assert a.hash() != b.hash()
 
 
 def test_data_sets_without_files_keep_their_names(tmp_path: Path) -> None:
-    one = composed("dataset=balloon")
-    assert not {"annotations", "images", "val_annotations", "val_images"} & set(one.dataset.settings())
-    assert not any("annotations" in key for key in one.settings())
+    config = composed("dataset=balloon")
+    assert not {"annotations", "images", "val_annotations", "val_images"} & set(config.dataset.settings())
+    assert not any("annotations" in key for key in config.settings())
 
 
 def test_files_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -56,8 +57,8 @@ def test_own_images_are_the_study_mine_s_unless_others_are_asked_for() -> None:
 
 
 def test_a_stored_run_of_older_code_is_still_read(tmp_path: Path) -> None:
-    old = OmegaConf.structured(composed("dataset=balloon"))
+    old: Any = OmegaConf.to_container(OmegaConf.structured(composed("dataset=balloon")))
     for key in groups.FILE_KEYS:
-        del old.dataset.__dict__["_content"][key]
-    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(old))
+        del old["dataset"][key]
+    OmegaConf.save(old, tmp_path / "config.yaml")
     assert run.load_config(tmp_path / "config.yaml") == composed("dataset=balloon")

@@ -28,30 +28,30 @@ def _flops(config: Config) -> float:
 @pytest.mark.parametrize("by", ["params", "flops"])
 def test_a_control_costs_what_its_head_costs(head: str, by: str) -> None:
     wanted = composed("study=heads", f"head={head}")
-    found = resolved(composed("study=heads", f"head={head}", f"control={by}"))
-    of = {"params": _params, "flops": _flops}[by]
+    config = resolved(composed("study=heads", f"head={head}", f"control={by}"))
+    cost_by = {"params": _params, "flops": _flops}[by]
     # unet_p2 reads whole maps once for all RoIs: 100 share them where controls are found
-    assert abs(found.head.control_of["found"] / found.head.control_of["wanted"] - 1) <= 0.02
+    assert abs(config.head.control_of["found"] / config.head.control_of["wanted"] - 1) <= 0.02
     if head != "unet_p2":
-        assert abs(of(found) / of(wanted) - 1) <= 0.02
-    assert of(found) == pytest.approx(found.head.control_of["found"], rel=1e-6)
-    assert (found.head.name, found.head.variant) == ("fcn", f"fcn_{by}_of_{head}")
-    assert found.head.options["norm"] == "batch"
-    assert found.head.options["output_size"] == wanted.head.options["output_size"]
+        assert abs(cost_by(config) / cost_by(wanted) - 1) <= 0.02
+    assert cost_by(config) == pytest.approx(config.head.control_of["found"], rel=1e-6)
+    assert (config.head.name, config.head.variant) == ("fcn", f"fcn_{by}_of_{head}")
+    assert config.head.options["norm"] == "batch"
+    assert config.head.options["output_size"] == wanted.head.options["output_size"]
     # in place of the head, and nothing else
-    found.head = wanted.head
-    assert found == wanted
+    config.head = wanted.head
+    assert config == wanted
 
 
 def test_the_fcn_s_own_depth_is_kept_where_a_width_fits() -> None:
     # by hand, without normalisation: four 3x3 convolutions, a deconvolution and two channels of logits
-    found = resolved(composed("study=coco_1x", "head=unet", "control=params"), num_classes=lambda: 2).head
-    width = found.options["width"]
-    assert found.options["convs"] == 4
+    control_head = resolved(composed("study=coco_1x", "head=unet", "control=params"), num_classes=lambda: 2).head
+    width = control_head.options["width"]
+    assert control_head.options["convs"] == 4
     parameters = 9 * 256 * width + 3 * 9 * width**2 + 4 * width + 4 * width**2 + width + 2 * width + 2
-    assert found.control_of["found"] == parameters
+    assert control_head.control_of["found"] == parameters
     unet = sum(p.numel() for p in heads.build("unet", 256, 2).parameters())
-    assert found.control_of["wanted"] == unet
+    assert control_head.control_of["wanted"] == unet
     narrower = parameters - (9 * 256 + 3 * 9 * (2 * width - 1) + 4 + 4 * (2 * width - 1) + 3)
     wider = parameters + (9 * 256 + 3 * 9 * (2 * width + 1) + 4 + 4 * (2 * width + 1) + 3)
     assert abs(parameters - unet) <= min(abs(narrower - unet), abs(wider - unet))
@@ -65,22 +65,24 @@ def test_the_number_of_classes_counts() -> None:
 
 
 def test_groups_of_more_than_one_channel_where_they_can_be() -> None:
-    found = resolved(composed("study=coco_1x", "head=unet", "head_norm=group", "control=flops"), num_classes=lambda: 81)
-    assert found.head.options["norm"] == "group"
-    assert found.head.options["width"] % 8 == 0
+    config = resolved(
+        composed("study=coco_1x", "head=unet", "head_norm=group", "control=flops"), num_classes=lambda: 81
+    )
+    assert config.head.options["norm"] == "group"
+    assert config.head.options["width"] % 8 == 0
 
 
 def test_a_control_is_a_run_of_its_own_and_found_before_it_is_named() -> None:
-    asked = composed("head=fcn_params_of_unet")
+    unresolved = composed("head=fcn_params_of_unet")
     with pytest.raises(ValueError, match="control"):
-        asked.hash()
+        unresolved.hash()
     with pytest.raises(ValueError, match="control"):
-        build_model(asked, 2)
-    found = resolved(asked)
-    assert found.folder().name.startswith("fcn_params_of_unet-generated-f0-s0-")
-    plain = composed("head=fcn", *(f"head.options.{k}={v}" for k, v in found.head.options.items()))
-    assert found.hash() == plain.hash()
-    assert resolved(found) == found
+        build_model(unresolved, 2)
+    config = resolved(unresolved)
+    assert config.folder().name.startswith("fcn_params_of_unet-generated-f0-s0-")
+    plain = composed("head=fcn", *(f"head.options.{k}={v}" for k, v in config.head.options.items()))
+    assert config.hash() == plain.hash()
+    assert resolved(config) == config
 
 
 @pytest.mark.parametrize(

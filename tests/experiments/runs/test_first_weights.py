@@ -13,8 +13,7 @@ from composition import composed
 
 from experiments.config import checks
 from experiments.config.run import Config
-from experiments.runs import first_weights
-from experiments.runs import frozen_core as frozen
+from experiments.runs import first_weights, frozen_core
 from experiments.runs.end_to_end import build_model, run
 from experiments.runs.study import read
 from instseg import progress, transfer
@@ -90,7 +89,7 @@ def test_new_layers_are_drawn_as_without_init(trained: Path, tmp_path: Path, sai
     model = build_model(config, 3)
     drawn = {name: value.clone() for name, value in build_model(_config(tmp_path, "head=unet"), 3).state_dict().items()}
     data = config.make_dataset("train")
-    first_weights.start(model, config, data)
+    first_weights.start([model], config, data)
     after, before = model.state_dict(), _weights(trained)
     new = [name for name in after if name not in before or before[name].shape != after[name].shape]
     assert any(name.startswith("roi_heads.box_predictor.cls_score") for name in new)
@@ -121,8 +120,7 @@ def test_the_name_of_a_run_is_of_what_is_in_the_weights(trained: Path, tmp_path:
     first = name(f"init={tmp_path}/a.pth")
     (tmp_path / "a.pth").write_bytes(b"2")
     assert first != name(f"init={tmp_path}/a.pth")
-    frozen_core = "protocol=frozen_core"
-    cores = [name(frozen_core, *more) for more in ((), (f"core={trained}",), (f"init={trained}",))]
+    cores = [name("protocol=frozen_core", *more) for more in ((), (f"core={trained}",), (f"init={trained}",))]
     assert len(set(cores)) == 3
     assert "init" not in composed().settings()
 
@@ -157,14 +155,14 @@ def test_a_core_of_other_classes_is_refused(trained: Path, tmp_path: Path, refus
     torch.save(state, tmp_path / "three.pth")
     config = _config(tmp_path, "protocol=frozen_core", f"core={tmp_path}/three.pth")
     parts = ("core=", "three.pth", "2 classes", "3×128 in it, 2×128 here", "init=")
-    refused(lambda: frozen.run_alone(config), *parts, error=UserError)
+    refused(lambda: frozen_core.run_alone(config), *parts, error=UserError)
 
 
 def test_a_core_is_trained_from_init_and_heads_begin_with_theirs(
     trained: Path, tmp_path: Path, said: list[str]
 ) -> None:
     config = _config(tmp_path, "protocol=frozen_core", f"init={trained}")
-    frozen.run_alone(config)
+    frozen_core.run_alone(config)
     assert said[0] == f"init={trained}: 51 of 51 layers loaded"
     assert said[1].startswith(f"init={trained}, FCN: ") and "new" not in said[1]
     assert _result(config.folder())["provenance"]["first_weights"]["mask_head"] == "trained"
@@ -201,7 +199,7 @@ def test_other_conventions_and_other_folds_are_reported(trained: Path, tmp_path:
     other = shutil.copytree(trained, tmp_path / "other")
     (other / "config.yaml").write_text(origin.replace("fold: 0", "fold: 1").replace("- 16\n", "- 20\n", 1))
     config = _config(tmp_path, f"init={other}")
-    first_weights.start(build_model(config, 2), config, config.make_dataset("train"))
+    first_weights.start([build_model(config, 2)], config, config.make_dataset("train"))
     assert "fold 1 of generated" in said[0] and "fold 0 holds out" in said[0]
     assert "detector.anchor_sizes=[[20],[32]" in said[1]
 
@@ -210,7 +208,7 @@ def test_other_conventions_and_other_folds_are_reported(trained: Path, tmp_path:
     for trunk in ("resnet50", "resnet50_detectron2"):
         config = composed("study=pennfudan", "dataset=generated", f"trunk={trunk}", f"init={tmp_path}/d2.pkl")
         with pytest.raises(UserError, match="only 0 of the 106 layers"):
-            first_weights.start(build_model(config, 2), config, config.make_dataset("train"))
+            first_weights.start([build_model(config, 2)], config, config.make_dataset("train"))
     (line,) = said
     assert "trunk.stride_in_1x1=true detector.roi_aligned=true detector.exact_anchors=true" in line
 

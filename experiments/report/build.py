@@ -14,7 +14,6 @@ from experiments.report import (
     panels,
     runs,
     shared_boxes,
-    summary,
 )
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.study import read
@@ -24,7 +23,7 @@ SECTIONS: tuple[Section, ...] = (
     ap.SECTION,
     runs.SECTION,
     cost.SECTION,
-    summary.SECTION,
+    cost.SUMMARY,
     curves.SECTION,
     panels.SECTION,
     shared_boxes.SECTION,
@@ -68,7 +67,7 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000, data_root: str 
         written += _write(study_dir, section, content)
         text += content.text
         skipped += content.skipped
-        if section.figure and content.reason and not any(path.name in section.figures for path in written):
+        if content.reason and study_dir / f"{section.figure}.png" not in written:
             skipped.append(f"{section.figure}: {content.reason}")
         notes += content.notes
     parts = [
@@ -89,7 +88,7 @@ def _write(folder: Path, section: Section, content: Content) -> list[Path]:
         names = plot.file_names(list(content.figures))
         for label, figure in content.figures.items():
             written += plot.draw(folder / section.figure / names[label], figure)
-    earlier = [folder / name for name in (*section.tables, *section.figures, *section.former_tables)]
+    earlier = [folder / name for name in section.files(former=True)]
     if section.figure:
         earlier += [path for path in (folder / section.figure).glob("*.p*") if path.suffix in (".png", ".pdf")]
     for path in earlier:
@@ -100,11 +99,9 @@ def _write(folder: Path, section: Section, content: Content) -> list[Path]:
 
 def _listed(folder: Path, paths: list[Path]) -> str:
     """``ap.csv|md|tex, runs.csv|md, panels/*.png|pdf, ...``"""
-    endings: dict[str, list[str]] = {}
+    endings: dict[str, dict[str, None]] = {}
     for path in paths:
         place = path.relative_to(folder)
         stem = place.name.rpartition(".")[0] if place.parent == Path() else f"{place.parent.as_posix()}/*"
-        known = endings.setdefault(stem, [])
-        if path.suffix[1:] not in known:
-            known.append(path.suffix[1:])
+        endings.setdefault(stem, {})[path.suffix[1:]] = None
     return ", ".join(f"{stem}.{'|'.join(known)}" for stem, known in endings.items())

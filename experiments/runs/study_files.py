@@ -7,6 +7,7 @@ Ground truths and stored images are kept, as all runs share them: of COCO's vali
 
 import math
 import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -28,33 +29,26 @@ Images = dict[int, NDArray[np.uint8]]
 """By image id, (H, W, 3) each."""
 
 
+@dataclass
 class StudyFiles:
-    """Reads the files of one study.
+    """Reads the files of the study in ``folder``, ``results/<study>``."""
 
-    Args:
-        folder: ``results/<study>``.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._truths: dict[str, COCO | DataError] = {}
-        self._images: dict[str, Images] = {}
+    folder: Path
+    _truths: dict[str, COCO | DataError] = field(default_factory=dict)
+    _images: dict[str, Images] = field(default_factory=dict)
 
     def run(self, name: str) -> Path:
         """The folder of a run."""
-        return self._folder / "runs" / name
+        return self.folder / "runs" / name
 
     def ground_truth(self, name: str | None) -> COCO:
-        """The index of a ground truth file, all segmentations as RLE.
-
-        Args:
-            name: its path from the study's folder, as ``result.json`` has it.
-        """
+        """The index of a ground truth file, all segmentations as RLE; its name is its path from the study's folder, as
+        ``result.json`` has it."""
         if name is None:
-            raise DataError(f"{self._folder}: result.json names no ground truth")
+            raise DataError(f"{self.folder}: result.json names no ground truth")
         if name not in self._truths:
             try:
-                self._truths[name] = _index(self._folder / name)
+                self._truths[name] = _index(self.folder / name)
             except DataError as error:
                 self._truths[name] = error
         truth = self._truths[name]
@@ -88,16 +82,12 @@ class StudyFiles:
     def images(self, ground_truth: str) -> Images:
         """The stored images of a ground truth, in the order of their ids; empty where there are none."""
         if ground_truth not in self._images:
-            self._images[ground_truth] = _stored_images((self._folder / ground_truth).with_suffix(""))
+            self._images[ground_truth] = _stored_images((self.folder / ground_truth).with_suffix(""))
         return self._images[ground_truth]
 
 
 def checked_results(path: Path, results: Any, truth: COCO) -> coco.Results:
-    """Results that a file holds, segmentations as RLE.
-
-    Raises:
-        DataError: they can't be scored against the ground truth.
-    """
+    """Results that a file holds, segmentations as RLE; a ``DataError`` where they don't fit the ground truth."""
     try:
         for kind in coco.KINDS:
             coco.check_results(truth.dataset, results, kind)

@@ -79,7 +79,7 @@ def compare(
     """Score several results files, and compare each with the first.
 
     Returns:
-        ``scores`` by file, ``differences`` as rows, what they were made with, and the text for the terminal.
+        What ``output=`` holds: ``scores`` by file, ``differences`` as rows, and what they were made with; and the text.
 
     Raises:
         DataError: as :func:`score`, or there is nothing that all files can be scored by.
@@ -142,11 +142,11 @@ def compare_files(
 
     Args:
         truth: index of the annotations, as :func:`instseg.evaluation.coco.load` gives it.
-        results: by name, results without fault, by all of ``kinds``; the first is the baseline.
+        results: by name, without fault by all of ``kinds``; the first is the baseline.
         resamples, seed: number of bootstrap replicates, and the bootstrap's own seed.
 
     Returns:
-        One score a kind and file; the differences of a kind are judged together.
+        By kind, one score a file; the differences of a kind are judged together.
     """
     first, *others = results
     scores = []

@@ -36,15 +36,10 @@ SECTIONS: tuple[Section, ...] = (
 
 
 def build(study_dir: Path, baseline: str, resamples: int = 1000, data_root: str | None = None) -> str:
-    """Write the tables, plots and panels of a study into its folder, from any subset of finished runs.
+    """Write the tables, plots and panels of a study, ``results/<study>``, into its folder, from any subset of finished
+    runs; the other arguments are as in :class:`experiments.report.section.Findings`.
 
     Output of an earlier build that can't be made now is removed, so that all files are of the same runs.
-
-    Args:
-        study_dir: ``results/<study>``.
-        baseline: the variant that the others are compared with; may be absent.
-        resamples: bootstrap replicates for the intervals.
-        data_root: where the data sets lie, for images on which heads differ; None: where the runs found them.
 
     Returns:
         The text for the terminal: tables, files, what was skipped and why, unfinished runs.

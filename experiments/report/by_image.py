@@ -40,11 +40,8 @@ def make(findings: Findings) -> Content:
 
 
 def count_outcomes(images: pd.DataFrame, rivals: dict[str, str]) -> pd.DataFrame:
-    """The numbers of images on which each variant is better than its rival, equal (up to :data:`TIE`) and worse.
-
-    Args:
-        images: of :class:`experiments.report.predictions.Predictions`.
-        rivals: by variant.
+    """The numbers of images on which each variant is better than its rival, equal (up to :data:`TIE`) and worse, from
+    the ``images`` of :class:`experiments.report.predictions.Predictions`.
 
     Returns:
         A row for each variant that shares an image with its rival: ``variant, compared_with, pairs`` (of runs; on each

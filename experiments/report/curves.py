@@ -25,8 +25,7 @@ _SMOOTHED = 0.08
 
 def make(findings: Findings) -> Content:
     """``learning_curves.png|pdf``."""
-    order = findings.study.ordered(findings.baseline)
-    study = findings.study
+    study, order = findings.study, findings.study.ordered(findings.baseline)
     logs = {
         label: [read_log(study.files.run(name) / "metrics.jsonl") for name in study.counted(label)["folder"]]
         for label in order

@@ -74,11 +74,8 @@ def choose(findings: Findings) -> tuple[dict[str, list[Column]], list[str]]:
 
 
 def both_ways(differences: pd.DataFrame) -> pd.DataFrame:
-    """The images with the largest differences from best to worst, half of them for each side as far as there are such.
-
-    Args:
-        differences: of :func:`experiments.report.by_image.paired`.
-    """
+    """The images with the largest differences, as :func:`experiments.report.by_image.paired` gives them, from best to
+    worst, half of them for each side as far as there are such."""
     ordered = differences.sort_values(["difference", *IMAGE], ascending=[False, True, True])
     better, worse = ordered[ordered["difference"] > 0], ordered[ordered["difference"] < 0][::-1]
     best = min(len(better), max(IMAGES // 2, IMAGES - len(worse)))

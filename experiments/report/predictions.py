@@ -68,8 +68,8 @@ def read(study: Study, resamples: int) -> Predictions:
             truths[name] = study.files.ground_truth(name)
         except DataError as error:
             notes.append(f"{error}: no interval of the runs that are scored on it, nothing by image or complexity")
-    datasets = runs.drop_duplicates("ground_truth").set_index("ground_truth")["dataset"]
-    edges, groups = thirds({name: (truth, str(datasets[name])) for name, truth in truths.items()})
+    datasets = dict(zip(runs["ground_truth"], runs["dataset"].astype(str), strict=True))
+    edges, groups = thirds({name: (truth, datasets[name]) for name, truth in truths.items()})
     scores: Scores = {kind: {} for kind in study.kinds}
     shown: dict[tuple[str, str], dict[int, coco.Results]] = {}
     images, complexity = [], []
@@ -121,11 +121,8 @@ def pair(predictions: coco.Results, objects: list[dict[str, Any]]) -> dict[int, 
 
 
 def thirds(truths: dict[str, tuple[COCO, str]]) -> tuple[dict[str, Edges], dict[str, NDArray[np.int64]]]:
-    """The edges of the thirds of each data set, and the third of each annotation of each ground truth.
-
-    Args:
-        truths: by name, the index of a ground truth, segmentations as RLE, and the data set that it is of.
-    """
+    """The edges of the thirds of each data set, and the third of each annotation of each ground truth; ``truths`` hold
+    by name the index of a ground truth, segmentations as RLE, and the data set that it is of."""
     values = {}
     for name, (truth, _) in truths.items():
         objects = [None if each.get("iscrowd") else each["segmentation"] for each in truth.dataset["annotations"]]

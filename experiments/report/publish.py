@@ -20,12 +20,8 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
 
     Images go along only where all of them are generated ones: photographs of data sets may not be passed on.
 
-    Args:
-        study_dir: ``results/<study>``, with a report built.
-        to: made, or replaced as a whole where an earlier publication lies there; nothing else is ever replaced.
-
-    Returns:
-        The files written.
+    ``to`` is made, or replaced as a whole where an earlier publication lies there; nothing else is ever replaced.
+    Returns the files written.
 
     Raises:
         UserError: the report was not built, a run comes from code with uncommitted changes, or ``to`` holds

@@ -27,14 +27,8 @@ KINDS = tuple(kind for kind in coco.KINDS if kind != "box")
 
 
 def measure(folder: Path, baseline: str, *, data_root: str | None, device: str) -> None:
-    """Have each run of a study that was trained end to end give its masks in the baseline's boxes, where it has not
-    yet.
-
-    Args:
-        folder: ``results/<study>``.
-        baseline: the variant whose detections are shared.
-        data_root: as for the sweep.
-        device: ``auto``, ``cpu`` or ``cuda``.
+    """Have each run of ``results/<study>`` that was trained end to end give its masks in the boxes of the variant
+    ``baseline``, where it has not yet; ``data_root`` and ``device`` are as for the sweep.
 
     Raises:
         UserError: data, configuration or checkpoint of a run can't be used.

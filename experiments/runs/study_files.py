@@ -34,8 +34,8 @@ class StudyFiles:
     """Reads the files of the study in ``folder``, ``results/<study>``."""
 
     folder: Path
-    _truths: dict[str, COCO | DataError] = field(default_factory=dict)
-    _images: dict[str, Images] = field(default_factory=dict)
+    _truths: dict[str, COCO] = field(default_factory=dict, init=False)
+    _images: dict[str, Images] = field(default_factory=dict, init=False)
 
     def run(self, name: str) -> Path:
         """The folder of a run."""
@@ -47,14 +47,8 @@ class StudyFiles:
         if name is None:
             raise DataError(f"{self.folder}: result.json names no ground truth")
         if name not in self._truths:
-            try:
-                self._truths[name] = _index(self.folder / name)
-            except DataError as error:
-                self._truths[name] = error
-        truth = self._truths[name]
-        if isinstance(truth, DataError):
-            raise truth
-        return truth
+            self._truths[name] = _index(self.folder / name)
+        return self._truths[name]
 
     def predictions(self, run: str, truth: COCO) -> coco.Results:
         """What a run predicted: COCO results that fit the ground truth, segmentations as RLE."""

@@ -69,7 +69,7 @@ def choose(findings: Findings) -> tuple[dict[str, list[Column]], list[str]]:
         columns[label] = []
         for name, image_id, number in rows[[*IMAGE, value]].itertuples(index=False):
             image, text = sources[name].image(image_id), title.format(image_id, number)
-            columns[label].append(column(study, findings.predictions, (name, image_id), image, order, text))
+            columns[label].append(column(findings, (name, image_id), image, order, text))
     return columns, [source.note for source in sources.values() if source.note]
 
 

@@ -1,5 +1,6 @@
 """Panels **image, prediction, ground truth**: what the masks of each variant look like on the same images."""
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -9,9 +10,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
 from experiments.render.masks import Column, ImageKey, Instances, colour_of, grid, matched_colours
-from experiments.report.predictions import SCORE, Predictions, objects_of, pair
+from experiments.report.predictions import SCORE, objects_of, pair
 from experiments.report.section import Content, Findings, Section
-from experiments.runs.study import Study
 from instseg.evaluation import coco
 
 IMAGES = 4
@@ -19,8 +19,8 @@ IMAGES = 4
 
 def make(findings: Findings) -> Content:
     """``panels.png|pdf`` and ``panels/<variant>.png|pdf``."""
-    order = findings.study.ordered(findings.baseline)
-    columns = collect(findings.study, findings.predictions, order)
+    order = findings.scores.order
+    columns = collect(findings)
     text = explanation(columns)
     return Content(
         figure=partial(grid, columns, order, text),
@@ -29,28 +29,21 @@ def make(findings: Findings) -> Content:
     )
 
 
-def collect(study: Study, predictions: Predictions, order: list[str]) -> list[Column]:
+def collect(findings: Findings) -> list[Column]:
     """The stored images to show, those that most variants have first."""
-    names = study.runs["ground_truth"].dropna().unique()
-    stored = {name: study.files.images(name) for name in names}
-    holders = {name: sum((label, name) in predictions.shown for label in order) for name in names}
+    names = findings.study.runs["ground_truth"].dropna().unique()
+    stored = {name: findings.study.files.images(name) for name in names}
+    holders = Counter(name for _, name in findings.predictions.shown)
     keys = [(name, image_id) for name, images in stored.items() for image_id in images if holders[name]]
     keys = sorted(keys, key=lambda key: -holders[key[0]])[:IMAGES]
-    return [column(study, predictions, key, stored[key[0]][key[1]], order) for key in keys]
+    return [column(findings, key, stored[key[0]][key[1]], findings.scores.order) for key in keys]
 
 
-def column(
-    study: Study,
-    predictions: Predictions,
-    key: ImageKey,
-    image: NDArray[np.uint8],
-    order: list[str],
-    title: str = "",
-) -> Column:
+def column(findings: Findings, key: ImageKey, image: NDArray[np.uint8], order: list[str], title: str = "") -> Column:
     """One (H, W, 3) image with the predictions of those variants of ``order`` that have a run on it, each of the first
     such run, in the order of folds and seeds."""
     ground_truth, image_id = key
-    truth = study.files.ground_truth(ground_truth)
+    truth = findings.study.files.ground_truth(ground_truth)
     objects = objects_of(truth, image_id)
     masks = [truth.annToMask(annotation).astype(bool) for annotation in objects]
     instances = Instances(
@@ -58,18 +51,13 @@ def column(
         _boxes(objects),
         [colour_of(number) for number in range(len(objects))],
     )
-    shown = {label: predictions.shown.get((label, ground_truth)) for label in order}
-    return Column(
-        key,
-        image,
-        instances,
-        {
-            label: _prediction(by_image.get(image_id, []), objects, instances)
-            for label, by_image in shown.items()
-            if by_image is not None
-        },
-        title,
-    )
+    shown = {label: findings.predictions.shown.get((label, ground_truth)) for label in order}
+    predictions = {
+        label: _prediction(by_image.get(image_id, []), objects, instances)
+        for label, by_image in shown.items()
+        if by_image is not None
+    }
+    return Column(key, image, instances, predictions, title)
 
 
 def explanation(columns: Iterable[Column]) -> str:

@@ -153,24 +153,19 @@ def differences(variants: Mapping[str, Runs], rivals: Mapping[str, str | None]) 
 
     Args:
         variants: the runs of each.
-        rivals: what each variant is compared with, the rival before those that are compared with it; None or the
-            variant itself: nothing.
+        rivals: what each variant is compared with; None or the variant itself: nothing.
     """
-    spreads: dict[tuple[str, tuple[RunKey, ...]], Spread | None] = {}
     result = {}
     for label, rival in rivals.items():
         runs = variants.get(label, {})
         rival_runs = variants.get(rival, {}) if rival is not None and rival != label else {}
         keys = _shared(runs, rival_runs)
         difference = UNKNOWN
-        if rival is not None and keys:
-            known = rival, tuple(keys)
-            if known not in spreads:
-                others = [variants.get(name, {}) for name, other in rivals.items() if other == rival != name]
-                alike = [other for other in others if set(keys) <= set(_shared(other, rival_runs))]
-                spreads[known] = _pooled_spread([rival_runs, *alike], keys)
+        if keys:
+            others = [variants.get(name, {}) for name, other in rivals.items() if other == rival != name]
+            alike = [other for other in others if set(keys) <= set(_shared(other, rival_runs))]
             pairs = {key: RunScores(runs[key].values - rival_runs[key].values, runs[key].images) for key in keys}
-            difference = mean_over_runs(pairs, spreads[known])
+            difference = mean_over_runs(pairs, _pooled_spread([rival_runs, *alike], keys))
         result[label] = Difference(rival, difference, len(keys), _comparable(keys, rival_runs))
     return result
 

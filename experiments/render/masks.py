@@ -76,12 +76,7 @@ def colour_of(number: int) -> Colour:
 
 def grid(columns: list[Column], order: list[str], explanation: str) -> Figure | None:
     """Images side by side with the predictions of several variants, a row each between a row of bare images and one of
-    ground truth; many stand in blocks side by side. None where no variant has a prediction.
-
-    Args:
-        order: the variants.
-        explanation: text at the top.
-    """
+    ground truth; many stand in blocks side by side. None where no variant has a prediction."""
     shown = [label for label in order if any(label in column.predictions for column in columns)]
     if not shown:
         return None

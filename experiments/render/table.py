@@ -25,12 +25,9 @@ WIDTH = 120
 
 @dataclass
 class Table:
-    """A table in its two forms.
+    """A table in its two forms, ``numbers`` for machines and the same as ``text`` for people, with a line below it.
 
     Attributes:
-        numbers: for machines.
-        text: the same for people, as they read it.
-        note: a line below the table; may be empty.
         rule_every: number of rows between two rules in LaTeX.
     """
 
@@ -124,12 +121,6 @@ def signed(value: float, digits: int = 1) -> str:
     """A number with its sign, ``+0.0`` for what rounds to 0 from either side."""
     # -0.0 + 0.0 is 0.0
     return f"{round(value, digits) + 0.0:+.{digits}f}"
-
-
-def mean_std(mean: float, std: float) -> str:
-    """``71.2 ± 0.4``, or what of it is known."""
-    texts = number(mean, 1), number(std, 1)
-    return texts[0] if MISSING in texts else " ± ".join(texts)
 
 
 def ranged(median: float, low: float, high: float) -> str:

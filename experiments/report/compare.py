@@ -29,7 +29,8 @@ Scores = dict[Kind, dict[str, dict[RunKey, RunScores]]]
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean and sample standard deviation of a number over the ``n`` runs that have it."""
+    """Mean and sample standard deviation of a number over the ``n`` runs that have it; as text ``71.2 ± 0.4``, or what
+    of it is known."""
 
     mean: float = math.nan
     std: float = math.nan
@@ -46,7 +47,8 @@ class Mean:
         return {f"{name}_mean": self.mean, f"{name}_std": self.std, f"{name}_n": self.n}
 
     def __str__(self) -> str:
-        return table.mean_std(self.mean, self.std)
+        texts = table.number(self.mean, 1), table.number(self.std, 1)
+        return texts[0] if table.MISSING in texts else " ± ".join(texts)
 
 
 def difference_columns(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
@@ -124,10 +126,9 @@ def add_scores(
     Args:
         run: its row of ``study.runs``.
         truth, results: as :class:`experiments.runs.study_files.StudyFiles` gives them.
-        file: that holds the results.
 
     Returns:
-        A line for each kind of which the file gives another AP than the run's metrics say.
+        A line for each kind of which the results, of ``file``, give another AP than the run's metrics say.
     """
     notes = []
     for kind, by_variant in scores.items():
@@ -148,7 +149,7 @@ def compare(study: Study, scores: Scores, baseline: str) -> StudyScores:
     labels, kinds = study.ordered(baseline), list(scores)
     rivals = {label: study.rival_of(label, baseline) for label in labels}
     judged = {kind: judge(differences(scores[kind], rivals), kind, "AP") for kind in kinds}
-    variants, notes = [], []
+    variants, notes, absent = [], [], pd.Series(dtype=float)
     for label in labels:
         runs, other = study.counted(label), study.baseline_of(label, baseline)
         comparisons = {kind: judged[kind][label] for kind in kinds}
@@ -159,7 +160,7 @@ def compare(study: Study, scores: Scores, baseline: str) -> StudyScores:
                 settings={key: runs[key].iloc[0] for key in SETTINGS},
                 runs=len(runs),
                 folds=runs["fold"].nunique(),
-                metrics={kind: {metric: _mean(runs, f"{kind}_{metric}") for metric in METRICS} for kind in kinds},
+                metrics={kind: {m: Mean.over(runs.get(f"{kind}_{m}", absent)) for m in METRICS} for kind in kinds},
                 intervals={kind: _own_interval(scores[kind].get(label, {})) for kind in kinds},
                 comparisons=comparisons,
             )
@@ -178,10 +179,6 @@ def compare(study: Study, scores: Scores, baseline: str) -> StudyScores:
         why = "is no single variant" if baseline in set(study.runs["name"]) else "has no finished run"
         notes.append(f"baseline {baseline!r} {why}, so differences are –; variants: {', '.join(labels)}")
     return StudyScores(variants, kinds, notes)
-
-
-def _mean(runs: pd.DataFrame, column: str) -> Mean:
-    return Mean.over(runs[column] if column in runs else pd.Series(dtype=float))
 
 
 def _own_interval(runs: Mapping[RunKey, RunScores]) -> Interval:

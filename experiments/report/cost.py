@@ -79,11 +79,7 @@ def summarize(findings: Findings) -> Content:
 
 
 def read_speed(folder: Path) -> dict[str, Any] | None:
-    """The content of a study's ``speed.json``, or None where there is none.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """The content of a study's ``speed.json``, or None where there is none; a ``UserError`` says how it is damaged."""
     path = folder / "speed.json"
     if not path.is_file():
         return None

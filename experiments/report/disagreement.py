@@ -49,10 +49,8 @@ def choose(findings: Findings) -> tuple[dict[str, list[Column]], list[str]]:
     """The images of each variant that has a difference, by its label, and under "" those of all variants; and notes.
 
     Images are chosen from the whole data set where it is at hand and still the one that the runs were scored on, else
-    from those that are stored in the study, which gets a note. A title says how much better the variant is.
-
-    Raises:
-        DataError: an image can't be read.
+    from those that are stored in the study, which gets a note. A title says how much better the variant is. A
+    ``DataError`` names an image that can't be read.
     """
     study, rivals, ious = findings.study, findings.scores.rivals, findings.predictions.images
     sources = {name: _open_images(study, name, findings.data_root) for name in ious["ground_truth"].unique()}

@@ -127,11 +127,7 @@ def about(folder: Path) -> tuple[str, int]:
 
 
 def read(folder: Path) -> Study:
-    """Scan ``folder/runs``.
-
-    Raises:
-        UserError: there is no finished run, or a ``result.json`` is damaged.
-    """
+    """Scan ``folder/runs``; a ``UserError`` where there is no finished run, or a ``result.json`` is damaged."""
     if not folder.is_dir():
         raise UserError(f"there is no study folder {folder}: run the sweep first, or check the study's name")
     folders = sorted(path for path in folder.glob("runs/*") if path.is_dir() and path.name[0] != ".")

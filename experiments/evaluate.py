@@ -22,7 +22,7 @@ from instseg.errors import DataError, UserError
 from instseg.evaluation import coco
 from instseg.evaluation.coco import Kind
 from instseg.evaluation.matches import match
-from instseg.files import read_json, write_atomically
+from instseg.files import faults_of, read_json, write_atomically
 from instseg.statistics.estimate import Estimate
 from instseg.statistics.resampling import differences, mean_over_runs, score_run
 from instseg.statistics.verdict import Comparison, judge
@@ -48,18 +48,14 @@ def _score(annotations: tuple[Path, Any], predictions: tuple[Path, Any], engine:
     (truth_path, truth), (path, results) = annotations, predictions
     lines = {kind: _lacks(results, kind) for kind in coco.KINDS}
     kinds = [kind for kind, lacking in lines.items() if lacking is None]
-    try:
+    with faults_of(truth_path):
         coco.check_ground_truth(truth, kinds)
-    except DataError as error:
-        raise DataError(f"{truth_path}: {error}") from error
     if not kinds:
         raise DataError(f"{path}: no result has bbox or segmentation; one of them is needed")
     scored: Scored = {}
     for kind in kinds:
-        try:
+        with faults_of(path):
             evaluation = coco.evaluate(truth, results, kind, engine)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
         scored[kind] = coco.metrics(evaluation)
         lines[kind] = f"{kind}:\n{coco.summary(evaluation)}"
     return scored, "\n".join(str(line) for line in lines.values())

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from instseg.errors import DataError
 from instseg.evaluation import coco, gt_boxes
-from instseg.files import read_json
+from instseg.files import faults_of, read_json
 
 PREDICTIONS = "predictions.json"
 GT_BOXES = "true_boxes.json"
@@ -82,11 +82,9 @@ class StudyFiles:
 
 def checked_results(path: Path, results: Any, truth: COCO) -> coco.Results:
     """Results that a file holds, segmentations as RLE; a ``DataError`` where they don't fit the ground truth."""
-    try:
+    with faults_of(path):
         for kind in coco.KINDS:
             coco.check_results(truth.dataset, results, kind)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
     for result in results:
         result["segmentation"] = truth.annToRLE(result)
     return results
@@ -100,10 +98,8 @@ def number(value: Any) -> float:
 
 def _index(path: Path) -> COCO:
     content = read_json(path)
-    try:
+    with faults_of(path):
         coco.check_ground_truth(content, coco.KINDS)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
     truth = coco.load(content)
     for annotation in truth.anns.values():
         annotation["segmentation"] = truth.annToRLE(annotation)

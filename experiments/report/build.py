@@ -3,18 +3,7 @@
 from pathlib import Path
 
 from experiments.render import plot
-from experiments.report import (
-    ap,
-    by_image,
-    by_object,
-    cost,
-    curves,
-    disagreement,
-    gt_boxes,
-    panels,
-    runs,
-    shared_boxes,
-)
+from experiments.report import ap, by_image, by_object, cost, curves, disagreement, gt_boxes, panels, runs, shared_boxes
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.study import read
 from instseg.errors import DataError

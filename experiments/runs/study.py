@@ -140,11 +140,9 @@ def read(folder: Path) -> Study:
     study = Study(folder, pd.DataFrame(rows), unfinished, StudyFiles(folder))
     _mark_replaced(study)
     counted = study.runs[study.runs["counted"]]
-    commits = counted["commit"].nunique(dropna=False)
-    if commits > 1:
+    if (commits := counted["commit"].nunique(dropna=False)) > 1:
         study.notes.append(f"the runs come from {commits} commits of the code; runs.csv says which")
-    dirty = sum(value is True for value in counted["dirty"])
-    if dirty:
+    if dirty := sum(value is True for value in counted["dirty"]):
         study.notes.append(f"{dirty} of {len(counted)} runs come from code with uncommitted changes")
     study.notes += [
         f"{count} of {len(counted)} runs have first weights that were trained before: {given}"

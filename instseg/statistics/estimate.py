@@ -120,12 +120,7 @@ def _share(units: Sequence[int]) -> Floats:
 
 
 def estimate(
-    values: Floats,
-    replicates: Floats,
-    units: Sequence[int],
-    images: int,
-    sets: int = 1,
-    spread: Spread | None = None,
+    values: Floats, replicates: Floats, units: Sequence[int], images: int, sets: int = 1, spread: Spread | None = None
 ) -> Estimate:
     """Mean over runs, with the error that images and units give it.
 

@@ -6,6 +6,7 @@ interval.
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,15 +22,16 @@ from instseg.errors import DataError, UserError
 from instseg.evaluation import coco
 from instseg.evaluation.coco import Kind
 from instseg.evaluation.matches import match
-from instseg.files import read_json, write_atomically
+from instseg.files import faults_of, read_json, write_atomically
 from instseg.statistics.estimate import Estimate
 from instseg.statistics.resampling import differences, mean_over_runs, score_run
 from instseg.statistics.verdict import Comparison, judge
 
+Scored = dict[str, dict[str, float | None]]
+"""COCO's twelve numbers by kind."""
 
-def score(
-    annotations: Path, predictions: Path, engine: str = coco.DEFAULT_ENGINE
-) -> tuple[dict[str, dict[str, float | None]], str]:
+
+def score(annotations: Path, predictions: Path, engine: str = coco.DEFAULT_ENGINE) -> tuple[Scored, str]:
     """Score a results file against an annotation file.
 
     Returns:
@@ -39,27 +41,21 @@ def score(
     Raises:
         DataError: one of the files can't be used; one line that begins with its name.
     """
-    return _scored(read_json(annotations), read_json(predictions), (annotations, predictions), engine)
+    return _score((annotations, read_json(annotations)), (predictions, read_json(predictions)), engine)
 
 
-def _scored(
-    truth: Any, results: Any, files: tuple[Path, Path], engine: str
-) -> tuple[dict[str, dict[str, float | None]], str]:
-    annotations, predictions = files
+def _score(annotations: tuple[Path, Any], predictions: tuple[Path, Any], engine: str) -> tuple[Scored, str]:
+    (truth_path, truth), (path, results) = annotations, predictions
     lines = {kind: _lacks(results, kind) for kind in coco.KINDS}
     kinds = [kind for kind, lacking in lines.items() if lacking is None]
-    try:
+    with faults_of(truth_path):
         coco.check_ground_truth(truth, kinds)
-    except DataError as error:
-        raise DataError(f"{annotations}: {error}") from error
     if not kinds:
-        raise DataError(f"{predictions}: no result has bbox or segmentation; one of them is needed")
-    scored: dict[str, dict[str, float | None]] = {}
+        raise DataError(f"{path}: no result has bbox or segmentation; one of them is needed")
+    scored: Scored = {}
     for kind in kinds:
-        try:
+        with faults_of(path):
             evaluation = coco.evaluate(truth, results, kind, engine)
-        except DataError as error:
-            raise DataError(f"{predictions}: {error}") from error
         scored[kind] = coco.metrics(evaluation)
         lines[kind] = f"{kind}:\n{coco.summary(evaluation)}"
     return scored, "\n".join(str(line) for line in lines.values())
@@ -79,7 +75,7 @@ def compare(
     """Score several results files, and compare each with the first.
 
     Returns:
-        ``scores`` by file, ``differences`` as rows, what they were made with, and the text for the terminal.
+        What ``output=`` holds: ``scores`` by file, ``differences`` as rows, and what they were made with; and the text.
 
     Raises:
         DataError: as :func:`score`, or there is nothing that all files can be scored by.
@@ -87,7 +83,7 @@ def compare(
     truth, results = read_json(annotations), {name: read_json(Path(name)) for name in predictions}
     scores, parts = {}, []
     for name in predictions:
-        scores[name], lines = _scored(truth, results[name], (annotations, Path(name)), engine)
+        scores[name], lines = _score((annotations, truth), (Path(name), results[name]), engine)
         parts.append(f"{name}\n{lines}")
     kinds = [kind for kind in coco.KINDS if all(kind in by_kind for by_kind in scores.values())]
     if not kinds:
@@ -96,17 +92,15 @@ def compare(
     images, index = len(truth["images"]), coco.load(truth)
     compared = compare_files(index, results, kinds, resamples, seed)
     notes = gaps(index, results)
-    made = {"annotations": str(annotations), "images": images, "resamples": resamples, "seed": seed}
-    heading = f"differences to {predictions[0]}, paired over {images} images, {resamples} resamples:"
     parts += [
-        heading,
+        f"differences to {predictions[0]}, paired over {images} images, {resamples} resamples:",
         differences_text(compared),
         "AP in percent. The intervals cover the draw of the images, not what another training of the same models would "
         "give.",
     ]
-    text = "\n".join(["\n\n".join(parts), *(f"note: {line}" for line in notes)])
-    rows = [file.to_json() for file in compared]
-    return {**made, "scores": scores, "differences": rows, "notes": notes}, text
+    output = {"annotations": str(annotations), "images": images, "resamples": resamples, "seed": seed}
+    output |= {"scores": scores, "differences": [file.to_json() for file in compared], "notes": notes}
+    return output, "\n".join(["\n\n".join(parts), *(f"note: {line}" for line in notes)])
 
 
 class FileScore(NamedTuple):
@@ -123,17 +117,15 @@ class FileScore(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """One row of ``differences`` in the output; None for what there is none of."""
         comparison = self.comparison
+        (low, high), (diff_low, diff_high) = self.interval, comparison.interval
+        holm_low, holm_high = comparison.corrected_interval
         numbers = {
-            "AP": self.ap.value,
-            **dict(zip(("AP_low", "AP_high"), self.interval, strict=True)),
-            "diff": comparison.value,
-            **dict(zip(("diff_low", "diff_high"), comparison.interval, strict=True)),
-            "p": comparison.p,
-            "p_holm": comparison.corrected_p,
-            **dict(zip(("diff_holm_low", "diff_holm_high"), comparison.corrected_interval, strict=True)),
+            **{"AP": self.ap.value, "AP_low": low, "AP_high": high},
+            **{"diff": comparison.value, "diff_low": diff_low, "diff_high": diff_high, "p": comparison.p},
+            **{"p_holm": comparison.corrected_p, "diff_holm_low": holm_low, "diff_holm_high": holm_high},
         }
         # nan is no JSON
-        known = {key: None if value != value else value for key, value in numbers.items()}
+        known = {key: None if math.isnan(value) else value for key, value in numbers.items()}
         return {"kind": comparison.kind, "predictions": comparison.variant, **known, "real": comparison.is_real}
 
 
@@ -146,11 +138,11 @@ def compare_files(
 
     Args:
         truth: index of the annotations, as :func:`instseg.evaluation.coco.load` gives it.
-        results: by name, results without fault, by all of ``kinds``; the first is the baseline.
+        results: by name, without fault by all of ``kinds``; the first is the baseline.
         resamples, seed: number of bootstrap replicates, and the bootstrap's own seed.
 
     Returns:
-        One score a kind and file; the differences of a kind are judged together.
+        By kind, one score a file; the differences of a kind are judged together.
     """
     first, *others = results
     scores = []
@@ -184,29 +176,24 @@ def differences_text(scores: Sequence[FileScore]) -> str:
     verdicts = {None: MISSING, True: f"yes {MARK}", False: "no"}
     rows = []
     for file in scores:
-        low, high = file.interval
+        comparison, (low, high) = file.comparison, file.interval
         rows.append(
             [
-                file.comparison.kind,
-                file.comparison.variant,
-                number(file.ap.value, 2) + (f" [{low:.2f}, {high:.2f}]" if low == low else ""),
-                difference(file.comparison, 2, mark=False),
-                *(_probability(p) for p in (file.comparison.p, file.comparison.corrected_p)),
-                verdicts[file.comparison.is_real],
+                comparison.kind,
+                comparison.variant,
+                number(file.ap.value, 2) + ("" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"),
+                difference(comparison, 2, mark=False),
+                *("<0.001" if p < 0.001 else number(p, 3) for p in (comparison.p, comparison.corrected_p)),
+                verdicts[comparison.is_real],
             ]
         )
     names = ["kind", "predictions", "AP [95 %]", "Δ AP [95 %, Holm]", "p", "p, Holm", "real"]
     return tabulate(rows, names, disable_numparse=True, colalign=["left", "left", *["right"] * 5])
 
 
-def _probability(p: float) -> str:
-    return "<0.001" if p < 0.001 else number(p, 3)
-
-
 def _job(cfg: DictConfig) -> None:
     config = apps.to_config(cfg, apps.Evaluate)
-    names = config.names()
-    annotations = Path(config.annotations)
+    names, annotations = config.names(), Path(config.annotations)
     output: dict[str, Any]
     if len(names) == 1:
         output, text = score(annotations, Path(names[0]), config.engine)

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,15 @@ def write_atomically(path: Path, data: str | bytes) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def faults_of(path: Path) -> Iterator[None]:
+    """A ``DataError`` about the content of a file gets the file's name in front."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def read_json(path: Path) -> Any:

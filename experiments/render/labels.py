@@ -37,45 +37,44 @@ def label_points(axes: Axes, points: NDArray[np.float64], labels: list[str], col
     ends = axes.transData.transform(np.reshape(segments, (-1, 2))).reshape(-1, 2, 2)
     bars = np.hstack([ends.min(1) - pixel, ends.max(1) + pixel])
 
+    sizes = []
+    for label in labels:
+        text = axes.text(0, 0, label, fontsize=8.5, linespacing=0.95)
+        sizes.append(text.get_window_extent(renderer).size)
+        text.remove()
     radii, angles = (grid.ravel() for grid in np.meshgrid(_RADII, _ANGLES, indexing="ij"))
     towards = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    candidates, lines, costs = [], [], []
-    for place, label in zip(places, labels, strict=True):
-        text = axes.text(0, 0, label, fontsize=8.5, linespacing=0.95)
-        half = np.asarray(text.get_window_extent(renderer).size) / 2 + pixel
-        text.remove()
-        # The label's nearest side, not its middle, is at this distance.
-        middle = place + towards * (radii[:, None] * pixel + half)
-        boxes = np.hstack([middle - half, middle + half])
-        edge = np.clip(place, boxes[:, :2], boxes[:, 2:])
-        steps = np.linspace(0, 1, 8)[1:, None]
-        candidates.append(boxes)
-        lines.append(np.tile(place + steps * (edge - place)[:, None], 2))
-        outside = (boxes[:, :2] < frame[:2]).any(1) | (boxes[:, 2:] > frame[2:]).any(1)
-        cost = radii / 15 + _OUTSIDE * outside + _ON_BAR * _overlaps(boxes, bars).sum(1)
-        costs.append(cost + _COVERS * _overlaps(boxes, markers).sum(1))
+    # (N labels, 1, 2) and, of each candidate place, (N, C, 2 or 4)
+    halves, origins = np.array(sizes)[:, None] / 2 + pixel, places[:, None]
+    # The label's nearest side, not its middle, is at this distance.
+    middles = origins + towards * (radii[:, None] * pixel + halves)
+    boxes = np.concatenate([middles - halves, middles + halves], axis=2)
+    edges = np.clip(origins, boxes[..., :2], boxes[..., 2:])
+    steps = np.linspace(0, 1, 8)[1:, None]
+    lines = np.tile(origins[:, None] + steps * (edges - origins)[:, :, None], 2)
+    outside = (boxes[..., :2] < frame[:2]).any(-1) | (boxes[..., 2:] > frame[2:]).any(-1)
+    costs = radii / 15 + _OUTSIDE * outside + _ON_BAR * _overlaps(boxes, bars).sum(-1)
+    costs = costs + _COVERS * _overlaps(boxes, markers).sum(-1)
 
     # Crowded points choose first; then each chooses again, knowing the others' places, until all are content.
     distance = np.linalg.norm(places[:, None] - places[None], axis=2)
     crowded = np.argsort(np.sort(distance, axis=1)[:, :4].sum(axis=1), kind="stable")
-    chosen: dict[int, int] = {}
+    chosen = np.full(len(labels), -1)
     for _ in range(_PASSES):
-        before = dict(chosen)
+        before = chosen.copy()
         for index in crowded:
-            others = [other for other in chosen if other != index]
-            taken = np.reshape([candidates[other][chosen[other]] for other in others], (-1, 4))
-            crossing = np.reshape([lines[other][chosen[other]] for other in others], (-1, 4))
-            cost = costs[index] + _COVERS * _overlaps(candidates[index], taken).sum(1)
-            cost = cost + _CROSSES * _overlaps(candidates[index], crossing).any(1)
-            own = lines[index].reshape(-1, 4)
+            others = np.flatnonzero((chosen >= 0) & (np.arange(len(labels)) != index))
+            taken, crossing = boxes[others, chosen[others]], lines[others, chosen[others]].reshape(-1, 4)
+            cost = costs[index] + _COVERS * _overlaps(boxes[index], taken).sum(-1)
+            cost = cost + _CROSSES * _overlaps(boxes[index], crossing).any(-1)
             in_way = np.concatenate([taken, np.delete(markers, index, axis=0)])
-            cost = cost + _CROSSES * _overlaps(own, in_way).any(1).reshape(len(cost), -1).any(1)
-            chosen[index] = int(cost.argmin())
-        if chosen == before:
+            cost = cost + _CROSSES * _overlaps(lines[index], in_way).any((-1, -2))
+            chosen[index] = cost.argmin()
+        if (chosen == before).all():
             break
 
     for index, label in enumerate(labels):
-        box = candidates[index][chosen[index]]
+        box = boxes[index, chosen[index]]
         offset = ((box[:2] + box[2:]) / 2 - places[index]) / pixel
         line = {"arrowstyle": "-", "color": colours[index], "lw": 0.7, "shrinkB": 4}
         axes.annotate(
@@ -93,6 +92,6 @@ def label_points(axes: Axes, points: NDArray[np.float64], labels: list[str], col
 
 
 def _overlaps(boxes: Boxes, others: Boxes) -> NDArray[np.bool_]:
-    """Which of (N, 4) boxes x0, y0, x1, y1 overlap which of (M, 4) others: (N, M)."""
-    low, high = boxes[:, None, :2], boxes[:, None, 2:]
-    return np.all((low <= others[None, :, 2:]) & (high >= others[None, :, :2]), axis=2)
+    """Which of (..., 4) boxes x0, y0, x1, y1 overlap which of (M, 4) others: (..., M)."""
+    low, high = boxes[..., None, :2], boxes[..., None, 2:]
+    return np.all((low <= others[:, 2:]) & (high >= others[:, :2]), axis=-1)

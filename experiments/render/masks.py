@@ -46,17 +46,14 @@ class Instances:
     iou: float | None = None
 
 
+_NOTHING = Instances(np.zeros((0, 0, 0), dtype=bool), np.zeros((0, 4)), [])
+"""For a bare image."""
+
+
 @dataclass
 class Column:
-    """One column of a grid.
-
-    Attributes:
-        key: which image it is.
-        image: (H, W, 3).
-        truth: the objects.
-        predictions: by variant; one without a run on this image has no entry.
-        title: above the image.
-    """
+    """One column of a grid: an image (H, W, 3), its objects, and the predictions by variant; one without a run on this
+    image has no entry."""
 
     key: ImageKey
     image: NDArray[np.uint8]
@@ -66,13 +63,8 @@ class Column:
 
 
 def matched_colours(count: int, pairs: dict[int, tuple[int, float]], truth: Instances) -> list[Colour]:
-    """Each mask has the colour of its object; masks without an object get colours that no object has.
-
-    Args:
-        count: number of masks.
-        pairs: by mask, its object and their IoU.
-        truth: the objects.
-    """
+    """The colours of ``count`` masks: each has that of its object; masks without an object get colours that no object
+    has. ``pairs`` hold by mask its object and their IoU."""
     spare = iter(range(len(truth.colours), len(truth.colours) + count))
     return [truth.colours[pairs[n][0]] if n in pairs else colour_of(next(spare)) for n in range(count)]
 
@@ -83,17 +75,8 @@ def colour_of(number: int) -> Colour:
 
 
 def grid(columns: list[Column], order: list[str], explanation: str) -> Figure | None:
-    """Images side by side with the predictions of several variants.
-
-    Args:
-        columns: the images.
-        order: the variants, a row each between a row of bare images and one of ground truth; many stand in blocks side
-            by side.
-        explanation: text at the top.
-
-    Returns:
-        None where no variant has a prediction.
-    """
+    """Images side by side with the predictions of several variants, a row each between a row of bare images and one of
+    ground truth; many stand in blocks side by side. None where no variant has a prediction."""
     shown = [label for label in order if any(label in column.predictions for column in columns)]
     if not shown:
         return None
@@ -116,7 +99,7 @@ def grid(columns: list[Column], order: list[str], explanation: str) -> Figure | 
     for block in range(blocks):
         left = _GAP + block * (block_width + _BETWEEN)
         part = shown[block * length : (block + 1) * length]
-        rows: list[tuple[str, list[Instances | None]]] = [("image", [_no_instances(column) for column in columns])]
+        rows: list[tuple[str, list[Instances | None]]] = [("image", [_NOTHING] * len(columns))]
         rows += [(names[label], [column.predictions.get(label) for column in columns]) for label in part]
         rows.append(("ground truth", [column.truth for column in columns]))
         for row, (name, instances) in enumerate(rows):
@@ -154,11 +137,6 @@ def _measure(figure: Figure, text: str) -> tuple[float, float]:
     extent = drawn.get_window_extent(FigureCanvasAgg(figure).get_renderer())
     drawn.remove()
     return extent.width / figure.dpi, extent.height / figure.dpi
-
-
-def _no_instances(column: Column) -> Instances:
-    """For the bare image."""
-    return Instances(np.zeros((0, *column.image.shape[:2]), dtype=bool), np.zeros((0, 4)), [])
 
 
 def overlay(axes: Axes, image: NDArray[np.uint8], instances: Instances | None, linewidth: float) -> None:

@@ -64,32 +64,31 @@ def looks(variants: list[str]) -> dict[str, Look]:
     """One look a variant, in the order of the tables: the first, the baseline, is black; controls are black too, with
     hollow markers."""
     controls = [variant for variant in variants[1:] if _CONTROL.search(variant)]
+    others = [variant for variant in variants[1:] if variant not in controls]
     chosen = {variant: Look(_BLACKS[0], _MARKERS[0], _DASHES[0]) for variant in variants[:1]}
     for position, variant in enumerate(controls):
         turn, kind = divmod(position, len(_MARKERS) - 1)
         chosen[variant] = Look(_BLACKS[turn % len(_BLACKS)], _MARKERS[kind + 1], _DASHES[kind + 1], hollow=True)
-    for position, variant in enumerate(variant for variant in variants[1:] if variant not in controls):
+    for position, variant in enumerate(others):
         turn, colour = divmod(position, len(_COLOURS))
         chosen[variant] = Look(_COLOURS[colour], _MARKERS[turn % len(_MARKERS)], _DASHES[turn % len(_DASHES)])
     return chosen
 
 
-def save(stem: Path, figure: Figure) -> list[Path]:
-    """Write ``stem.png`` (150 dpi) and ``stem.pdf``, without dates, so that the same data give the same bytes."""
-    paths = []
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
-        data = io.BytesIO()
-        figure.savefig(data, format=kind, dpi=150, metadata=metadata)
-        # Not with_suffix: a variant's name may hold a dot.
-        paths.append(write_atomically(stem.with_name(f"{stem.name}.{kind}"), data.getvalue()))
-    return paths
-
-
 def draw(stem: Path, make: Callable[[], Figure | None]) -> list[Path]:
-    """Make a figure in this module's style and save it; nothing is written where ``make`` gives None."""
+    """Make a figure in this module's style and write ``stem.png`` (150 dpi) and ``stem.pdf``, without dates, so that
+    the same data give the same bytes; nothing is written where ``make`` gives None."""
     with mpl.rc_context(STYLE):
         figure = make()
-        return [] if figure is None else save(stem, figure)
+        if figure is None:
+            return []
+        paths = []
+        for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
+            data = io.BytesIO()
+            figure.savefig(data, format=kind, dpi=150, metadata=metadata)
+            # Not with_suffix: a variant's name may hold a dot.
+            paths.append(write_atomically(stem.with_name(f"{stem.name}.{kind}"), data.getvalue()))
+        return paths
 
 
 def file_names(labels: list[str]) -> dict[str, str]:
@@ -106,13 +105,7 @@ def file_names(labels: list[str]) -> dict[str, str]:
 
 
 def row_figure(variants: Iterable[str], columns: int, width: float) -> tuple[Figure, list[Axes]]:
-    """Axes side by side with a row a variant, from below.
-
-    Args:
-        variants: labels, which stand at the left.
-        columns: number of axes.
-        width: of each, in inches.
-    """
+    """Axes side by side, as many as ``columns``, each ``width`` inches wide, with a row a variant, from below."""
     names = [wrap(variant, _NAME_CHARACTERS) for variant in variants]
     heights = [_LINE * (1 + name.count("\n")) for name in names]
     across = 0.085 * max(len(line) for name in names for line in name.splitlines())
@@ -126,6 +119,12 @@ def row_figure(variants: Iterable[str], columns: int, width: float) -> tuple[Fig
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
     return figure, all_axes
+
+
+def rival_name(labels: Iterable[str | None]) -> str:
+    """What a plot calls the baselines that its variants are compared with."""
+    names = set(labels)
+    return f"{names.pop()}" if len(names) == 1 else "the baseline"
 
 
 def caption(figure: Figure, text: str) -> None:

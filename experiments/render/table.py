@@ -5,6 +5,7 @@ In CSV files a missing value is an empty field and every number has its own colu
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,9 @@ WIDTH = 120
 
 @dataclass
 class Table:
-    """A table in its two forms.
+    """A table in its two forms, ``numbers`` for machines and the same as ``text`` for people, with a line below it.
 
     Attributes:
-        numbers: for machines.
-        text: the same for people, as they read it.
-        note: a line below the table; may be empty.
         rule_every: number of rows between two rules in LaTeX.
     """
 
@@ -40,12 +38,12 @@ class Table:
 
     def write(self, stem: Path, *endings: str) -> list[Path]:
         """Write the files of these endings, of ``csv``, ``md`` and ``tex``."""
-        content = {"csv": self.csv, "md": self.markdown, "tex": lambda: latex(self.text, self.note, self.rule_every)}
+        content: dict[str, Callable[[], str]] = {
+            "csv": lambda: self.numbers.to_csv(index=False, na_rep="", lineterminator="\n"),
+            "md": self.markdown,
+            "tex": self.latex,
+        }
         return [write_atomically(stem.with_name(f"{stem.name}.{ending}"), content[ending]()) for ending in endings]
-
-    def csv(self) -> str:
-        """The numbers as CSV."""
-        return self.numbers.to_csv(index=False, na_rep="", lineterminator="\n")
 
     def markdown(self) -> str:
         """The text as Markdown, with the note below."""
@@ -54,27 +52,21 @@ class Table:
         table = safe.to_markdown(index=False, disable_numparse=True, colalign=align)
         return f"{table}\n" + (f"\n{self.note}\n" if self.note else "")
 
-
-def latex(text: pd.DataFrame, note: str, rule_every: int | None = None) -> str:
-    """A plain ``tabular`` with booktabs rules (``\\usepackage{booktabs}``), the note as a comment above it.
-
-    Args:
-        text: cells and headings as plain text, in which LaTeX's own characters are escaped here.
-        note: one line.
-        rule_every: number of body rows between two rules.
-    """
-    columns = "".join("l" if _is_words(text[name]) else "r" for name in text.columns)
-    body = text.to_latex(index=False, escape=True, column_format=columns)
-    for plain, command in (("±", r"$\pm$"), ("Δ", r"$\Delta$"), ("–", "--")):
-        body = body.replace(plain, command)
-    # A hyphen before a number is a minus.
-    body = re.sub(r"(?<=[\s\[])-(?=\d)", "$-$", body)
-    lines = body.splitlines()
-    if rule_every:
-        first, last = lines.index(r"\midrule") + 1, lines.index(r"\bottomrule")
-        for place in reversed(range(first + rule_every, last, rule_every)):
-            lines.insert(place, r"\midrule")
-    return f"% {note}\n" + "\n".join(lines) + "\n"
+    def latex(self) -> str:
+        """The text, in which LaTeX's own characters are escaped, as a plain ``tabular`` with booktabs rules
+        (``\\usepackage{booktabs}``), the note as a comment above it."""
+        columns = "".join("l" if _is_words(self.text[name]) else "r" for name in self.text.columns)
+        body = self.text.to_latex(index=False, escape=True, column_format=columns)
+        for plain, command in (("±", r"$\pm$"), ("Δ", r"$\Delta$"), ("–", "--")):
+            body = body.replace(plain, command)
+        # A hyphen before a number is a minus.
+        body = re.sub(r"(?<=[\s\[])-(?=\d)", "$-$", body)
+        lines = body.splitlines()
+        if self.rule_every:
+            first, last = lines.index(r"\midrule") + 1, lines.index(r"\bottomrule")
+            for place in reversed(range(first + self.rule_every, last, self.rule_every)):
+                lines.insert(place, r"\midrule")
+        return f"% {self.note}\n" + "\n".join(lines) + "\n"
 
 
 def _is_words(column: pd.Series) -> bool:
@@ -116,11 +108,8 @@ def cell(value: Any) -> str:
 
 
 def number(value: float, digits: int | None = None, *, comma: bool = False) -> str:
-    """A number with so many decimals, or with three figures and no exponent where ``digits`` is None.
-
-    Args:
-        comma: between thousands.
-    """
+    """A number with so many decimals, or with three figures and no exponent where ``digits`` is None; ``comma``:
+    between thousands."""
     if math.isnan(value):
         return MISSING
     if digits is None:
@@ -132,12 +121,6 @@ def signed(value: float, digits: int = 1) -> str:
     """A number with its sign, ``+0.0`` for what rounds to 0 from either side."""
     # -0.0 + 0.0 is 0.0
     return f"{round(value, digits) + 0.0:+.{digits}f}"
-
-
-def mean_std(mean: float, std: float) -> str:
-    """``71.2 ± 0.4``, or what of it is known."""
-    texts = number(mean, 1), number(std, 1)
-    return texts[0] if MISSING in texts else " ± ".join(texts)
 
 
 def ranged(median: float, low: float, high: float) -> str:

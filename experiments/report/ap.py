@@ -1,6 +1,5 @@
 """AP of each variant with its difference to the baseline: table, text and forest plot."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -9,9 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.render import table
-from experiments.render.plot import caption, looks, row_figure
-from experiments.report.columns import difference_columns, verdict_columns
-from experiments.report.compare import SETTINGS, StudyScores, ranked
+from experiments.render.plot import caption, looks, rival_name, row_figure
+from experiments.report.compare import SETTINGS, StudyScores, difference_columns, ranked, verdict_columns
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.study import METRICS
 
@@ -69,14 +67,11 @@ def text(scores: StudyScores, baseline: str) -> pd.DataFrame:
     for kind in scores.kinds:
         for variant in scores.variants:
             cells = {"": "" if variant is not scores.variants[0] else kind, "variant": variant.label}
-            for metric in METRICS:
-                cells[_HEADINGS.get(metric, metric)] = str(variant.metrics[kind][metric])
+            cells |= {_HEADINGS.get(metric, metric): str(variant.metrics[kind][metric]) for metric in METRICS}
             cells[f"Δ AP to {baseline} [95 %]"] = table.difference(variant.comparisons[kind])
             cells["runs"] = str(variant.runs)
-            for key in SETTINGS:
-                if key == "protocol" or key in varying:
-                    cells[key] = table.cell(variant.settings[key])
-            rows.append(cells)
+            settings = [key for key in SETTINGS if key == "protocol" or key in varying]
+            rows.append(cells | {key: table.cell(variant.settings[key]) for key in settings})
     return pd.DataFrame(rows)
 
 
@@ -87,12 +82,11 @@ def terminal(scores: StudyScores) -> list[str]:
     for kind in scores.kinds:
         rows = []
         for variant in scores.variants:
-            metrics = variant.metrics[kind]
-            cells = {"variant": variant.label, f"{kind} AP": str(metrics["AP"])}
+            cells = {"variant": variant.label, f"{kind} AP": str(variant.metrics[kind]["AP"])}
             for metric in METRICS[1:]:
-                cells[_HEADINGS.get(metric, metric)] = table.number(metrics[metric].mean, 1)
-            cells |= {"Δ AP [95 %]": table.difference(variant.comparisons[kind]), "runs": str(variant.runs)}
-            rows.append(cells)
+                cells[_HEADINGS.get(metric, metric)] = table.number(variant.metrics[kind][metric].mean, 1)
+            difference = table.difference(variant.comparisons[kind])
+            rows.append(cells | {"Δ AP [95 %]": difference, "runs": str(variant.runs)})
         parts.append(table.fitted(pd.DataFrame(rows)))
     parts.append(
         "AP in percent, mean ± deviation over runs; Δ: difference to the baseline, its interval by Holm's correction; "
@@ -102,23 +96,21 @@ def terminal(scores: StudyScores) -> list[str]:
 
 
 def forest(scores: StudyScores) -> Figure | None:
-    """Differences of AP to the baseline with their intervals, the variants with the best masks on top, and a column for
-    each kind of AP in which variants differ; None without differences.
+    """Differences of AP to the baseline, a column for each kind of AP in which variants differ; None without any.
 
     Thick lines are a difference's own interval; thin ones are corrected, and a filled marker is a difference that is
     real.
     """
-    values = {kind: [variant.comparisons[kind].value for variant in scores.variants] for kind in scores.kinds}
-    kinds = [kind for kind in scores.kinds if not all(map(math.isnan, values[kind]))]
+    compared = {kind: [variant.comparisons[kind] for variant in scores.variants] for kind in scores.kinds}
+    kinds = [kind for kind in scores.kinds if any(each.exists for each in compared[kind])]
     # on a frozen core all boxes are the same
-    kinds = [kind for kind in kinds if any(value != 0 and not math.isnan(value) for value in values[kind])] or kinds
+    kinds = [kind for kind in kinds if any(each.exists and each.value != 0 for each in compared[kind])] or kinds
     rows = ranked(v for v in scores.variants if any(v.comparisons[kind].exists for kind in kinds))
     if not rows:
         return None
     style = looks(scores.order)
     figure, columns = row_figure([variant.label for variant in rows], len(kinds), 4.6)
-    rivals = {variant.compared_with for variant in rows}
-    rival = rivals.pop() if len(rivals) == 1 else "the baseline"
+    rival = rival_name(variant.compared_with for variant in rows)
     for axes, kind in zip(columns, kinds, strict=True):
         for y, variant in enumerate(rows):
             comparison, look = variant.comparisons[kind], style[variant.label]

@@ -3,19 +3,7 @@
 from pathlib import Path
 
 from experiments.render import plot
-from experiments.report import (
-    ap,
-    by_image,
-    by_object,
-    cost,
-    curves,
-    disagreement,
-    gt_boxes,
-    panels,
-    runs,
-    shared_boxes,
-    summary,
-)
+from experiments.report import ap, by_image, by_object, cost, curves, disagreement, gt_boxes, panels, runs, shared_boxes
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.study import read
 from instseg.errors import DataError
@@ -24,7 +12,7 @@ SECTIONS: tuple[Section, ...] = (
     ap.SECTION,
     runs.SECTION,
     cost.SECTION,
-    summary.SECTION,
+    cost.SUMMARY,
     curves.SECTION,
     panels.SECTION,
     shared_boxes.SECTION,
@@ -37,15 +25,10 @@ SECTIONS: tuple[Section, ...] = (
 
 
 def build(study_dir: Path, baseline: str, resamples: int = 1000, data_root: str | None = None) -> str:
-    """Write the tables, plots and panels of a study into its folder, from any subset of finished runs.
+    """Write the tables, plots and panels of a study, ``results/<study>``, into its folder, from any subset of finished
+    runs; the other arguments are as in :class:`experiments.report.section.Findings`.
 
     Output of an earlier build that can't be made now is removed, so that all files are of the same runs.
-
-    Args:
-        study_dir: ``results/<study>``.
-        baseline: the variant that the others are compared with; may be absent.
-        resamples: bootstrap replicates for the intervals.
-        data_root: where the data sets lie, for images on which heads differ; None: where the runs found them.
 
     Returns:
         The text for the terminal: tables, files, what was skipped and why, unfinished runs.
@@ -68,7 +51,7 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000, data_root: str 
         written += _write(study_dir, section, content)
         text += content.text
         skipped += content.skipped
-        if section.figure and content.reason and not any(path.name in section.figures for path in written):
+        if content.reason and study_dir / f"{section.figure}.png" not in written:
             skipped.append(f"{section.figure}: {content.reason}")
         notes += content.notes
     parts = [
@@ -89,7 +72,7 @@ def _write(folder: Path, section: Section, content: Content) -> list[Path]:
         names = plot.file_names(list(content.figures))
         for label, figure in content.figures.items():
             written += plot.draw(folder / section.figure / names[label], figure)
-    earlier = [folder / name for name in (*section.tables, *section.figures, *section.former_tables)]
+    earlier = [folder / name for name in section.files(former=True)]
     if section.figure:
         earlier += [path for path in (folder / section.figure).glob("*.p*") if path.suffix in (".png", ".pdf")]
     for path in earlier:
@@ -100,11 +83,9 @@ def _write(folder: Path, section: Section, content: Content) -> list[Path]:
 
 def _listed(folder: Path, paths: list[Path]) -> str:
     """``ap.csv|md|tex, runs.csv|md, panels/*.png|pdf, ...``"""
-    endings: dict[str, list[str]] = {}
+    endings: dict[str, dict[str, None]] = {}
     for path in paths:
         place = path.relative_to(folder)
         stem = place.name.rpartition(".")[0] if place.parent == Path() else f"{place.parent.as_posix()}/*"
-        known = endings.setdefault(stem, [])
-        if path.suffix[1:] not in known:
-            known.append(path.suffix[1:])
+        endings.setdefault(stem, {})[path.suffix[1:]] = None
     return ", ".join(f"{stem}.{'|'.join(known)}" for stem, known in endings.items())

@@ -1,6 +1,5 @@
 """On how many held-out images each variant is better than the baseline, equal or worse."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import pandas as pd
@@ -8,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.render import table
-from experiments.render.plot import row_figure
+from experiments.render.plot import rival_name, row_figure
 from experiments.report.compare import StudyScores, ranked
 from experiments.report.predictions import IMAGE, RUN, SCORE
 from experiments.report.section import Content, Findings, Section
@@ -19,72 +18,55 @@ TIE = 0.01
 _OUTCOMES = {"better": ("#0072B2", "white"), "equal": ("#dddddd", "black"), "worse": ("#E69F00", "black")}
 
 
-@dataclass(frozen=True)
-class ImageOutcomes:
-    """Numbers of images on which a variant is better than its rival, equal (up to :data:`TIE`) and worse.
-
-    Attributes:
-        pairs: of runs; on each image the mean over them counts.
-        iou_diff: the mean difference over images.
-    """
-
-    variant: str
-    compared_with: str
-    pairs: int
-    images: int
-    better: int
-    equal: int
-    worse: int
-    iou_diff: float
-
-
 def make(findings: Findings) -> Content:
     """``win_tie_loss.csv|md|tex|png|pdf``."""
     outcomes = count_outcomes(findings.predictions.images, findings.scores.rivals)
-    if not outcomes:
+    if outcomes.empty:
         return Content(reason="no variant can be compared")
-    text = pd.DataFrame(
-        [
-            {
-                "variant": each.variant,
-                "compared with": each.compared_with,
-                **{key: str(getattr(each, key)) for key in ("images", *_OUTCOMES)},
-                "mean Δ IoU": table.signed(each.iou_diff, 3),
-                "runs": str(each.pairs),
-            }
-            for each in outcomes
-        ]
+    text = outcomes.rename(columns={"compared_with": "compared with"}).assign(
+        **{"mean Δ IoU": outcomes["iou_diff"].map(lambda value: table.signed(value, 3)), "runs": outcomes["pairs"]}
     )
+    text = text[["variant", "compared with", "images", *_OUTCOMES, "mean Δ IoU", "runs"]].astype(str)
     note = (
         "Held-out images with objects, by the mean over their objects of the mask IoU with the prediction above "
         f"score {SCORE} of the same category, 0 for a missed object; mean over pairs of runs. Equal: within {TIE}."
     )
     legend = "held-out images by the mean mask IoU of their objects, better or worse than the baseline's by more than"
     return Content(
-        table.Table(pd.DataFrame(outcomes), text, note),
+        table.Table(outcomes, text, note),
         text=[table.fitted(text.drop(columns="compared with")), f"{legend} {TIE}"],
         figure=partial(bars, outcomes, findings.scores),
     )
 
 
-def count_outcomes(images: pd.DataFrame, rivals: dict[str, str]) -> list[ImageOutcomes]:
-    """The outcomes of each variant that shares an image with its rival.
+def count_outcomes(images: pd.DataFrame, rivals: dict[str, str]) -> pd.DataFrame:
+    """The numbers of images on which each variant is better than its rival, equal (up to :data:`TIE`) and worse, from
+    the ``images`` of :class:`experiments.report.predictions.Predictions`.
 
-    Args:
-        images: of :class:`experiments.report.predictions.Predictions`.
-        rivals: by variant.
+    Returns:
+        A row for each variant that shares an image with its rival: ``variant, compared_with, pairs`` (of runs; on each
+        image the mean over them counts), ``images, better, equal, worse, iou_diff`` (the mean difference over images).
     """
-    outcomes = []
+    rows = []
+    runs = images[RUN].drop_duplicates()
     for variant, rival in rivals.items():
-        differences = paired(images, variant, rival)
-        if len(differences):
-            mean = differences["difference"]
-            better, worse = int((mean > TIE).sum()), int((mean < -TIE).sum())
-            equal = len(differences) - better - worse
-            pairs = _pairs(images, variant, rival)
-            counts = (pairs, len(differences), better, equal, worse)
-            outcomes.append(ImageOutcomes(variant, rival, *counts, iou_diff=float(mean.mean())))
-    return outcomes
+        mean = paired(images, variant, rival)["difference"]
+        if mean.empty:
+            continue
+        first, second = (runs[runs["variant"] == label].drop(columns="variant") for label in (variant, rival))
+        rows.append(
+            {
+                "variant": variant,
+                "compared_with": rival,
+                "pairs": len(first.merge(second)),
+                "images": len(mean),
+                "better": int((mean > TIE).sum()),
+                "equal": len(mean) - int((mean > TIE).sum()) - int((mean < -TIE).sum()),
+                "worse": int((mean < -TIE).sum()),
+                "iou_diff": float(mean.mean()),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def paired(images: pd.DataFrame, variant: str, rival: str) -> pd.DataFrame:
@@ -92,43 +74,34 @@ def paired(images: pd.DataFrame, variant: str, rival: str) -> pd.DataFrame:
 
     Returns:
         A row an image: ``ground_truth, image_id, difference`` (mean IoU of ``variant`` minus that of ``rival``, the
-        mean over pairs of runs) and ``pairs``.
+        mean over pairs of runs).
     """
     key = [*RUN[1:], "image_id"]
     ious, rival_ious = (images.loc[images["variant"] == label].set_index(key)["iou"] for label in (variant, rival))
-    difference = (ious - rival_ious).dropna().astype(float).groupby(IMAGE)
-    return difference.agg(difference="mean", pairs="size").reset_index()
+    difference = (ious - rival_ious).dropna().astype(float)
+    return difference.groupby(IMAGE).mean().rename("difference").reset_index()
 
 
-def _pairs(images: pd.DataFrame, variant: str, rival: str) -> int:
-    runs = images[RUN].drop_duplicates()
-    first, second = (runs[runs["variant"] == label].drop(columns="variant") for label in (variant, rival))
-    return len(first.merge(second))
-
-
-def bars(outcomes: list[ImageOutcomes], scores: StudyScores) -> Figure:
+def bars(outcomes: pd.DataFrame, scores: StudyScores) -> Figure:
     """Shares of images on which each variant is better than its rival, equal or worse."""
-    by_variant = {each.variant: each for each in outcomes}
-    rows = [by_variant[variant.label] for variant in ranked(scores.variants) if variant.label in by_variant]
-    figure, (axes,) = row_figure([row.variant for row in rows], 1, 7.0)
-    for y, row in enumerate(rows):
-        left = 0.0
-        for key, (colour, ink) in _OUTCOMES.items():
-            count = getattr(row, key)
-            share = 100 * count / row.images
-            axes.barh(y, share, left=left, color=colour, height=0.72)
-            if share > 4:
-                axes.text(left + share / 2, y, f"{count}", ha="center", va="center", fontsize=8.5, color=ink)
-            left += share
-        text = f"mean Δ IoU {table.signed(row.iou_diff, 3)}"
+    by_variant = outcomes.set_index("variant")
+    rows = by_variant.loc[[each.label for each in ranked(scores.variants) if each.label in by_variant.index]]
+    figure, (axes,) = row_figure(rows.index, 1, 7.0)
+    left = pd.Series(0.0, rows.index)
+    for key, (colour, ink) in _OUTCOMES.items():
+        share = 100 * rows[key] / rows["images"]
+        drawn = axes.barh(range(len(rows)), share, left=left, color=colour, height=0.72)
+        names = [f"{count}" if part > 4 else "" for count, part in zip(rows[key], share, strict=True)]
+        axes.bar_label(drawn, names, label_type="center", fontsize=8.5, color=ink)
+        left += share
+    for y, value in enumerate(rows["iou_diff"]):
+        text = f"mean Δ IoU {table.signed(value, 3)}"
         axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5)
     axes.axvline(50, color="black", linewidth=0.8, linestyle=":", zorder=0)
     axes.grid(False)
-    rivals = {row.compared_with for row in rows}
     axes.set(xlabel="held-out images (%)", xlim=(0, 100))
     handles = [Line2D([], [], color=colour, linewidth=8) for colour, _ in _OUTCOMES.values()]
-    than = rivals.pop() if len(rivals) == 1 else "the baseline"
-    names = [f"better than {than}", f"equal (within {TIE} IoU)", "worse"]
+    names = [f"better than {rival_name(rows['compared_with'])}", f"equal (within {TIE} IoU)", "worse"]
     figure.legend(handles, names, loc="outside upper center", ncols=3, handlelength=1)
     return figure
 

@@ -10,8 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.render import table
 from experiments.render.plot import row_figure
-from experiments.report.columns import Mean
-from experiments.report.compare import StudyScores, ranked
+from experiments.report.compare import Mean, StudyScores, ranked
 from experiments.report.predictions import THIRDS, Edges, Predictions
 from experiments.report.section import Content, Findings, Section
 
@@ -24,25 +23,21 @@ class ByComplexity(NamedTuple):
     """Mask AP of one variant in each of :data:`experiments.report.predictions.THIRDS`, and the complexities that part
     them in its data set."""
 
-    means: tuple[Mean, ...]
-    edges: Edges
-
-
-_NOTHING = ByComplexity((Mean(),) * len(THIRDS), (math.nan, math.nan))
+    means: tuple[Mean, ...] = (Mean(),) * len(THIRDS)
+    edges: Edges = (math.nan, math.nan)
 
 
 def make(findings: Findings) -> Content:
     """``ap_by_object.csv|md|tex|png|pdf``."""
     scores = findings.scores
     complexity = by_complexity(findings.predictions, scores)
-    kinds = [kind for kind in scores.kinds if kind != "box"]
     numbers, text = [], []
     for variant in scores.variants:
-        thirds, (low, high) = complexity.get(variant.label, _NOTHING)
+        thirds, (low, high) = complexity.get(variant.label, ByComplexity())
         row: dict[str, Any] = {"variant": variant.label}
         cells = {"variant": variant.label}
-        for kind in kinds:
-            for metric, (size, _) in _SIZES.items():
+        for kind in scores.kinds:
+            for metric, (size, _) in _SIZES.items() if kind != "box" else ():
                 row |= variant.metrics[kind][metric].columns(f"{kind}_{metric}")
                 cells[f"{kind} {size}"] = str(variant.metrics[kind][metric])
         for third, mean in zip(THIRDS, thirds, strict=True):
@@ -82,36 +77,28 @@ def _all_edges(complexity: dict[str, ByComplexity]) -> list[Edges]:
 def dots(scores: StudyScores, complexity: dict[str, ByComplexity]) -> Figure | None:
     """AP of masks (and boundaries) by COCO's object sizes, and mask AP by complexity; None without any."""
     rows = ranked(scores.variants)
-    edges = _all_edges(complexity)
-    parted = "" if len(edges) != 1 else f" (parted at {edges[0][0]:.2f} and {edges[0][1]:.2f})"
-    columns = [
-        (
-            f"{kind} AP (%) by size",
-            [(name, [row.metrics[kind][key].mean for row in rows]) for key, (_, name) in _SIZES.items()],
+    # title -> a column a size or third, a row a variant
+    panels = {
+        f"{kind} AP (%) by size": pd.DataFrame(
+            {name: [row.metrics[kind][key].mean for row in rows] for key, (_, name) in _SIZES.items()}
         )
         for kind in scores.kinds
         if kind != "box"
-    ]
-    thirds = [complexity.get(row.label, _NOTHING).means for row in rows]
-    by_third = [(third, [means[place].mean for means in thirds]) for place, third in enumerate(THIRDS)]
-    columns.append((f"mask AP (%) by complexity{parted}", by_third))
-    present = [
-        (
-            title,
-            [(place, name, values) for place, (name, values) in enumerate(series) if not all(map(math.isnan, values))],
-        )
-        for title, series in columns
-    ]
-    present = [(title, series) for title, series in present if series]
-    if not present:
+    }
+    edges = _all_edges(complexity)
+    parted = "" if len(edges) != 1 else f" (parted at {edges[0][0]:.2f} and {edges[0][1]:.2f})"
+    thirds = [[mean.mean for mean in complexity.get(row.label, ByComplexity()).means] for row in rows]
+    panels[f"mask AP (%) by complexity{parted}"] = pd.DataFrame(thirds, columns=list(THIRDS))
+    panels = {title: values for title, values in panels.items() if values.notna().any(axis=None)}
+    if not panels:
         return None
-    figure, all_axes = row_figure([row.label for row in rows], len(present), 4.6)
-    for axes, (title, series) in zip(all_axes, present, strict=True):
-        values = pd.DataFrame([values for _, _, values in series])
-        axes.hlines(range(len(rows)), values.min(), values.max(), color="#bbbbbb", linewidth=1.5, zorder=1)
-        for place, name, means in series:
-            (line,) = axes.plot(means, range(len(rows)), _MARKERS[place], color=_SHADES[place], label=name)
-            line.set_markersize(7)
+    figure, all_axes = row_figure([row.label for row in rows], len(panels), 4.6)
+    for axes, (title, values) in zip(all_axes, panels.items(), strict=True):
+        lowest, highest = values.min(axis=1), values.max(axis=1)
+        axes.hlines(range(len(rows)), lowest, highest, color="#bbbbbb", linewidth=1.5, zorder=1)
+        for name, marker, shade in zip(values, _MARKERS, _SHADES, strict=True):
+            if values[name].notna().any():
+                axes.plot(values[name], range(len(rows)), marker, color=shade, label=name, markersize=7)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9)
         axes.set(xlabel=title)
         axes.xaxis.set_major_locator(MaxNLocator(7))

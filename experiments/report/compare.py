@@ -5,17 +5,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pycocotools.coco import COCO
 
-from experiments.report.columns import Mean
+from experiments.render import table
 from experiments.runs.study import MAIN, METRICS, REQUIRED, Study
 from instseg.evaluation import coco
 from instseg.evaluation.coco import Kind
 from instseg.evaluation.matches import match
 from instseg.statistics.estimate import UNKNOWN
 from instseg.statistics.resampling import RunKey, RunScores, differences, mean_over_runs, score_run
-from instseg.statistics.verdict import Comparison, Difference, Interval, judge
+from instseg.statistics.verdict import Comparison, Interval, judge
 
 SETTINGS = ("protocol", "dataset", "trunk", "iterations")
 """What tables say of a variant's runs."""
@@ -27,11 +28,48 @@ Scores = dict[Kind, dict[str, dict[RunKey, RunScores]]]
 
 
 @dataclass(frozen=True)
+class Mean:
+    """Mean and sample standard deviation of a number over the ``n`` runs that have it; as text ``71.2 ± 0.4``, or what
+    of it is known."""
+
+    mean: float = math.nan
+    std: float = math.nan
+    n: float = math.nan
+
+    @classmethod
+    def over(cls, values: pd.Series) -> "Mean":
+        """Over the runs that have the number."""
+        values = values.dropna().astype(float)
+        return cls(values.mean(), values.std(ddof=1), len(values))
+
+    def columns(self, name: str) -> dict[str, float]:
+        """As columns of a CSV file."""
+        return {f"{name}_mean": self.mean, f"{name}_std": self.std, f"{name}_n": self.n}
+
+    def __str__(self) -> str:
+        texts = table.number(self.mean, 1), table.number(self.std, 1)
+        return texts[0] if table.MISSING in texts else " ± ".join(texts)
+
+
+def difference_columns(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
+    """A difference as it was measured, as columns of a CSV file."""
+    low, high = comparison.interval
+    measured = {"": comparison.value, "_low": low, "_high": high, "_n": comparison.pairs, "_p": comparison.p}
+    return {f"{prefix}diff{name}": value for name, value in measured.items()}
+
+
+def verdict_columns(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
+    """What Holm's correction makes of it, and the verdict."""
+    low, high = comparison.corrected_interval
+    corrected = {"diff_p_holm": comparison.corrected_p, "diff_holm_low": low, "diff_holm_high": high}
+    return {f"{prefix}{name}": value for name, value in (corrected | {"real": comparison.is_real}).items()}
+
+
+@dataclass(frozen=True)
 class VariantScores:
     """One variant's numbers over its runs.
 
     Attributes:
-        label: of the variant.
         compared_with: label of the baseline, which may be the variant itself; None where there is no single one.
         settings: of its runs, each of :data:`SETTINGS`.
         runs, folds: their number, and that of the folds that they are of.
@@ -53,12 +91,6 @@ class VariantScores:
     def is_baseline(self) -> bool:
         """Whether the others are compared with it."""
         return self.label == self.compared_with
-
-    @property
-    def rank(self) -> float:
-        """AP of masks, by which variants are ranked; least where there is none."""
-        mean = self.metrics[MAIN]["AP"].mean
-        return -math.inf if math.isnan(mean) else mean
 
 
 @dataclass(frozen=True)
@@ -82,54 +114,45 @@ class StudyScores:
 
 
 def ranked(variants: Iterable[VariantScores]) -> list[VariantScores]:
-    """The best masks last, as plots count rows from below."""
-    return sorted(variants, key=lambda variant: variant.rank)
+    """The best masks last, as plots count rows from below; first those without mask AP."""
+    return sorted(variants, key=lambda variant: float(np.nan_to_num(variant.metrics[MAIN]["AP"].mean, nan=-1.0)))
 
 
-def score(
-    run: Mapping[str, Any], truth: COCO, results: coco.Results, kinds: Iterable[Kind], resamples: int
-) -> dict[Kind, RunScores]:
-    """AP of one run on its images and resamples of them, by the kinds that it was scored by.
+def add_scores(
+    scores: Scores, run: Mapping[str, Any], truth: COCO, results: coco.Results, file: str, resamples: int
+) -> list[str]:
+    """Add AP of one run, on its images and resamples of them, to each kind of ``scores`` that it was scored by.
 
     Args:
         run: its row of ``study.runs``.
         truth, results: as :class:`experiments.runs.study_files.StudyFiles` gives them.
-        kinds: what the study is scored by.
-        resamples: bootstrap replicates.
+
+    Returns:
+        A line for each kind of which the results, of ``file``, give another AP than the run's metrics say.
     """
-    scored = [kind for kind in kinds if kind in REQUIRED or not math.isnan(run[f"{kind}_AP"])]
-    return {
-        kind: score_run(match(truth, results, kind), run["fold"], resamples, data=str(run["ground_truth"]))
-        for kind in scored
-    }
-
-
-def contradictions(run: Mapping[str, Any], scores: Mapping[Kind, RunScores], file: str) -> list[str]:
-    """A line for each kind of which a run's file gives another AP than its metrics say."""
-    lines = []
-    for kind, scored in scores.items():
-        again, before = float(scored.values[0]), run[f"{kind}_AP"]
-        if abs(again - before) > AP_TOLERANCE:
-            lines.append(f"{run['folder']}: {file} gives {kind} AP {again:.2f}, its metrics say {before:.2f}")
-    return lines
+    notes = []
+    for kind, by_variant in scores.items():
+        before = run[f"{kind}_AP"]
+        if kind in REQUIRED or not math.isnan(before):
+            scored = score_run(match(truth, results, kind), run["fold"], resamples, data=str(run["ground_truth"]))
+            by_variant.setdefault(run["variant"], {})[run["fold"], run["seed"]] = scored
+            again = float(scored.values[0])
+            if abs(again - before) > AP_TOLERANCE:
+                notes.append(f"{run['folder']}: {file} gives {kind} AP {again:.2f}, its metrics say {before:.2f}")
+    return notes
 
 
 def compare(study: Study, scores: Scores, baseline: str) -> StudyScores:
-    """Compare the variants of a study with its baseline, over the pairs of runs with the same fold, seed and ground
-    truth; the differences of a kind are judged together.
-
-    Args:
-        study: whose runs hold the metrics.
-        scores: of the kinds to compare by.
-        baseline: label or name of a variant; may be absent.
-    """
+    """Compare the variants of a study by the kinds of ``scores`` with its baseline, the label or name of a variant that
+    may be absent, over the pairs of runs with the same fold, seed and ground truth; the differences of a kind are
+    judged together."""
     labels, kinds = study.ordered(baseline), list(scores)
     rivals = {label: study.rival_of(label, baseline) for label in labels}
-    measured = {kind: differences(scores[kind], rivals) for kind in kinds}
-    comparisons = {kind: judge(measured[kind], kind, "AP") for kind in kinds}
-    variants, notes = [], []
+    judged = {kind: judge(differences(scores[kind], rivals), kind, "AP") for kind in kinds}
+    variants, notes, absent = [], [], pd.Series(dtype=float)
     for label in labels:
         runs, other = study.counted(label), study.baseline_of(label, baseline)
+        comparisons = {kind: judged[kind][label] for kind in kinds}
         variants.append(
             VariantScores(
                 label,
@@ -137,9 +160,9 @@ def compare(study: Study, scores: Scores, baseline: str) -> StudyScores:
                 settings={key: runs[key].iloc[0] for key in SETTINGS},
                 runs=len(runs),
                 folds=runs["fold"].nunique(),
-                metrics={kind: {metric: _mean(runs, f"{kind}_{metric}") for metric in METRICS} for kind in kinds},
+                metrics={kind: {m: Mean.over(runs.get(f"{kind}_{m}", absent)) for m in METRICS} for kind in kinds},
                 intervals={kind: _own_interval(scores[kind].get(label, {})) for kind in kinds},
-                comparisons={kind: comparisons[kind][label] for kind in kinds},
+                comparisons=comparisons,
             )
         )
         if other is not None and (differing := study.differing_settings(label, other)):
@@ -147,19 +170,15 @@ def compare(study: Study, scores: Scores, baseline: str) -> StudyScores:
                 f"{label} and {other} differ in {', '.join(differing)}: no difference is given, as it would not be the "
                 "head's alone"
             )
-        elif other is not None and other != label and not comparisons[MAIN][label].pairs:
+        elif other not in (None, label) and not comparisons[MAIN].pairs:
             notes.append(f"{label}: no run has the fold, seed and ground truth of a run of {other}")
-        unjudged = [kind for kind in kinds if comparisons[kind][label].exists and not measured[kind][label].comparable]
+        unjudged = [kind for kind, each in comparisons.items() if each.exists and not each.comparable]
         if unjudged:
-            notes.append(unjudged_note(label, f"{', '.join(unjudged)} AP", measured[unjudged[0]][label]))
+            notes.append(unjudged_note(comparisons[unjudged[0]], f"{', '.join(unjudged)} AP"))
     if all(variant.compared_with is None for variant in variants):
         why = "is no single variant" if baseline in set(study.runs["name"]) else "has no finished run"
         notes.append(f"baseline {baseline!r} {why}, so differences are –; variants: {', '.join(labels)}")
     return StudyScores(variants, kinds, notes)
-
-
-def _mean(runs: pd.DataFrame, column: str) -> Mean:
-    return Mean.over(runs[column] if column in runs else pd.Series(dtype=float))
 
 
 def _own_interval(runs: Mapping[RunKey, RunScores]) -> Interval:
@@ -168,7 +187,7 @@ def _own_interval(runs: Mapping[RunKey, RunScores]) -> Interval:
     return max(own.low, 0.0), min(own.high, 100.0)
 
 
-def unjudged_note(label: str, what: str, difference: Difference) -> str:
+def unjudged_note(comparison: Comparison, what: str) -> str:
     """Why a difference has neither a corrected interval nor a mark."""
-    runs = f"{difference.pairs} run{'s' if difference.pairs > 1 else ''} with {difference.rival}"
-    return f"{label}: shares {runs}, of one seed or fold where there are more: {what} get no mark"
+    runs = f"{comparison.pairs} run{'s' if comparison.pairs > 1 else ''} with {comparison.rival}"
+    return f"{comparison.variant}: shares {runs}, of one seed or fold where there are more: {what} get no mark"

@@ -4,17 +4,16 @@ import json
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from experiments.render.plot import MANY, Look, label_logarithms, looks
 from experiments.render.table import wrap
 from experiments.report.section import Content, Findings, Section
-from experiments.runs.study import Study
 
 CURVES = {"loss_mask": "mask loss (each head's own)", "box_AP": "box AP (%)", "mask_AP": "mask AP (%)"}
 Logs = dict[str, list[pd.DataFrame]]
@@ -26,8 +25,11 @@ _SMOOTHED = 0.08
 
 def make(findings: Findings) -> Content:
     """``learning_curves.png|pdf``."""
-    order = findings.study.ordered(findings.baseline)
-    logs = read_logs(findings.study, order)
+    study, order = findings.study, findings.study.ordered(findings.baseline)
+    logs = {
+        label: [read_log(study.files.run(name) / "metrics.jsonl") for name in study.counted(label)["folder"]]
+        for label in order
+    }
     missing = [key for key in CURVES if not logged(logs, key)]
     skipped = [f"learning curves of {', '.join(missing)}: in no run's metrics.jsonl"] if missing else []
     return Content(figure=partial(learning_curves, logs, order), skipped=skipped)
@@ -46,14 +48,6 @@ def read_log(path: Path) -> pd.DataFrame:
             continue
     frame = pd.DataFrame.from_dict(entries, orient="index").sort_index()
     return frame.apply(pd.to_numeric, errors="coerce")
-
-
-def read_logs(study: Study, order: list[str]) -> Logs:
-    """The logs of every variant's counted runs."""
-    return {
-        label: [read_log(study.files.run(name) / "metrics.jsonl") for name in study.counted(label)["folder"]]
-        for label in order
-    }
 
 
 def logged(logs: Logs, key: str) -> bool:
@@ -76,7 +70,7 @@ def learning_curves(logs: Logs, order: list[str]) -> Figure | None:
     columns = max(1, min(len(order), int(width / entry)))
     height = (5.0 if many else 4.2) + 0.22 * math.ceil(len(order) / columns)
     figure = Figure(figsize=(width, height), layout="constrained")
-    handles: dict[str, Any] = {}
+    handles: dict[str, Line2D] = {}
     for axes, (key, title) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         # The baseline on top.
         for label in reversed(order):
@@ -85,9 +79,10 @@ def learning_curves(logs: Logs, order: list[str]) -> Figure | None:
                 handles[label] = _curve(axes, series, style[label], smooth=key == "loss_mask", label=label, many=many)
         axes.set(xlabel="iteration", title=title)
         _set_height(axes, loss=key == "loss_mask")
+    drawn = [label for label in order if label in handles]
     figure.legend(
-        [handles[label] for label in order if label in handles],
-        [names[label] for label in order if label in handles],
+        [handles[label] for label in drawn],
+        [names[label] for label in drawn],
         loc="outside lower center",
         ncols=min(columns, len(handles)),
         handlelength=3,
@@ -95,7 +90,7 @@ def learning_curves(logs: Logs, order: list[str]) -> Figure | None:
     return figure
 
 
-def _curve(axes: Axes, series: list[pd.Series], look: Look, *, smooth: bool, label: str, many: bool) -> Any:
+def _curve(axes: Axes, series: list[pd.Series], look: Look, *, smooth: bool, label: str, many: bool) -> Line2D:
     """Draw each run faint, unless there are many variants, and their mean on top; gives the mean's line."""
     for run in series if (smooth or len(series) > 1) and not many else []:
         axes.plot(run.index, run, color=look.colour, alpha=0.22, linewidth=0.8)

@@ -1,21 +1,20 @@
 """The images on which heads differ most: those of each variant and its baseline, and those of all variants."""
 
-from collections.abc import Hashable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from functools import cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from experiments.render.masks import Column, ImageKey, grid
+from experiments.render.masks import Column, grid
 from experiments.report.by_image import paired
-from experiments.report.panels import IMAGES, PanelSource, explanation
+from experiments.report.panels import IMAGES, column, explanation
 from experiments.report.predictions import IMAGE
 from experiments.report.section import Content, Draw, Findings, Section
 from experiments.runs import trained
 from experiments.runs.study import Study
-from instseg.data import InstanceDataset
 from instseg.errors import UserError
 
 _ALL = ""
@@ -50,42 +49,31 @@ def choose(findings: Findings) -> tuple[dict[str, list[Column]], list[str]]:
     """The images of each variant that has a difference, by its label, and under "" those of all variants; and notes.
 
     Images are chosen from the whole data set where it is at hand and still the one that the runs were scored on, else
-    from those that are stored in the study, which gets a note. A title says how much better the variant is.
-
-    Raises:
-        DataError: an image can't be read.
+    from those that are stored in the study, which gets a note. A title says how much better the variant is. A
+    ``DataError`` names an image that can't be read.
     """
     study, rivals, ious = findings.study, findings.scores.rivals, findings.predictions.images
-    sources = {name: _ImageSource(study, name, findings.data_root) for name in ious["ground_truth"].unique()}
+    sources = {name: _open_images(study, name, findings.data_root) for name in ious["ground_truth"].unique()}
     at_hand = pd.DataFrame([(name, i) for name, source in sources.items() for i in source.image_ids], columns=IMAGE)
     candidates = ious.merge(at_hand, on=IMAGE)
     chosen = {label: both_ways(paired(candidates, label, rival)) for label, rival in rivals.items()}
     chosen[_ALL] = largest_spread(candidates)
-    keys = {(name, int(image_id)) for rows in chosen.values() for name, image_id in rows[IMAGE].to_numpy()}
-    images = {key: sources[key[0]].image(key[1]) for key in sorted(keys)}
-    source = PanelSource(study.files, findings.predictions.shown, images)
     columns: dict[str, list[Column]] = {}
     for label, rows in chosen.items():
-        order = findings.scores.order if label == _ALL else [rivals[label], label]
-        columns[label] = [source.column(_key(row), order, _title(row)) for row in rows.to_dict("records")]
+        if label == _ALL:
+            order, value, title = findings.scores.order, "spread", "image {}\ndeviation {:.2f}"
+        else:
+            order, value, title = [rivals[label], label], "difference", "image {}\n{:+.2f}"
+        columns[label] = []
+        for name, image_id, number in rows[[*IMAGE, value]].itertuples(index=False):
+            image, text = sources[name].image(image_id), title.format(image_id, number)
+            columns[label].append(column(findings, (name, image_id), image, order, text))
     return columns, [source.note for source in sources.values() if source.note]
 
 
-def _key(row: Mapping[Hashable, Any]) -> ImageKey:
-    return str(row["ground_truth"]), int(row["image_id"])
-
-
-def _title(row: Mapping[Hashable, Any]) -> str:
-    number = f"{row['difference']:+.2f}" if "difference" in row else f"deviation {row['spread']:.2f}"
-    return f"image {int(row['image_id'])}\n{number}"
-
-
 def both_ways(differences: pd.DataFrame) -> pd.DataFrame:
-    """The images with the largest differences from best to worst, half of them for each side as far as there are such.
-
-    Args:
-        differences: of :func:`experiments.report.by_image.paired`.
-    """
+    """The images with the largest differences, as :func:`experiments.report.by_image.paired` gives them, from best to
+    worst, half of them for each side as far as there are such."""
     ordered = differences.sort_values(["difference", *IMAGE], ascending=[False, True, True])
     better, worse = ordered[ordered["difference"] > 0], ordered[ordered["difference"] < 0][::-1]
     best = min(len(better), max(IMAGES // 2, IMAGES - len(worse)))
@@ -100,34 +88,29 @@ def largest_spread(images: pd.DataFrame) -> pd.DataFrame:
     return spread.sort_values(["variants", "spread", *IMAGE], ascending=[False, False, True, True])[:IMAGES]
 
 
-class _ImageSource:
-    """The images of a ground truth: all of the data set where it can be opened, else the stored ones.
+class _ImageSource(NamedTuple):
+    """The ids of a ground truth's images that are at hand, how one is read, (H, W, 3) uint8, and why only the stored
+    ones are at hand, else empty."""
 
-    Attributes:
-        image_ids: their ids.
-        note: why only the stored ones are at hand; else empty.
-    """
+    image_ids: list[int]
+    image: Callable[[int], NDArray[np.uint8]]
+    note: str = ""
 
-    def __init__(self, study: Study, ground_truth: str, data_root: str | None) -> None:
-        self._data: InstanceDataset | None = None
-        self.note = ""
-        run = study.runs.loc[study.runs["ground_truth"] == ground_truth, "folder"].iloc[0]
-        try:
-            self._data = trained.held_out(study.folder, str(run), ground_truth, data_root)
-            self.image_ids = list(self._data.image_ids)
-        except (UserError, OSError) as error:
-            self._stored = study.files.images(ground_truth)
-            self.image_ids = list(self._stored)
-            self.note = (
-                f"disagreement: of {ground_truth} only the {len(self.image_ids)} stored images were looked at, as the "
-                f"data set can't be opened ({str(error).splitlines()[0]}); data_root= says where it lies"
-            )
 
-    def image(self, image_id: int) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8."""
-        if self._data is None:
-            return self._stored[image_id]
-        return self._data[self._data.image_ids.index(image_id)][0].permute(1, 2, 0).contiguous().numpy()
+def _open_images(study: Study, ground_truth: str, data_root: str | None) -> _ImageSource:
+    """All images of the data set where it can be opened, else the stored ones."""
+    run = study.runs.loc[study.runs["ground_truth"] == ground_truth, "folder"].iloc[0]
+    try:
+        data = trained.held_out(study.folder, str(run), ground_truth, data_root)
+    except (UserError, OSError) as error:
+        stored = study.files.images(ground_truth)
+        note = (
+            f"disagreement: of {ground_truth} only the {len(stored)} stored images were looked at, as the "
+            f"data set can't be opened ({str(error).splitlines()[0]}); data_root= says where it lies"
+        )
+        return _ImageSource(list(stored), stored.__getitem__, note)
+    ids = list(data.image_ids)
+    return _ImageSource(ids, cache(lambda image_id: data[ids.index(image_id)][0].permute(1, 2, 0).contiguous().numpy()))
 
 
 SECTION = Section("disagreement", make, endings=(), figure="disagreement", photographs=True)

@@ -8,7 +8,7 @@ complexity; and of one run of each variant and ground truth, which the panels sh
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
-from experiments.report.compare import Scores, contradictions, score
+from experiments.report.compare import Scores, add_scores
 from experiments.runs.study import Study
 from experiments.runs.study_files import PREDICTIONS
 from instseg.errors import DataError
@@ -54,17 +54,12 @@ class Predictions:
     images: pd.DataFrame
     complexity: pd.DataFrame
     edges: dict[str, Edges]
-    shown: dict[tuple[str, str], dict[int, coco.Results]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    shown: dict[tuple[str, str], dict[int, coco.Results]]
+    notes: list[str]
 
 
 def read(study: Study, resamples: int) -> Predictions:
-    """Read the predictions of all counted runs.
-
-    Args:
-        study: its runs.
-        resamples: bootstrap replicates of AP.
-    """
+    """Read the predictions of all counted runs; ``resamples``: bootstrap replicates of AP."""
     runs = study.runs[study.runs["counted"]]
     truths: dict[str, COCO] = {}
     notes: list[str] = []
@@ -73,11 +68,11 @@ def read(study: Study, resamples: int) -> Predictions:
             truths[name] = study.files.ground_truth(name)
         except DataError as error:
             notes.append(f"{error}: no interval of the runs that are scored on it, nothing by image or complexity")
-    datasets = runs.drop_duplicates("ground_truth").set_index("ground_truth")["dataset"]
-    edges, groups = thirds({name: (truth, str(datasets[name])) for name, truth in truths.items()})
-    scores: Scores = {kind: {label: {} for label in study.variants} for kind in study.kinds}
+    datasets = dict(zip(runs["ground_truth"], runs["dataset"].astype(str), strict=True))
+    edges, groups = thirds({name: (truth, datasets[name]) for name, truth in truths.items()})
+    scores: Scores = {kind: {} for kind in study.kinds}
+    shown: dict[tuple[str, str], dict[int, coco.Results]] = {}
     images, complexity = [], []
-    predictions = Predictions(scores, pd.DataFrame(), pd.DataFrame(), edges, notes=notes)
     for row in study.counted_rows():
         name, run = row["ground_truth"], {key: row[key] for key in RUN}
         if name not in truths:
@@ -88,31 +83,23 @@ def read(study: Study, resamples: int) -> Predictions:
         except DataError as error:
             notes.append(f"{error}: no interval of this run, nothing by image or complexity")
             continue
-        scored = score(row, truth, results, study.kinds, resamples)
-        notes += contradictions(row, scored, PREDICTIONS)
-        for kind, run_scores in scored.items():
-            scores[kind][row["variant"]][row["fold"], row["seed"]] = run_scores
+        notes += add_scores(scores, row, truth, results, PREDICTIONS, resamples)
         sure: dict[int, coco.Results] = defaultdict(list)
         for result in results:
             if result["score"] > SCORE:
                 sure[result["image_id"]].append(result)
-        predictions.shown.setdefault((row["variant"], name), sure)
-        ious = image_ious(truth, sure)
-        images.append(pd.DataFrame({"image_id": list(ious), "iou": list(ious.values())}).assign(**run))
-        by_third = by_group.mask_ap(truth, results, groups[name], len(THIRDS))
-        complexity.append(run | dict(zip(THIRDS, by_third, strict=True)))
-    predictions.images = pd.concat(images) if images else pd.DataFrame(columns=[*RUN, "image_id", "iou"])
-    predictions.complexity = pd.DataFrame(complexity, columns=[*RUN, *THIRDS])
-    return predictions
+        shown.setdefault((row["variant"], name), sure)
+        images += [run | {"image_id": image_id, "iou": iou} for image_id, iou in image_ious(truth, sure).items()]
+        aps = by_group.mask_ap(truth, results, groups[name], len(THIRDS))
+        complexity.append(run | dict(zip(THIRDS, aps, strict=True)))
+    by_image = pd.DataFrame(images, columns=[*RUN, "image_id", "iou"])
+    by_third = pd.DataFrame(complexity, columns=[*RUN, *THIRDS])
+    return Predictions(scores, by_image, by_third, edges, shown, notes)
 
 
 def image_ious(truth: COCO, sure: dict[int, coco.Results]) -> dict[int, float]:
-    """The mean IoU (see :class:`Predictions`) of each image with objects, by its id.
-
-    Args:
-        truth: the index of the annotations, segmentations as RLE.
-        sure: the predictions above :data:`SCORE` by image.
-    """
+    """The mean IoU (see :class:`Predictions`) of each image with objects, by its id; of ``sure`` predictions, those
+    above :data:`SCORE`, by image."""
     ious = {}
     for image_id in truth.imgs:
         if objects := objects_of(truth, image_id):
@@ -134,20 +121,12 @@ def pair(predictions: coco.Results, objects: list[dict[str, Any]]) -> dict[int, 
 
 
 def thirds(truths: dict[str, tuple[COCO, str]]) -> tuple[dict[str, Edges], dict[str, NDArray[np.int64]]]:
-    """The edges of the thirds of each data set, and the third of each annotation of each ground truth.
-
-    Args:
-        truths: by name, the index of a ground truth, segmentations as RLE, and the data set that it is of.
-    """
-    values = {
-        name: np.asarray(
-            [
-                math.nan if annotation.get("iscrowd") else pairing.complexity(annotation["segmentation"])
-                for annotation in truth.dataset["annotations"]
-            ]
-        )
-        for name, (truth, _) in truths.items()
-    }
+    """The edges of the thirds of each data set, and the third of each annotation of each ground truth; ``truths`` hold
+    by name the index of a ground truth, segmentations as RLE, and the data set that it is of."""
+    values = {}
+    for name, (truth, _) in truths.items():
+        objects = [None if each.get("iscrowd") else each["segmentation"] for each in truth.dataset["annotations"]]
+        values[name] = np.asarray([math.nan if rle is None else pairing.complexity(rle) for rle in objects])
     edges: dict[str, Edges] = {}
     groups = {}
     for name, (_, dataset) in truths.items():

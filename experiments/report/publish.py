@@ -20,12 +20,8 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
 
     Images go along only where all of them are generated ones: photographs of data sets may not be passed on.
 
-    Args:
-        study_dir: ``results/<study>``, with a report built.
-        to: made, or replaced as a whole where an earlier publication lies there; nothing else is ever replaced.
-
-    Returns:
-        The files written.
+    ``to`` is made, or replaced as a whole where an earlier publication lies there; nothing else is ever replaced.
+    Returns the files written.
 
     Raises:
         UserError: the report was not built, a run comes from code with uncommitted changes, or ``to`` holds
@@ -56,9 +52,9 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
     return written
 
 
-def _published(section: Section) -> list[str]:
+def _published(section: Section, *, former: bool = False) -> list[str]:
     """Names of a section's files that are kept: of images the PNG alone, as its PDF is many times larger."""
-    return [*section.tables, *(section.figures[:1] if section.photographs else section.figures)]
+    return [name for name in section.files(former=former) if not (section.photographs and name.endswith(".pdf"))]
 
 
 def _without_places(path: Path) -> str:
@@ -79,9 +75,7 @@ def _without_places(path: Path) -> str:
 
 def _is_publication(folder: Path) -> bool:
     """Whether a folder holds only what :func:`publish` writes, so that nothing of a user's is lost with it."""
-    known = {*SOURCES, "configs"}
-    for section in SECTIONS:
-        known |= {*_published(section), *section.former_tables}
+    known = {*SOURCES, "configs", *(name for section in SECTIONS for name in _published(section, former=True))}
     if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= known:
         return False
     return all(path.suffix == ".yaml" for path in folder.glob("configs/*"))

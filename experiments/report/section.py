@@ -20,7 +20,6 @@ class Findings:
     """What the sections draw on; what several of them need is worked out once.
 
     Attributes:
-        study: its runs.
         baseline: the variant that the others are compared with; may be absent.
         resamples: bootstrap replicates for the intervals.
         data_root: where the data sets lie; None: where the runs found them.
@@ -87,17 +86,8 @@ class Section:
     photographs: bool = False
     former: str = ""
 
-    @property
-    def tables(self) -> list[str]:
-        """Names of its table's files."""
-        return [f"{self.name}.{ending}" for ending in self.endings]
-
-    @property
-    def figures(self) -> list[str]:
-        """Names of the files of its figure of all variants."""
-        return [f"{self.figure}.{ending}" for ending in ("png", "pdf")] if self.figure else []
-
-    @property
-    def former_tables(self) -> list[str]:
-        """Names that its table's files had in earlier versions."""
-        return [f"{self.former}.{ending}" for ending in self.endings] if self.former else []
+    def files(self, *, former: bool = False) -> list[str]:
+        """Names of its table's files and of its figure of all variants; ``former``: also those of earlier versions."""
+        stems = [self.name, self.former] if former and self.former else [self.name]
+        tables = [f"{stem}.{ending}" for stem in stems for ending in self.endings]
+        return tables + ([f"{self.figure}.png", f"{self.figure}.pdf"] if self.figure else [])

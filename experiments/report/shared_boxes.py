@@ -1,6 +1,7 @@
 """A study's heads in the boxes of the baseline's detections: the measuring is in ``experiments.runs.shared_boxes``."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pandas as pd
 
 from experiments.render import table
 from experiments.report import ap
-from experiments.report.compare import Scores, StudyScores, compare, contradictions, score
+from experiments.report.compare import Scores, StudyScores, add_scores, compare
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.shared_boxes import FILE, KINDS, origin, sources
 from experiments.runs.study import MAIN, METRICS, Study
@@ -16,7 +17,7 @@ from experiments.runs.study_files import checked_results, number
 from instseg.errors import DataError, UserError
 from instseg.files import read_json
 
-_HEADINGS = {"AP": "mask AP", "AP50": "AP50", "AP75": "AP75", "APs": "APs", "APm": "APm", "APl": "APl"}
+_HEADINGS = {"AP": "mask AP"} | {metric: metric for metric in METRICS[1:] if metric.startswith("AP")}
 
 
 def make(findings: Findings) -> Content:
@@ -47,34 +48,27 @@ def make(findings: Findings) -> Content:
 def compare_shared(study: Study, baseline: str, resamples: int) -> tuple[StudyScores, list[str]]:
     """What :func:`experiments.report.compare.compare` gives, of masks in the baseline's boxes, and notes; without
     variants where no run has them."""
-    rows: list[dict[str, Any]] = []
-    notes: list[str] = []
+    rows, notes = [], []
     scores: Scores = {kind: {} for kind in KINDS}
     source_of = sources(study, baseline)
-    origins: dict[str, dict[str, str]] = {}
+    origin_of = cache(lambda source: origin(study.files.run(source)))
     for row in study.counted_rows():
         path, source = study.files.run(row["folder"]) / FILE, source_of.get(row["folder"])
         if source is None or not path.is_file():
             continue
         try:
-            if source not in origins:
-                origins[source] = origin(study.files.run(source))
-            content = read_json(path)
-            if not isinstance(content, dict) or content.get("of") != origins[source]:
+            of, content = origin_of(source), read_json(path)
+            if not isinstance(content, dict) or content.get("of") != of:
                 notes.append(f"{row['folder']}: its masks in shared boxes are of older detections; sweep again")
                 continue
-            metrics = _metrics(path, content)
+            row |= _metrics(path, content)
             truth = study.files.ground_truth(row["ground_truth"])
             results = checked_results(path, content.get("results"), truth)
         except UserError as error:
             notes.append(f"{error}: no masks in shared boxes of this run")
             continue
-        row |= metrics
         rows.append(row)
-        scored = score(row, truth, results, KINDS, resamples)
-        notes += contradictions(row, scored, FILE)
-        for kind, run_scores in scored.items():
-            scores[kind].setdefault(row["variant"], {})[row["fold"], row["seed"]] = run_scores
+        notes += add_scores(scores, row, truth, results, FILE, resamples)
     if not rows:
         return StudyScores([], [], []), notes
     shared = replace(study, runs=pd.DataFrame(rows))

@@ -27,27 +27,30 @@ KINDS = tuple(kind for kind in coco.KINDS if kind != "box")
 
 
 def measure(folder: Path, baseline: str, *, data_root: str | None, device: str) -> None:
-    """Have each run that was trained end to end give its masks in the baseline's boxes, where it has not yet.
-
-    Args:
-        folder: ``results/<study>``.
-        baseline: the variant whose detections are shared.
-        data_root: as for the sweep.
-        device: ``auto``, ``cpu`` or ``cuda``.
+    """Have each run of ``results/<study>`` that was trained end to end give its masks in the boxes of the variant
+    ``baseline``, where it has not yet; ``data_root`` and ``device`` are as for the sweep.
 
     Raises:
         UserError: data, configuration or checkpoint of a run can't be used.
     """
     study = read(folder)
     truths = dict(zip(study.runs["folder"], study.runs["ground_truth"], strict=True))
-    todo = []
-    for run, source in sources(study, baseline).items():
-        of = origin(folder / "runs" / source)
-        path = folder / "runs" / run / FILE
-        if not path.exists() or _content(path).get("of") != of:
-            todo.append((run, of))
-    for run, of in progress.bar(iterable=todo, desc="shared boxes", unit="run", disable=not todo):
-        _measure_run(folder, run, of, str(truths[run]), data_root, device)
+    origins = {run: origin(study.files.run(source)) for run, source in sources(study, baseline).items()}
+    todo = {run: of for run, of in origins.items() if _content(study.files.run(run) / FILE).get("of") != of}
+    for run, of in progress.bar(iterable=todo.items(), desc="shared boxes", unit="run", disable=not todo):
+        here = study.files.run(run)
+        config = trained.config_of(here, data_root, device)
+        target = prepare(config)
+        held_out = trained.held_out(folder, run, str(truths[run]), data_root)
+        results = predict_in_boxes(
+            trained.load_model(config, held_out.num_classes, here / "checkpoint.pt", target),
+            held_out,
+            json.loads((study.files.run(of["run"]) / PREDICTIONS).read_text("utf-8")),
+            config.make_inference(target),
+        )
+        truth, engine = held_out.ground_truth(), config.evaluation.engine
+        metrics = {kind: coco.metrics(coco.evaluate(truth, results, kind, engine)) for kind in KINDS}
+        write_atomically(here / FILE, json.dumps({"of": of, "metrics": metrics, "results": results}))
 
 
 def sources(study: Study, baseline: str) -> dict[str, str]:
@@ -65,11 +68,8 @@ def sources(study: Study, baseline: str) -> dict[str, str]:
 
 
 def origin(source: Path) -> dict[str, str]:
-    """Whose detections, and which: a run that was done again may have other ones.
-
-    Raises:
-        UserError: they can't be read.
-    """
+    """Whose detections, and which: a run that was done again may have other ones. A ``UserError`` where they can't be
+    read."""
     try:
         content = (source / PREDICTIONS).read_bytes()
     except OSError as error:
@@ -85,21 +85,3 @@ def _content(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _measure_run(
-    folder: Path, run: str, of: dict[str, str], ground_truth: str, data_root: str | None, device: str
-) -> None:
-    here = folder / "runs" / run
-    config = trained.config_of(here, data_root, device)
-    target = prepare(config)
-    held_out = trained.held_out(folder, run, ground_truth, data_root)
-    results = predict_in_boxes(
-        trained.load_model(config, held_out.num_classes, here / "checkpoint.pt", target),
-        held_out,
-        json.loads((folder / "runs" / of["run"] / PREDICTIONS).read_text("utf-8")),
-        config.make_inference(target),
-    )
-    truth, engine = held_out.ground_truth(), config.evaluation.engine
-    metrics = {kind: coco.metrics(coco.evaluate(truth, results, kind, engine)) for kind in KINDS}
-    write_atomically(here / FILE, json.dumps({"of": of, "metrics": metrics, "results": results}))

@@ -5,6 +5,8 @@ Only files are read, so this works at any time, after any crash, on any subset o
 
 import json
 import math
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +15,11 @@ from typing import Any
 import pandas as pd
 
 from experiments.runs.study_files import StudyFiles, number
-from experiments.runs.variants import SETTINGS, label, natural
 from instseg.errors import UserError
 from instseg.evaluation import coco
 
+SETTINGS = ("trunk", "dataset", "protocol", "iterations")
+"""What makes variants of one name differ, besides the head's options and the settings of the study."""
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 MAIN: coco.Kind = "mask"
 """The kind of AP that variants are ranked by."""
@@ -67,11 +70,11 @@ class Study:
     def ordered(self, baseline: str) -> list[str]:
         """All labels, those of the baseline first."""
         named = dict(zip(self.runs["variant"], self.runs["name"], strict=True))
-        return sorted(self.variants, key=lambda label: baseline not in (label, named[label]))
+        return sorted(named, key=lambda label: baseline not in (label, named[label]))
 
     def baseline_of(self, variant: str, baseline: str) -> str | None:
-        """The label that ``variant`` is compared with, or None: ``baseline`` itself where it is a label;
-        where it is only a name that several labels share, the one whose trunk, data set, ... are nearest."""
+        """The label that ``variant`` is compared with, or None: ``baseline`` itself where it is a label; where it is
+        only a name that several labels share, the nearest by trunk, data set, ..."""
         if baseline in self.variants:
             return baseline
         first = self.runs.drop_duplicates("variant").set_index("variant")
@@ -106,11 +109,8 @@ def load_json(path: Path, remedy: str) -> Any:
 
 
 def about(folder: Path) -> tuple[str, int]:
-    """A study's baseline and number of bootstrap replicates, from its ``study.json`` where there is one.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """A study's baseline and number of bootstrap replicates, from its ``study.json`` where there is one. A
+    ``UserError`` says what is damaged in it."""
     path = folder / "study.json"
     if not path.exists():
         return "fcn", 1000
@@ -127,11 +127,7 @@ def about(folder: Path) -> tuple[str, int]:
 
 
 def read(folder: Path) -> Study:
-    """Scan ``folder/runs``.
-
-    Raises:
-        UserError: there is no finished run, or a ``result.json`` is damaged.
-    """
+    """Scan ``folder/runs``; a ``UserError`` where there is no finished run, or a ``result.json`` is damaged."""
     if not folder.is_dir():
         raise UserError(f"there is no study folder {folder}: run the sweep first, or check the study's name")
     folders = sorted(path for path in folder.glob("runs/*") if path.is_dir() and path.name[0] != ".")
@@ -144,11 +140,9 @@ def read(folder: Path) -> Study:
     study = Study(folder, pd.DataFrame(rows), unfinished, StudyFiles(folder))
     _mark_replaced(study)
     counted = study.runs[study.runs["counted"]]
-    commits = counted["commit"].nunique(dropna=False)
-    if commits > 1:
+    if (commits := counted["commit"].nunique(dropna=False)) > 1:
         study.notes.append(f"the runs come from {commits} commits of the code; runs.csv says which")
-    dirty = sum(value is True for value in counted["dirty"])
-    if dirty:
+    if dirty := sum(value is True for value in counted["dirty"]):
         study.notes.append(f"{dirty} of {len(counted)} runs come from code with uncommitted changes")
     study.notes += [
         f"{count} of {len(counted)} runs have first weights that were trained before: {given}"
@@ -165,21 +159,41 @@ def read(folder: Path) -> Study:
 
 
 def labelled(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """A row for each finished run's folder; ``variant`` differs where runs of one name differ in more than fold and
-    seed.
-
-    Raises:
-        UserError: a ``result.json`` is damaged.
-    """
+    """A row for each finished run's folder; ``variant`` is the run's name, and where runs of that name differ in more
+    than fold and seed, what differs behind it. A ``UserError`` names a ``result.json`` that is damaged."""
     rows = [_row(folder) for folder in folders]
-    label(rows)
+    by_name = defaultdict(list)
+    for row in rows:
+        by_name[row["name"]].append(row)
+    for name, group in by_name.items():
+        # where runs differ in the name of trunk or data set, the settings of these say nothing more
+        implied = tuple(f"{key}." for key in ("trunk", "dataset") if len({row[key] for row in group}) > 1)
+        shown = []
+        for row in group:
+            own = {key: value for key, value in row["settings"].items() if not key.startswith(implied)}
+            values = {"head": row["head"], **row["options"], **{key: row[key] for key in SETTINGS}, **own}
+            shown.append({key: _as_text(value) for key, value in values.items()})
+        keys = dict.fromkeys(key for values in shown for key in values)
+        differing = [key for key in keys if len({values.get(key) for values in shown}) > 1]
+        for row, values in zip(group, shown, strict=True):
+            extra = ", ".join(f"{key}={values[key]}" for key in differing if key in values)
+            row["variant"] = f"{name}({extra})" if extra else name
     return rows
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def natural(text: str) -> list[tuple[bool, int, str]]:
+    """Sort key that puts ``depth=10`` after ``depth=2``."""
+    parts = re.findall(r"\d+|\D+", text)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 def _row(folder: Path) -> dict[str, Any]:
     """One run as a flat row; the head's options stay a dict."""
-    path = folder / "result.json"
-    remedy = "delete it to rerun"
+    path, remedy = folder / "result.json", "delete it to rerun"
     result = load_json(path, remedy)
     try:
         provenance = result.get("provenance") or {}

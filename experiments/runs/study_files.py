@@ -7,6 +7,7 @@ Ground truths and stored images are kept, as all runs share them: of COCO's vali
 
 import math
 import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -17,7 +18,7 @@ from pycocotools.coco import COCO
 
 from instseg.errors import DataError
 from instseg.evaluation import coco, gt_boxes
-from instseg.files import read_json
+from instseg.files import faults_of, read_json
 
 PREDICTIONS = "predictions.json"
 GT_BOXES = "true_boxes.json"
@@ -28,39 +29,26 @@ Images = dict[int, NDArray[np.uint8]]
 """By image id, (H, W, 3) each."""
 
 
+@dataclass
 class StudyFiles:
-    """Reads the files of one study.
+    """Reads the files of the study in ``folder``, ``results/<study>``."""
 
-    Args:
-        folder: ``results/<study>``.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._truths: dict[str, COCO | DataError] = {}
-        self._images: dict[str, Images] = {}
+    folder: Path
+    _truths: dict[str, COCO] = field(default_factory=dict, init=False)
+    _images: dict[str, Images] = field(default_factory=dict, init=False)
 
     def run(self, name: str) -> Path:
         """The folder of a run."""
-        return self._folder / "runs" / name
+        return self.folder / "runs" / name
 
     def ground_truth(self, name: str | None) -> COCO:
-        """The index of a ground truth file, all segmentations as RLE.
-
-        Args:
-            name: its path from the study's folder, as ``result.json`` has it.
-        """
+        """The index of a ground truth file, all segmentations as RLE; its name is its path from the study's folder, as
+        ``result.json`` has it."""
         if name is None:
-            raise DataError(f"{self._folder}: result.json names no ground truth")
+            raise DataError(f"{self.folder}: result.json names no ground truth")
         if name not in self._truths:
-            try:
-                self._truths[name] = _index(self._folder / name)
-            except DataError as error:
-                self._truths[name] = error
-        truth = self._truths[name]
-        if isinstance(truth, DataError):
-            raise truth
-        return truth
+            self._truths[name] = _index(self.folder / name)
+        return self._truths[name]
 
     def predictions(self, run: str, truth: COCO) -> coco.Results:
         """What a run predicted: COCO results that fit the ground truth, segmentations as RLE."""
@@ -88,21 +76,15 @@ class StudyFiles:
     def images(self, ground_truth: str) -> Images:
         """The stored images of a ground truth, in the order of their ids; empty where there are none."""
         if ground_truth not in self._images:
-            self._images[ground_truth] = _stored_images((self._folder / ground_truth).with_suffix(""))
+            self._images[ground_truth] = _stored_images((self.folder / ground_truth).with_suffix(""))
         return self._images[ground_truth]
 
 
 def checked_results(path: Path, results: Any, truth: COCO) -> coco.Results:
-    """Results that a file holds, segmentations as RLE.
-
-    Raises:
-        DataError: they can't be scored against the ground truth.
-    """
-    try:
+    """Results that a file holds, segmentations as RLE; a ``DataError`` where they don't fit the ground truth."""
+    with faults_of(path):
         for kind in coco.KINDS:
             coco.check_results(truth.dataset, results, kind)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
     for result in results:
         result["segmentation"] = truth.annToRLE(result)
     return results
@@ -116,10 +98,8 @@ def number(value: Any) -> float:
 
 def _index(path: Path) -> COCO:
     content = read_json(path)
-    try:
+    with faults_of(path):
         coco.check_ground_truth(content, coco.KINDS)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
     truth = coco.load(content)
     for annotation in truth.anns.values():
         annotation["segmentation"] = truth.annToRLE(annotation)

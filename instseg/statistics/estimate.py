@@ -100,8 +100,7 @@ def between_units(values: Floats, replicates: Floats, units: Sequence[int], imag
     """
     share = _share(units)
     replicates = replicates[~np.isnan(replicates).any(axis=(1, 2))]
-    variants, number = values.shape[1], share.shape[1]
-    df = (variants - 1) * (number - 1)
+    df = (values.shape[1] - 1) * (share.shape[1] - 1)
     around = replicates - replicates.mean(axis=0)
     scale = images / (images - sets) * len(around) / max(1, len(around) - 1)
 
@@ -121,12 +120,7 @@ def _share(units: Sequence[int]) -> Floats:
 
 
 def estimate(
-    values: Floats,
-    replicates: Floats,
-    units: Sequence[int],
-    images: int,
-    sets: int = 1,
-    spread: Spread | None = None,
+    values: Floats, replicates: Floats, units: Sequence[int], images: int, sets: int = 1, spread: Spread | None = None
 ) -> Estimate:
     """Mean over runs, with the error that images and units give it.
 

@@ -16,16 +16,14 @@ What the intervals cover, and what they don't:
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from instseg.errors import UserError
 from instseg.evaluation.matches import RECALL_THRESHOLDS, CategoryMatches, Floats, Matches
 from instseg.statistics.estimate import UNKNOWN, Estimate, Spread, between_units, estimate
 from instseg.statistics.verdict import Difference
@@ -53,16 +51,6 @@ Runs = Mapping[RunKey, RunScores]
 """A variant's runs; those of a fold are scored on the same images and the same resamples of them."""
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """AP in percent of two variants, over the runs that both have."""
-
-    a: Estimate
-    b: Estimate
-    difference: Estimate  # a - b
-    pairs: int  # (fold, seed) pairs that both have
-
-
 def average_precision(matches: Matches, weights: NDArray[Any] | None = None) -> Floats:
     """AP over IoU 0.50:0.95 with every image counted as often as its weight says.
 
@@ -87,11 +75,8 @@ def average_precision(matches: Matches, weights: NDArray[Any] | None = None) -> 
 
 
 def _category_precision(category: CategoryMatches, columns: list[NDArray[np.int32]]) -> Floats:
-    """(B,) AP of one category as a fraction, nan where it has no ground truth.
-
-    Args:
-        columns: image weights, (I, B') each, that make B together.
-    """
+    """(B,) AP of one category as a fraction, nan where it has no ground truth; of image weights (I, B') that make B
+    together."""
     # precision rises at true positives alone, so its envelope needs no other ranks
     ranks = np.unique(np.concatenate(category.hits))
     # the detections between one such rank and the next, counted by image
@@ -148,17 +133,16 @@ def score_run(matches: Matches, fold: int, resamples: int, seed: int = 0, data: 
 
 
 def mean_over_runs(runs: Runs, spread: Spread | None = None) -> Estimate:
-    """Mean of a number over runs, with its error over images and seeds or folds.
+    """Mean of a number over at least one run, with its error over images and seeds or folds.
 
     Where there is more than one fold, folds are the outer units, with their seeds inside; else seeds are.
 
     Args:
-        runs: at least one.
-        spread: between seeds or folds, as :func:`_spread_over_runs` gives it; None: estimated from these runs alone.
+        spread: between seeds or folds; None: estimated from these runs alone.
     """
     keys = sorted(runs)
-    table, images = _table(runs, keys), _images(runs, keys)
-    return estimate(table[0], table[1:], _units(keys), sum(images.values()), len(images), spread)
+    table = _table(runs, keys)
+    return estimate(table[0], table[1:], *_design(runs, keys), spread)
 
 
 def differences(variants: Mapping[str, Runs], rivals: Mapping[str, str | None]) -> dict[str, Difference]:
@@ -169,29 +153,24 @@ def differences(variants: Mapping[str, Runs], rivals: Mapping[str, str | None]) 
 
     Args:
         variants: the runs of each.
-        rivals: what each variant is compared with, the rival before those that are compared with it; None or the
-            variant itself: nothing.
+        rivals: what each variant is compared with; None or the variant itself: nothing.
     """
-    spreads: dict[tuple[str, tuple[RunKey, ...]], Spread | None] = {}
     result = {}
     for label, rival in rivals.items():
         runs = variants.get(label, {})
         rival_runs = variants.get(rival, {}) if rival is not None and rival != label else {}
         keys = _shared(runs, rival_runs)
         difference = UNKNOWN
-        if rival is not None and keys:
-            known = rival, tuple(keys)
-            if known not in spreads:
-                candidates = [name for name, other in rivals.items() if other == rival and name != rival]
-                alike = [variants[name] for name in candidates if name in variants]
-                alike = [other for other in alike if set(keys) <= set(_shared(other, rival_runs))]
-                spreads[known] = _spread_over_runs([rival_runs, *alike], keys)
-            difference = mean_over_runs(_minus(runs, rival_runs, keys), spreads[known])
-        result[label] = Difference(rival, difference, len(keys), _comparable(keys, list(rival_runs)))
+        if keys:
+            others = [variants.get(name, {}) for name, other in rivals.items() if other == rival != name]
+            alike = [other for other in others if set(keys) <= set(_shared(other, rival_runs))]
+            pairs = {key: RunScores(runs[key].values - rival_runs[key].values, runs[key].images) for key in keys}
+            difference = mean_over_runs(pairs, _pooled_spread([rival_runs, *alike], keys))
+        result[label] = Difference(rival, difference, len(keys), _comparable(keys, rival_runs))
     return result
 
 
-def _comparable(shared: Sequence[RunKey], rival_runs: Sequence[RunKey]) -> bool:
+def _comparable(shared: Collection[RunKey], rival_runs: Collection[RunKey]) -> bool:
     """Whether an interval over the shared runs is of more than one seed, and of more than one fold, where one over all
     runs of the rival would be: else it leaves out a variation that the other variants' intervals have, and a verdict
     from it would not mean the same."""
@@ -203,24 +182,14 @@ def _shared(runs: Runs, rival_runs: Runs) -> list[RunKey]:
     return sorted(key for key, run in runs.items() if key in rival_runs and rival_runs[key].data == run.data)
 
 
-def _minus(runs: Runs, others: Runs, keys: Iterable[RunKey]) -> dict[RunKey, RunScores]:
-    return {key: RunScores(runs[key].values - others[key].values, runs[key].images) for key in keys}
-
-
-def _spread_over_runs(variants: Sequence[Runs], keys: list[RunKey]) -> Spread | None:
-    """How far seeds or folds lie apart in the difference of two variants, from several variants together.
-
-    Args:
-        variants: their runs, which have all of ``keys``.
-        keys: the runs to look at.
-
-    Returns:
-        None where there is a single variant, or a single seed or fold.
-    """
-    if len(variants) < 2 or len(set(_units(keys))) < 2:
+def _pooled_spread(variants: Sequence[Runs], keys: list[RunKey]) -> Spread | None:
+    """How far seeds or folds lie apart in the difference of two variants, from several variants together, which have
+    the runs ``keys``; None where there is a single seed or fold."""
+    units, images, folds = _design(variants[0], keys)
+    if len(set(units)) < 2:
         return None
-    together, images = np.stack([_table(runs, keys) for runs in variants], axis=-1), _images(variants[0], keys)
-    return between_units(together[0], together[1:], _units(keys), sum(images.values()), len(images))
+    together = np.stack([_table(runs, keys) for runs in variants], axis=-1)
+    return between_units(together[0], together[1:], units, images, folds)
 
 
 def _table(runs: Runs, keys: list[RunKey]) -> Floats:
@@ -228,63 +197,7 @@ def _table(runs: Runs, keys: list[RunKey]) -> Floats:
     return np.stack([runs[key].values for key in keys], axis=1)
 
 
-def _units(keys: list[RunKey]) -> list[int]:
-    folds = len({fold for fold, _ in keys}) > 1
-    return [fold if folds else run_seed for fold, run_seed in keys]
-
-
-def _images(runs: Runs, keys: list[RunKey]) -> dict[int, int]:
-    return {fold: runs[fold, run_seed].images for fold, run_seed in keys}
-
-
-def _scored(runs: Mapping[RunKey, Matches], resamples: int, seed: int) -> dict[RunKey, RunScores]:
-    return {key: score_run(matches, key[0], resamples, seed) for key, matches in runs.items()}
-
-
-def pooled_spread(variants: Sequence[Mapping[RunKey, Matches]], resamples: int = 1000, seed: int = 0) -> Spread | None:
-    """The spread between seeds or folds in a difference of AP, from several variants that have the same runs by (fold,
-    seed); None where there is a single variant, or a single seed or fold."""
-    return _spread_over_runs([_scored(runs, resamples, seed) for runs in variants], sorted(variants[0]))
-
-
-def own_interval(runs: Mapping[RunKey, Matches], resamples: int = 1000, seed: int = 0) -> Estimate:
-    """Mean AP of one variant over its runs, with its error over images and seeds or folds.
-
-    Args:
-        runs: the variant's matches by (fold, seed), at least one; runs of a fold have the same images.
-        resamples, seed: as in :func:`paired_difference`.
-    """
-    return mean_over_runs(_scored(runs, resamples, seed))
-
-
-def paired_difference(
-    runs_a: Mapping[RunKey, Matches],
-    runs_b: Mapping[RunKey, Matches],
-    resamples: int = 1000,
-    seed: int = 0,
-    spread: Spread | None = None,
-) -> PairedDifference:
-    """How much better variant a is than variant b, over the (fold, seed) pairs that both have.
-
-    The value is the plain mean over the pairs. Both variants, and all seeds of a fold, have the same resamples of its
-    images. Where there is more than one fold, folds are the outer units, with their seeds inside; else seeds are.
-    Resamples without any ground truth are left out. For what the interval does not cover, see the head of this module.
-
-    Args:
-        runs_a, runs_b: matches of the two variants by (fold, seed).
-        resamples, seed: number of bootstrap replicates, and the bootstrap's own seed.
-        spread: between seeds or folds in a difference, where it was estimated from more variants than these, by
-            :func:`pooled_spread`.
-
-    Raises:
-        UserError: the variants share no (fold, seed) pair, or a pair was scored on different images.
-    """
-    keys = sorted(set(runs_a) & set(runs_b))
-    if not keys:
-        raise UserError("the two variants share no (fold, seed) pair, so they can't be compared")
-    for fold, run_seed in keys:
-        ids_a, ids_b = runs_a[fold, run_seed].image_ids, runs_b[fold, run_seed].image_ids
-        if not np.array_equal(ids_a, ids_b):
-            raise UserError(f"fold {fold} seed {run_seed}: the two runs were scored on different images")
-    a, b = (_scored({key: runs[key] for key in keys}, resamples, seed) for runs in (runs_a, runs_b))
-    return PairedDifference(mean_over_runs(a), mean_over_runs(b), mean_over_runs(_minus(a, b, keys), spread), len(keys))
+def _design(runs: Runs, keys: list[RunKey]) -> tuple[list[int], int, int]:
+    """The unit of each run, the number of images of all folds together, and that of folds."""
+    images = {fold: runs[fold, seed].images for fold, seed in keys}
+    return [fold if len(images) > 1 else seed for fold, seed in keys], sum(images.values()), len(images)

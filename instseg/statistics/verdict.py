@@ -43,6 +43,7 @@ class Comparison:
         p: two-sided p-value of no difference.
         corrected_interval, corrected_p: the same after Holm's correction; nan where it is not judged.
         pairs: number of pairs of runs.
+        comparable: whether these are enough for a verdict; see :class:`Difference`.
     """
 
     variant: str
@@ -55,6 +56,7 @@ class Comparison:
     corrected_interval: Interval = NO_INTERVAL
     corrected_p: float = math.nan
     pairs: int = 0
+    comparable: bool = True
 
     @property
     def exists(self) -> bool:
@@ -63,8 +65,12 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict | None:
-        """What the corrected interval says; None where the difference is not judged."""
-        return decide(self.corrected_interval)
+        """What the corrected interval says; None where the difference is not judged. Every table, plot and text has it
+        from here."""
+        low, high = self.corrected_interval
+        if math.isnan(low):
+            return None
+        return "better" if low > 0 else "worse" if high < 0 else "undecided"
 
     @property
     def is_real(self) -> bool | None:
@@ -72,31 +78,18 @@ class Comparison:
         return None if self.verdict is None else self.verdict != "undecided"
 
 
-def decide(interval: Interval) -> Verdict | None:
-    """The verdict on a difference from its corrected interval; every table, plot and text has it from here."""
-    low, high = interval
-    if math.isnan(low):
-        return None
-    return "better" if low > 0 else "worse" if high < 0 else "undecided"
-
-
 def judge(differences: Mapping[str, Difference], kind: str, metric: str) -> dict[str, Comparison]:
     """Judge differences by variant together, with Holm's correction for the number of comparable ones."""
     factors = holm([each.estimate.p if each.comparable else math.nan for each in differences.values()])
     comparisons = {}
-    for (variant, (rival, estimate, pairs, _)), factor in zip(differences.items(), factors, strict=True):
+    for (variant, (rival, estimate, pairs, comparable)), factor in zip(differences.items(), factors, strict=True):
         known = not math.isnan(factor)
         comparisons[variant] = Comparison(
-            variant,
-            rival,
-            kind,
-            metric,
-            value=estimate.value,
-            interval=estimate.interval(),
-            p=estimate.p,
+            *(variant, rival, kind, metric, estimate.value, estimate.interval(), estimate.p),
             corrected_interval=estimate.interval(ALPHA / factor) if known else NO_INTERVAL,
             corrected_p=min(1.0, estimate.p * factor) if known else math.nan,
             pairs=pairs,
+            comparable=comparable,
         )
     return comparisons
 

@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.report.columns import Mean
-from experiments.report.compare import StudyScores, VariantScores
+from experiments.report.compare import Mean, StudyScores, VariantScores
 from experiments.runs.study import METRICS
 from instseg.evaluation.coco import Kind
 from instseg.statistics.verdict import NO_INTERVAL, Comparison

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 from artificial import World, heads
+from matched_runs import paired_difference
 
 from instseg.statistics.estimate import Estimate, between_units, estimate
-from instseg.statistics.resampling import paired_difference
 from instseg.statistics.verdict import holm
 
 IMAGES, RESAMPLES = 50, 200
@@ -154,7 +154,7 @@ def differences(world: World, seeds: int, studies: int, better: float = 0.0, fol
     found = []
     for _ in range(studies):
         baseline, head = heads(random, world, seeds, (0.0, better), folds)
-        found.append(paired_difference(head, baseline, RESAMPLES).difference)
+        found.append(paired_difference(head, baseline, RESAMPLES).estimate)
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from instseg.statistics.estimate import UNKNOWN, Estimate
 from instseg.statistics.resampling import RunScores, differences
-from instseg.statistics.verdict import NO_INTERVAL, Difference, decide, judge
+from instseg.statistics.verdict import NO_INTERVAL, Comparison, Difference, judge
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from instseg.statistics.verdict import NO_INTERVAL, Difference, decide, judge
     [((0.1, 2.0), "better"), ((-2.0, -0.1), "worse"), ((-1.0, 1.0), "undecided"), (NO_INTERVAL, None)],
 )
 def test_the_corrected_interval_decides(interval: tuple[float, float], verdict: str | None) -> None:
-    assert decide(interval) == verdict
+    assert Comparison("unet", "fcn", "mask", "AP", corrected_interval=interval).verdict == verdict
 
 
 def test_differences_are_judged_together_and_those_that_are_not_comparable_apart() -> None:

@@ -121,10 +121,8 @@ def cost_figure(speeds: np.ndarray, scores: np.ndarray, flops: np.ndarray | None
 
 def ap_against_cost(speeds: np.ndarray, scores: np.ndarray, flops: np.ndarray) -> Figure | None:
     rows = {variant: (score,) for variant, score in zip(VARIANTS, scores.tolist(), strict=True)}
-    costs = [
-        cost.Cost(variant, {"head_ms": (speed, 0.9 * speed, 1.1 * speed)}, {"head_flops_per_roi": flop})
-        for variant, speed, flop in zip(VARIANTS, speeds.tolist(), flops.tolist(), strict=True)
-    ]
+    columns = {"head_ms_median": speeds, "head_ms_low": 0.9 * speeds, "head_ms_high": 1.1 * speeds}
+    costs = pd.DataFrame(columns | {"head_flops_per_roi": flops}, index=VARIANTS)
     return cost.ap_against_cost(study_scores(rows, ("mask",), std=1.0), costs)
 
 

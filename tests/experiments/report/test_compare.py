@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from synthetic import ap_frame, compared, make_run, make_study
 
-from experiments.report import ap, build, summary
+from experiments.report import ap, build, cost
 from experiments.report import compare as module
 from experiments.report.section import Findings
 from experiments.runs.study import read
@@ -171,7 +171,7 @@ def test_predictions_that_fit_no_ground_truth_are_told(tmp_path: Path) -> None:
 
 def _summary(folder: Path) -> str:
     findings = Findings(read(folder), "fcn", 20, speed=json.loads((folder / "speed.json").read_text()))
-    table = summary.make(findings).table
+    table = cost.summarize(findings).table
     assert table is not None
     return table.markdown()
 

@@ -72,7 +72,7 @@ def test_images_are_counted_by_their_mean_over_pairs_of_runs() -> None:
         (1, 4): -0.1,
     }
     unet = {key: fcn[key] + by for key, by in shift.items()} | {(2, n): 1.0 for n in (1, 2, 3, 4)}
-    (row,) = by_image.count_outcomes(images(fcn=fcn, unet=unet, other=fcn), {"unet": "fcn"})
+    (row,) = by_image.count_outcomes(images(fcn=fcn, unet=unet, other=fcn), {"unet": "fcn"}).itertuples()
     assert (row.variant, row.compared_with, row.pairs, row.images) == ("unet", "fcn", 2, 4)
     # 2 is equal: +0.009 on average
     assert (row.better, row.equal, row.worse) == (1, 2, 1)
@@ -94,7 +94,7 @@ def test_a_study_is_read_run_by_run_and_a_damaged_one_gets_a_note(tmp_path: Path
     by_third = found.complexity.groupby("variant")[list(predictions.THIRDS)].mean()
     # some false detections are among them
     assert (by_third.loc["unet"] > 90).all() and (by_third.loc["unet"] > by_third.loc["fcn"] + 10).all()
-    (row,) = by_image.count_outcomes(found.images, compared(study, "fcn", 20).rivals)
+    (row,) = by_image.count_outcomes(found.images, compared(study, "fcn", 20).rivals).itertuples()
     assert (row.pairs, row.images, row.worse) == (3, 10, 0)
     assert row.better > 5
 

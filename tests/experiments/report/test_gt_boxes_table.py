@@ -30,9 +30,9 @@ def _study(folder: Path, lifts: dict[str, float]) -> Path:
 
 def compare_boxes(study: Study, resamples: int) -> pd.DataFrame:
     """What ``gt_boxes.csv`` holds; notes are added to the study's."""
-    variants, notes = section.compare(study, synthetic.compared(study, "fcn", resamples), resamples)
+    numbers, _, notes = section.compare(study, synthetic.compared(study, "fcn", resamples), resamples)
     study.notes += notes
-    return section.numbers(variants)
+    return numbers
 
 
 def test_a_lift_of_every_object_is_the_difference(tmp_path: Path) -> None:

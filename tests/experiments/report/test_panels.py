@@ -13,7 +13,8 @@ from synthetic import ellipse, make_run, make_study
 from experiments.render import masks
 from experiments.render.plot import file_names
 from experiments.render.table import wrap
-from experiments.report import panels, predictions
+from experiments.report import panels
+from experiments.report.section import Findings
 from experiments.runs.study import read
 from instseg.errors import DataError
 
@@ -26,9 +27,8 @@ def instances(*shapes: np.ndarray) -> masks.Instances:
     return masks.Instances(np.stack(shapes), np.zeros((len(shapes), 4)), colours)
 
 
-def collected(folder: Path, order: list[str]) -> list[masks.Column]:
-    study = read(folder)
-    return panels.collect(study, predictions.read(study, 10), order)
+def collected(folder: Path) -> list[masks.Column]:
+    return panels.collect(Findings(read(folder), "fcn", 10))
 
 
 def test_a_prediction_has_the_colour_of_its_object() -> None:
@@ -51,7 +51,7 @@ def test_only_confident_predictions_of_the_first_run_are_shown(tmp_path: Path) -
             found = [p for p in found if p["image_id"] == 1][:2]
             found[0]["score"], found[1]["score"] = 0.9, 0.5
             (path / "predictions.json").write_text(json.dumps(found))
-    images = collected(tmp_path, ["fcn", "unet"])
+    images = collected(tmp_path)
     assert [image.key[1] for image in images] == [1, 2, 3]
     assert [len(image.predictions["fcn"].masks) for image in images] == [1, 0, 0]
     assert all(len(image.truth.masks) >= 2 for image in images)
@@ -63,7 +63,7 @@ def test_the_number_is_the_mean_iou_of_all_objects(tmp_path: Path) -> None:
     found = json.loads((run / "predictions.json").read_text())
     # The first object is found, exactly; the second too, but not surely.
     (run / "predictions.json").write_text(json.dumps([found[0], found[1] | {"score": 0.5}]))
-    (image,) = collected(tmp_path, ["fcn"])
+    (image,) = collected(tmp_path)
     assert len(objects) > 1
     assert image.predictions["fcn"].iou == pytest.approx(1 / len(objects))
     assert image.truth.iou is None
@@ -73,7 +73,7 @@ def test_images_that_most_variants_have_come_first_and_the_rest_says_no_run(tmp_
     make_run(tmp_path, "fcn", 1.0, fold=0, images=5)
     make_run(tmp_path, "fcn", 1.0, fold=1, images=5)
     make_run(tmp_path, "unet", 1.0, fold=1, images=5)
-    images = collected(tmp_path, ["fcn", "unet"])
+    images = collected(tmp_path)
     assert len(images) == panels.IMAGES
     assert ["-f1-" in image.key[0] for image in images] == [True, True, True, False]
     assert [set(image.predictions) for image in images] == [{"fcn", "unet"}] * 3 + [{"fcn"}]
@@ -90,7 +90,7 @@ def test_stored_images_that_are_damaged_are_named(tmp_path: Path, content: bytes
     (path,) = (tmp_path / "ground_truth").glob("*.npz")
     path.write_bytes(content)
     with pytest.raises(DataError, match="delete it") as caught:
-        collected(tmp_path, ["fcn"])
+        collected(tmp_path)
     assert str(caught.value).startswith(f"{path}: can't be used")
 
 

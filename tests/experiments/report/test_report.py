@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matched_runs import score_runs
 from PIL import Image
 from pycocotools.coco import COCO
 from synthetic import make_run, make_study, write_speed
@@ -18,7 +19,7 @@ from experiments.runs.study import read
 from instseg.errors import UserError
 from instseg.evaluation.coco import KINDS
 from instseg.evaluation.matches import match
-from instseg.statistics.resampling import paired_difference, pooled_spread
+from instseg.statistics.resampling import differences
 
 NOISE = {"fcn": 2.5, "unet": 1.0, "unet_no_skip": 2.4}
 IN_THREE = ["ap", "speed", "win_tie_loss", "ap_by_object"]
@@ -70,11 +71,11 @@ def test_a_planted_difference_is_found_and_equals_the_library_s(study: Path) -> 
         truth = COCO(study / result["ground_truth"])
         found = json.loads((path.parent / "predictions.json").read_text())
         runs[result["variant"]][0, result["seed"]] = match(truth, found, "mask")
-    # how seeds differ is told by all variants that have the baseline's runs
-    alike = [one for one in runs.values() if one.keys() >= runs["fcn"].keys()]
-    spread = pooled_spread([{key: one[key] for key in runs["fcn"]} for one in alike], 200)
-    assert len(alike) > 2 and spread is not None and spread.df == (len(alike) - 1) * (len(runs["fcn"]) - 1)
-    expected = paired_difference(runs["unet"], runs["fcn"], 200, spread=spread).difference
+    # how far seeds lie apart is estimated from all variants that have the baseline's runs
+    scores = {variant: score_runs(matched, 200) for variant, matched in runs.items()}
+    expected = differences(scores, {"fcn": None, "unet": "fcn", "unet_no_skip": "fcn"})["unet"].estimate
+    alone = differences(scores, {"fcn": None, "unet": "fcn"})["unet"].estimate
+    assert expected.low != pytest.approx(alone.low)
     assert float(row["mask_AP_diff_low"]) == pytest.approx(expected.low)
     assert float(row["mask_AP_diff_high"]) == pytest.approx(expected.high)
     assert float(row["mask_AP_diff_p"]) == pytest.approx(expected.p)

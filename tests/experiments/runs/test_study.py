@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from synthetic import ap_frame, make_run, make_study
 
-from experiments.runs.study import read
-from experiments.runs.variants import natural
+from experiments.runs.study import natural, read
 from instseg.errors import UserError
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import heads
-from heads import _unet_blocks as blocks
+from heads import unet as blocks
 from instseg.detector.rois import RoIs
 from instseg.errors import UserError
 

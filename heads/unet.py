@@ -172,15 +172,8 @@ class CARAFE(nn.Module):
 
 
 def reassemble(x: Tensor, kernels: Tensor) -> Tensor:
-    """Each cell of a doubled grid as a weighted sum over the neighbourhood of the cell that it lies in.
-
-    Args:
-        x: (R, C, H, W), padded with zeros.
-        kernels: (R, H, W, 4, k²): weights for the four new cells of each cell, both row by row; k is odd.
-
-    Returns:
-        (R, C, 2H, 2W).
-    """
+    """(R, C, H, W) -> (R, C, 2H, 2W): each new cell is a weighted sum over the k×k neighbourhood, padded with zeros, of
+    the cell that it lies in. ``kernels`` (R, H, W, 4, k²) has the weights for its four new cells, both row by row."""
     size = math.isqrt(kernels.shape[-1])
     around = F.pad(x, [size // 2] * 4).unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 4, 5, 1).flatten(3, 4)
     # the four new cells share a neighbourhood: one small matrix product gives (R, H, W, 4, C)

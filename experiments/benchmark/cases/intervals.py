@@ -3,8 +3,6 @@
 Matching of random results is timed on a part of it beside pycocotools, and 1,000 resamples on all 5,000 images.
 """
 
-import contextlib
-import io
 import resource
 import sys
 from collections.abc import Callable
@@ -13,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pycocotools.cocoeval import COCOeval
 
 from experiments.benchmark import random_data
 from experiments.benchmark.cases.eval import PEER, pycocotools
@@ -36,14 +33,15 @@ def measure(setup: Setup) -> BenchmarkResult:
     truth, results = random_data.coco_results(
         setup.size, images, setup.options.instances, CATEGORIES + 1, DETECTIONS, jitter=0.1, right=0.5
     )
-    only_all = {"areaRng": [[0, 1e10]], "areaRngLbl": ["all"], "maxDets": [DETECTIONS]}
+    only_all: dict[str, Any] = {"areaRng": [[0, 1e10]], "areaRngLbl": ["all"], "maxDets": [DETECTIONS]}
     work: dict[str, Callable[[], Any]] = {}
     kinds: tuple[coco.Kind, ...] = ("box", "mask")
     for kind in kinds:
-        ours, peer = f"matching, {kind}: {OURS}", f"matching, {kind}: {PEER}"
-        work[ours] = partial(_match, truth, results, kind)
-        work[peer] = partial(pycocotools, truth, results, coco.IOU_TYPES[kind], **only_all)
-        ap, expected = average_precision(work[ours]())[0], 100 * _ap(work[peer]())
+        ours = partial(_match, truth, results, kind)
+        peer = partial(pycocotools, truth, results, coco.IOU_TYPES[kind], **only_all)
+        work |= {f"matching, {kind}: {OURS}": ours, f"matching, {kind}: {PEER}": partial(peer, steps=("evaluate",))}
+        precision = peer(steps=("evaluate", "accumulate")).eval["precision"]
+        ap, expected = average_precision(ours())[0], 100 * float(precision[precision > -1].mean())
         if not abs(ap - expected) < 1e-9:
             raise AssertionError(f"{kind}: AP {ap} and pycocotools' {expected} differ")
     # pycocotools has no boundary AP
@@ -85,13 +83,6 @@ def _difference(variants: list[Matches]) -> None:
 
 def _match(truth: dict[str, Any], results: coco.Results, kind: coco.Kind) -> Matches:
     return match(coco.load(truth), results, kind)
-
-
-def _ap(evaluation: COCOeval) -> float:
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"]
-    return float(precision[precision > -1].mean())
 
 
 def random_matches(random: np.random.Generator) -> Matches:

@@ -140,7 +140,7 @@ def test_inference(tmp_path: Path) -> None:
 def test_another_number_of_detections_is_not_compared() -> None:
     made = setup.make(options(*TINY, SMALL))
     entries = {
-        name: contest.Entry(lambda: torch.zeros(1), list, stages=None, detections=count)
+        name: contest.Entry(lambda: torch.zeros(1), [], stages=None, detections=count)
         for name, count in (("ours", 20.0), ("same", 20.0), ("fewer", 19.5))
     }
     table = outcome.frame(contest.time_entries(made, entries, [outcome.Row("absent", note="not run")])).set_index(
@@ -157,7 +157,7 @@ def test_torchvision_does_the_same_work() -> None:
     peer = reference_models.torchvision(ours, made.config, made.classes, made.images)
     peer.model.eval()
     with torch.inference_mode():
-        expected, detections = peer.encode(peer.detect(made.images)), ours.detect_rle(made.images)
+        expected, detections = reference_models.add_rle(peer.model(made.images)), ours.detect_rle(made.images)
     same = []
     for reference, image in zip(expected, detections, strict=True):
         torch.testing.assert_close(image["boxes"], reference["boxes"], atol=1e-2, rtol=0)

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import torch
@@ -167,9 +168,8 @@ class SMP(MaskHead):
         arguments = kind.arguments(kind.ignored + depth, width, sides[-1])
         module, _, attribute = kind.path.rpartition(".")
         expected = self.padded_size * 2**kind.doubled
-        # imported here since it is slow and other heads don't need it
-        version = _version()
         try:
+            # imported here since it is slow and other heads don't need it
             decoder_class = getattr(importlib.import_module(f"{LIBRARY}.decoders.{module}"), attribute)
             decoder: nn.Module = decoder_class(encoder_channels=channels, **arguments)
             _replace_norms(decoder, norm)
@@ -179,7 +179,7 @@ class SMP(MaskHead):
                 raise ValueError(f"it gave {decoded.shape[-1]} cells a side, not {expected}")
         except (AttributeError, ImportError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"head.options: decoder={name} of {LIBRARY} {version} can't take roi_size={self.roi_size}, "
+                f"head.options: decoder={name} of {LIBRARY} {version(LIBRARY)} can't take roi_size={self.roi_size}, "
                 f"depth={depth}, width={width} ({' '.join(str(error).split())}); versions 0.5 and 0.6 are known to work"
             ) from error
         return decoder.train(), decoded.shape[1]
@@ -204,10 +204,6 @@ class SMP(MaskHead):
         return self.predictor(self.decoder(self._features(maps))[..., : self.decoded_size, : self.decoded_size])
 
 
-def _version() -> str:
-    return str(importlib.import_module(LIBRARY).__version__)
-
-
 def _depth(decoder: str, depth: int | None, roi_size: int) -> int:
     """How often the grid is halved: ``depth``, or where that is None the possible number that is nearest to 2.
 
@@ -223,7 +219,7 @@ def _depth(decoder: str, depth: int | None, roi_size: int) -> int:
     least = -(-kind.least * 2 ** kind.halvings[0] // 2)
     remedy = f"depth={' or '.join(map(str, possible))} there" if possible else f"roi_size={least} or more"
     raise UserError(
-        f"head.options: decoder={decoder} of {LIBRARY} {_version()} can't take "
+        f"head.options: decoder={decoder} of {LIBRARY} {version(LIBRARY)} can't take "
         f"depth={'null' if depth is None else depth} at roi_size={roi_size}; it takes {remedy}"
     )
 

@@ -90,19 +90,19 @@ def random_matches(random: np.random.Generator) -> Matches:
     image_of, category_of = random.integers(IMAGES, size=OBJECTS), random.integers(CATEGORIES, size=OBJECTS)
     # number of thresholds at which an object is detected
     level = random.integers(-2, len(IOU_THRESHOLDS) + 1, OBJECTS)
-    false = IMAGES * DETECTIONS - np.count_nonzero(level > 0)
-    image_of_false, category_of_false = random.integers(IMAGES, size=false), random.integers(CATEGORIES, size=false)
+    detected = level > 0
+    false = IMAGES * DETECTIONS - np.count_nonzero(detected)
+    images = np.concatenate([image_of[detected], random.integers(IMAGES, size=false)])
+    labels = np.concatenate([category_of[detected], random.integers(CATEGORIES, size=false)])
+    levels = np.concatenate([level[detected], np.zeros(false, dtype=np.int64)])
+    scores = np.concatenate([random.beta(4, 2, len(levels) - false), random.beta(2, 4, false)])
+    order = np.argsort(-scores)
+    images, labels, levels = images[order], labels[order], levels[order]
+    ignored = tuple(np.zeros(0, dtype=np.int64) for _ in IOU_THRESHOLDS)
     categories = []
     for category in range(CATEGORIES):
-        objects = category_of == category
-        detected = objects & (level > 0)
-        false_images = image_of_false[category_of_false == category]
-        image = np.concatenate([image_of[detected], false_images])
-        levels = np.concatenate([level[detected], np.zeros(len(false_images), dtype=np.int64)])
-        scores = np.concatenate([random.beta(4, 2, detected.sum()), random.beta(2, 4, len(false_images))])
-        order = np.argsort(-scores)
-        hits = tuple(np.flatnonzero(levels[order] > threshold) for threshold in range(len(IOU_THRESHOLDS)))
-        positives = np.bincount(image_of[objects], minlength=IMAGES).astype(np.float64)
-        ignored = np.zeros(0, dtype=np.int64)
-        categories.append(CategoryMatches(image[order], positives, hits, tuple(ignored for _ in hits)))
+        detections = labels == category
+        positives = np.bincount(image_of[category_of == category], minlength=IMAGES).astype(np.float64)
+        hits = tuple(np.flatnonzero(levels[detections] > threshold) for threshold in range(len(IOU_THRESHOLDS)))
+        categories.append(CategoryMatches(images[detections], positives, hits, ignored))
     return Matches(np.arange(IMAGES), tuple(categories))

@@ -14,7 +14,7 @@ SEED = 0
 
 def batch(size: tuple[int, int], count: int, instances: int, classes: int) -> Batch:
     """A training batch as :func:`instseg.data.batches.loader.training_batches` gives it: ``count`` images (3, H, W)
-    uint8 of ``size`` (H, W), each with as many ``instances``, ellipses of one colour on noise; ``classes`` counts the
+    uint8 of ``size`` (H, W), each with ``instances`` ellipses, of one colour each, on noise. ``classes`` counts the
     background."""
     generator = torch.Generator().manual_seed(SEED)
     images, targets = [], []

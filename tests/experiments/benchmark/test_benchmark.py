@@ -17,10 +17,10 @@ import torch
 from composition import benchmark_options as options
 from hydra.errors import HydraException
 
+import heads
 from experiments.benchmark import contest, outcome, reference_models, setup
 from experiments.benchmark.cases import accuracy
 from experiments.benchmark.cases import heads as heads_benchmark
-from experiments.benchmark.cases.heads import names
 from experiments.config import apps as app_config
 from experiments.config import cli
 from experiments.config.apps import Benchmark
@@ -75,14 +75,16 @@ def check_times(table: pd.DataFrame, record: dict[str, Any], unit: str) -> None:
 @pytest.mark.parametrize(
     ("what", "unit", "rows"),
     [
-        ("heads", "rois", [name + end for end in ("", ", training") for name in names()]),
+        ("heads", "rois", [name + end for end in ("", ", training") for name in heads.names()]),
         ("rle", "masks", ["ours", "torchvision paste + pycocotools encode"]),
         ("nms", "boxes", ["nms.keep", "torchvision.ops.batched_nms", "nms.fixed_point"]),
         ("eval", "images", ["ours, box", "pycocotools, box", "ours, mask", "pycocotools, mask", "ours, boundary"]),
         ("data", "samples", ["reading + transform, one core", "reading, one core", "transform, one core"]),
     ],
 )
-def test_parts(what: str, unit: str, rows: list[str], tmp_path: Path) -> None:
+def test_parts(what: str, unit: str, rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # one configuration of each head; all would take minutes
+    monkeypatch.setattr(heads_benchmark, "names", heads.names)
     table, record, words = measured(tmp_path, f"what={what}", *([] if what == "data" else [SMALL]))
     assert list(table.index) == rows + ["loader, 1 processes"] * (what == "data")
     check_times(table, record, unit)
@@ -282,3 +284,8 @@ def test_a_control_is_resolved_before_it_is_timed() -> None:
     prepared = setup.make(options("what=train", "head=fcn_flops_of_unet", *TINY))
     assert (prepared.config.head.name, prepared.config.head.variant) == ("fcn", "fcn_flops_of_unet")
     assert prepared.model().mask_head.predictor[-1].in_channels == prepared.config.head.options["width"]
+
+
+def test_all_configurations_of_heads_are_timed() -> None:
+    names = heads_benchmark.names()
+    assert {*heads.names(), "fcn_flops_of_unet", "unet_p2_p3"} <= set(names) and names == sorted(names)

@@ -69,8 +69,6 @@ def build(
     """A mask head by name.
 
     Args:
-        name: a name in :func:`names`.
-        in_channels: channels of the pyramid's maps.
         num_classes: the background included.
         class_agnostic: predict a single mask for all classes instead of one for each class.
         dice_weight, boundary_weight: weights of the losses on shape; see :meth:`MaskHead.losses`.

@@ -35,6 +35,7 @@ NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "group": lambda channels: GroupNorm(math.gcd(32, channels), channels),
     "batch": BatchNorm,
 }
+"""``group``: Wu & He, *Group Normalization*, ECCV 2018; 32 groups, or as many as divide both 32 and the channels."""
 
 
 def conv(
@@ -42,21 +43,17 @@ def conv(
 ) -> nn.Sequential:
     """Convolution, normalisation, ReLU: (R, C, H, W) -> (R, C', H / stride, W / stride).
 
-    Args:
-        norm: ``none``, ``group`` (Wu & He, *Group Normalization*, ECCV 2018; 32 groups, or as many as divide both 32
-            and the channels) or ``batch``.
-
     Raises:
         UserError: there is no such norm.
     """
     if norm not in NORMS:
         raise unknown_name("norm of the mask head", norm, NORMS)
-    layer = NORMS[norm]
+    make_norm = NORMS[norm]
     padding = dilation * (size - 1) // 2
-    parts: list[nn.Module] = [nn.Conv2d(inputs, outputs, size, stride, padding, dilation, bias=layer is None)]
-    if layer is not None:
-        parts.append(layer(outputs))
-    return nn.Sequential(*parts, nn.ReLU(inplace=True))
+    layers = nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, padding, dilation, bias=make_norm is None))
+    if make_norm is not None:
+        layers.append(make_norm(outputs))
+    return layers.append(nn.ReLU(inplace=True))
 
 
 def conv_stack(inputs: int, outputs: int, norm: str, count: int = 2) -> nn.Sequential:
@@ -75,12 +72,8 @@ class Residual(nn.Module):
         super().__init__()
         # the second ReLU comes after the sum
         self.convs = nn.Sequential(conv(inputs, outputs, norm), conv(outputs, outputs, norm)[:-1])
-        layer = NORMS[norm]
-        self.shortcut = nn.Sequential()
-        if inputs != outputs:
-            self.shortcut.append(nn.Conv2d(inputs, outputs, 1, bias=layer is None))
-            if layer is not None:
-                self.shortcut.append(layer(outputs))
+        # without its ReLU
+        self.shortcut = conv(inputs, outputs, norm, size=1)[:-1] if inputs != outputs else nn.Sequential()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.shortcut(x) + self.convs(x))
@@ -210,7 +203,7 @@ def halved_widths(width: int, stages: int, output_size: int) -> list[int]:
 
 
 def check_at_least(least: int, **options: float) -> None:
-    """Raise a UserError that names the first of a head's options that is too small."""
+    """Raise a UserError for the first of a head's options that is too small."""
     for option, value in options.items():
         if value < least:
             raise UserError(f"head.options: {option}={value} must be {least} or more")

@@ -17,9 +17,6 @@ class FCN(MaskHead):
     pyramid of 256 channels the parameters are those of torchvision's ``maskrcnn_resnet50_fpn``.
 
     Cost: 2.6 M parameters, 1.06 GFLOP.
-
-    Args:
-        convs: number of 3×3 convolutions.
     """
 
     torchvision_names = {"convs.": "mask_head.", "predictor.": "mask_predictor."}  # noqa: RUF012

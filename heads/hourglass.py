@@ -22,10 +22,6 @@ class Hourglass(MaskHead):
     of the other heads.
 
     Cost: 9.1 M parameters, 1.29 GFLOP.
-
-    Args:
-        stacks: number of hourglasses, one after another.
-        depth: how often each of them halves the grid.
     """
 
     def __init__(

@@ -106,14 +106,8 @@ class PointRend(MaskHead):
         return losses | {"loss_mask_point": loss}
 
     def training_points(self, coarse: Tensor) -> Tensor:
-        """Random points, a share ``importance`` of them the most uncertain of ``oversampling`` times as many.
-
-        Args:
-            coarse: (R, M, M) logits.
-
-        Returns:
-            (R, points, 2) in [0, 1], as (x, y).
-        """
+        """Random points (R, points, 2) in [0, 1], as (x, y), a share ``importance`` of them those of ``oversampling``
+        times as many where the coarse logits (R, M, M) are the most uncertain."""
         candidates = torch.rand(len(coarse), self.candidates, 2, device=coarse.device)
         uncertainty = -_read(coarse[:, None], candidates)[:, 0].abs()
         uncertain = uncertainty.topk(self.uncertain).indices[..., None].expand(-1, -1, 2)

@@ -64,12 +64,7 @@ class RefineMask(MaskHead):
         return self.logits[0](x)
 
     def masks(self, rois: RoIs, labels: Tensor) -> list[Tensor]:
-        """Logits (R, M, M) of the masks of all sizes, in the channel of each RoI's label.
-
-        Args:
-            rois: R RoIs.
-            labels: (R,) their classes.
-        """
+        """Logits (R, M, M) of the masks of all sizes, in the channel of each RoI's label."""
         x = rois.take(self)
         if x is None:
             x = self.convs(rois.align(self.roi_size))
@@ -133,14 +128,8 @@ def _label_logits(layer: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
 
 
 def refine(masks: list[Tensor]) -> list[Tensor]:
-    """Masks of which each from the third on replaces the mask before, doubled, only near the contour of that mask.
-
-    Args:
-        masks: logits (R, M, M), (R, 2M, 2M) and so on.
-
-    Returns:
-        Logits of the same shapes.
-    """
+    """Logits (R, M, M), (R, 2M, 2M) and so on, each from the third on replaced by the mask before, doubled,
+    except near the contour of that mask."""
     refined = masks[:WHOLE]
     for finer in masks[WHOLE:]:
         near = _twice(near_contour(refined[-1] > 0, PREDICTION_WIDTH))

@@ -15,9 +15,6 @@ class ResNetHead(MaskHead):
     (which has more parameters, as most of its blocks run on small grids).
 
     Cost: 3.2 M parameters, 1.29 GFLOP.
-
-    Args:
-        blocks: number of residual blocks.
     """
 
     def __init__(

@@ -2,13 +2,14 @@
 
 import importlib
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads._blocks import NORMS, Pointwise, check_at_least, conv, doublings, initialise, predictor
+from heads._blocks import NORMS, check_at_least, conv, doublings, initialise, predictor
 from instseg.detector.mask_head import MaskHead
 from instseg.detector.rois import RoIs
 from instseg.errors import UserError, unknown_name
@@ -16,79 +17,68 @@ from instseg.errors import UserError, unknown_name
 LIBRARY = "segmentation_models_pytorch"
 
 
-class _Sizes(NamedTuple):
-    """Sizes that a decoder's arguments are made of."""
-
-    channels: list[int]
-    """Of the encoder's maps, finest first; 0 for maps that the decoder skips."""
-    depth: int
-    """The encoder's, as the decoder counts it."""
-    width: int
-    """Channels of the head's layers."""
-    smallest: int
-    """Height and width of the smallest map."""
-
-
 class _Decoder(NamedTuple):
     path: str
     """Module and class under ``segmentation_models_pytorch.decoders``."""
-    arguments: Callable[[_Sizes], dict[str, Any]]
-    """Makes the decoder's arguments, ``encoder_channels`` left out."""
+    arguments: Callable[[int, int, int], dict[str, Any]]
+    """(encoder's depth as the decoder counts it, width of the head, side of the smallest map) -> the decoder's
+    arguments, ``encoder_channels`` left out."""
     halvings: range = range(1, 9)
     """How often the RoI's grid may be halved."""
-    skipped: int = 2
-    """Maps that the decoder expects of its encoder and does not read, all finer than those that it reads."""
     doubled: int = 0
-    """How often the decoder doubles the finest map that it reads."""
+    """How often the decoder doubles the finest map that it reads. RoIs replace this map, and it ignores finer ones."""
     least: int = 1
     """Least height and width of the smallest map."""
 
+    @property
+    def ignored(self) -> int:
+        """Maps that the decoder expects of its encoder and does not read."""
+        return 2 - self.doubled
 
-def _equal_widths(sizes: _Sizes) -> dict[str, Any]:
-    return {"decoder_channels": [sizes.width] * sizes.depth, "n_blocks": sizes.depth}
+
+def _equal_widths(depth: int, width: int, _: int) -> dict[str, Any]:
+    return {"decoder_channels": [width] * depth, "n_blocks": depth}
 
 
 DECODERS = {
-    "unet": _Decoder("unet.decoder.UnetDecoder", _equal_widths, skipped=1, doubled=1),
-    "unetplusplus": _Decoder("unetplusplus.decoder.UnetPlusPlusDecoder", _equal_widths, skipped=1, doubled=1),
+    "unet": _Decoder("unet.decoder.UnetDecoder", _equal_widths, doubled=1),
+    "unetplusplus": _Decoder("unetplusplus.decoder.UnetPlusPlusDecoder", _equal_widths, doubled=1),
     "manet": _Decoder(
         "manet.decoder.MAnetDecoder",
         # at least 8 channels in its squeeze: the ReLUs of fewer may all be dead from the start
-        lambda sizes: {**_equal_widths(sizes), "reduction": min(16, max(1, sizes.width // 8))},
-        skipped=1,
+        lambda depth, width, side: {**_equal_widths(depth, width, side), "reduction": min(16, max(1, width // 8))},
         doubled=1,
     ),
     "linknet": _Decoder(
         "linknet.decoder.LinknetDecoder",
-        lambda sizes: {"prefinal_channels": sizes.width, "n_blocks": sizes.depth},
-        skipped=1,
+        lambda depth, width, _: {"prefinal_channels": width, "n_blocks": depth},
         doubled=1,
     ),
     "fpn": _Decoder(
         "fpn.decoder.FPNDecoder",
-        lambda sizes: {
-            "encoder_depth": sizes.depth,
-            "pyramid_channels": sizes.width,
+        lambda depth, width, _: {
+            "encoder_depth": depth,
+            "pyramid_channels": width,
             # the library's group normalisation, which ours replaces, needs a multiple of 32
-            "segmentation_channels": -(-sizes.width // 32) * 32,
+            "segmentation_channels": -(-width // 32) * 32,
             "dropout": 0.0,
         },
         halvings=range(3, 4),
     ),
     "pan": _Decoder(
         "pan.decoder.PANDecoder",
-        lambda sizes: {"encoder_depth": sizes.depth, "decoder_channels": sizes.width},
+        lambda depth, width, _: {"encoder_depth": depth, "decoder_channels": width},
         halvings=range(1, 4),
         least=8,
     ),
     "deeplabv3plus": _Decoder(
         "deeplabv3.decoder.DeepLabV3PlusDecoder",
-        lambda sizes: {
-            "encoder_depth": sizes.depth,
-            "out_channels": sizes.width,
+        lambda depth, width, side: {
+            "encoder_depth": depth,
+            "out_channels": width,
             # the paper's rates of 6, 12 and 18 are for maps of 33×33
-            "atrous_rates": [max(1, round(sizes.smallest * rate / 33)) for rate in (6, 12, 18)],
-            "output_stride": 2**sizes.depth,
+            "atrous_rates": [max(1, round(side * rate / 33)) for rate in (6, 12, 18)],
+            "output_stride": 2**depth,
             "aspp_separable": True,
             "aspp_dropout": 0.0,
         },
@@ -96,11 +86,11 @@ DECODERS = {
     ),
     "upernet": _Decoder(
         "upernet.decoder.UPerNetDecoder",
-        lambda sizes: {"encoder_depth": sizes.depth, "decoder_channels": sizes.width},
+        lambda depth, width, _: {"encoder_depth": depth, "decoder_channels": width},
     ),
     "segformer": _Decoder(
         "segformer.decoder.SegformerDecoder",
-        lambda sizes: {"encoder_depth": sizes.depth, "segmentation_channels": sizes.width},
+        lambda depth, width, _: {"encoder_depth": depth, "segmentation_channels": width},
     ),
 }
 
@@ -126,11 +116,10 @@ class SMP(MaskHead):
     Cost with ``unet``: 1.8 M parameters, 1.08 GFLOP.
 
     Args:
-        decoder: a key of ``DECODERS``.
         depth: how often the grid is halved: 3 for ``fpn``, 1 to 3 for ``pan``, 1 or 2 for ``deeplabv3plus``, 1 to 8
             for the others; None: 2, or the nearest that the decoder and ``roi_size`` allow.
         width: channels of each stage and of the decoder, at least 4; None: C/2.
-        roi_size: as for every head, and at least half the size that it is padded to.
+        roi_size: at least half the size that it is padded to.
         output_size: the size of the decoder's output times 1, 2, 4 or so on.
     """
 
@@ -149,9 +138,9 @@ class SMP(MaskHead):
         super().__init__()
         if decoder not in DECODERS:
             raise unknown_name("head.options.decoder", decoder, DECODERS)
+        kind = DECODERS[decoder]
         width = in_channels // 2 if width is None else width
         check_at_least(4, width=width)
-        kind = DECODERS[decoder]
         depth = _depth(decoder, depth, roi_size)
         steps = doublings(roi_size, output_size) - kind.doubled
         if steps < 0:
@@ -159,9 +148,10 @@ class SMP(MaskHead):
                 f"head.options: output_size={output_size} must be roi_size={roi_size} times 2, 4 or so on, as "
                 f"decoder={decoder} doubles the grid"
             )
+        self.num_classes = num_classes
         self.roi_size = roi_size
         self.output_size = output_size
-        self.skipped = kind.skipped
+        self.ignored = kind.ignored
         self.decoded_size = roi_size * 2**kind.doubled
         multiple = kind.least * 2**depth
         self.padded_size = -(-roi_size // multiple) * multiple
@@ -174,38 +164,38 @@ class SMP(MaskHead):
     def _make_decoder(self, name: str, width: int, norm: str) -> tuple[nn.Module, int]:
         """The decoder, once it has decoded a RoI of zeros, and the number of channels of its output."""
         kind, depth = DECODERS[name], len(self.encoder) - 1
-        channels = [0] * kind.skipped + [width] * (depth + 1)
-        arguments = kind.arguments(_Sizes(channels, kind.skipped + depth, width, self.padded_size >> depth))
+        sides = [self.padded_size >> i for i in range(depth + 1)]
+        channels = [0] * kind.ignored + [width] * len(sides)
+        arguments = kind.arguments(kind.ignored + depth, width, sides[-1])
         module, _, attribute = kind.path.rpartition(".")
         expected = self.padded_size * 2**kind.doubled
-        # imported here since it is slow and other heads don't need it
-        version = _version()
         try:
+            # imported here since it is slow and other heads don't need it
             decoder_class = getattr(importlib.import_module(f"{LIBRARY}.decoders.{module}"), attribute)
             decoder: nn.Module = decoder_class(encoder_channels=channels, **arguments)
             _replace_norms(decoder, norm)
-            sides = [self.padded_size >> i for i in range(depth + 1)]
             with torch.no_grad():
                 decoded = decoder.eval()(self._features([torch.zeros(1, width, side, side) for side in sides]))
             if decoded.shape[-1] != expected:
                 raise ValueError(f"it gave {decoded.shape[-1]} cells a side, not {expected}")
         except (AttributeError, ImportError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"head.options: decoder={name} of {LIBRARY} {version} can't take roi_size={self.roi_size}, "
+                f"head.options: decoder={name} of {LIBRARY} {version(LIBRARY)} can't take roi_size={self.roi_size}, "
                 f"depth={depth}, width={width} ({' '.join(str(error).split())}); versions 0.5 and 0.6 are known to work"
             ) from error
         return decoder.train(), decoded.shape[1]
 
     def _features(self, maps: list[Tensor]) -> list[Tensor]:
-        """The maps, finest first, after maps without channels in the places of those that the decoder skips."""
+        """The maps, finest first, after maps without channels in place of those that the decoder ignores."""
         count, side = len(maps[0]), maps[0].shape[-1]
-        sides = [side * 2**i for i in range(self.skipped, 0, -1)]
-        return [maps[0].new_empty(count, 0, s, s) for s in sides] + maps
+        return [maps[0].new_empty(count, 0, side * 2**i, side * 2**i) for i in range(self.ignored, 0, -1)] + maps
 
     def forward(self, rois: RoIs) -> Tensor:
         x = rois.align(self.roi_size)
         if len(x) == 0:
-            return self._empty_logits(x)
+            # some decoders can't run without RoIs; every parameter gets a gradient of zero
+            zero = torch.stack([p.sum() for p in self.parameters()]).sum() + x.sum()
+            return zero.expand(0, self.num_classes, self.output_size, self.output_size)
         missing = self.padded_size - self.roi_size
         x = F.pad(x, (0, missing, 0, missing))
         maps = []
@@ -213,17 +203,6 @@ class SMP(MaskHead):
             x = stage(F.max_pool2d(x, 2) if i else x)
             maps.append(x)
         return self.predictor(self.decoder(self._features(maps))[..., : self.decoded_size, : self.decoded_size])
-
-    def _empty_logits(self, x: Tensor) -> Tensor:
-        """Logits of no RoI, with a gradient of zero for every parameter, since some decoders can't run without RoIs."""
-        last = self.predictor[-1]
-        assert isinstance(last, Pointwise)
-        zero = torch.stack([p.sum() for p in self.parameters()]).sum() + x.sum()
-        return zero.expand(0, last.out_channels, self.output_size, self.output_size)
-
-
-def _version() -> str:
-    return str(importlib.import_module(LIBRARY).__version__)
 
 
 def _depth(decoder: str, depth: int | None, roi_size: int) -> int:
@@ -241,7 +220,7 @@ def _depth(decoder: str, depth: int | None, roi_size: int) -> int:
     least = -(-kind.least * 2 ** kind.halvings[0] // 2)
     remedy = f"depth={' or '.join(map(str, possible))} there" if possible else f"roi_size={least} or more"
     raise UserError(
-        f"head.options: decoder={decoder} of {LIBRARY} {_version()} can't take "
+        f"head.options: decoder={decoder} of {LIBRARY} {version(LIBRARY)} can't take "
         f"depth={'null' if depth is None else depth} at roi_size={roi_size}; it takes {remedy}"
     )
 
@@ -249,14 +228,14 @@ def _depth(decoder: str, depth: int | None, roi_size: int) -> int:
 def _replace_norms(decoder: nn.Module, norm: str) -> None:
     """Replace each of the decoder's normalisations by ``norm``, in the order in which they were made."""
     make = NORMS[norm]
-    last_conv: nn.Module | None = None
+    last_conv: nn.Conv2d | nn.ConvTranspose2d | None = None
     for name, layer in list(decoder.named_modules()):
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             last_conv = layer
         elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm):
-            channels = layer.num_features if isinstance(layer, nn.BatchNorm2d) else layer.num_channels
+            channels = len(layer.weight)
             decoder.set_submodule(name, make(channels) if make else nn.Identity())
-            if make is None and isinstance(last_conv, nn.Conv2d | nn.ConvTranspose2d) and last_conv.bias is None:
+            if make is None and last_conv is not None and last_conv.bias is None:
                 # in place of the shift of the normalisation
                 last_conv.bias = nn.Parameter(torch.zeros(channels))
 

@@ -1,16 +1,18 @@
-"""Detectors measured in alternating rounds: times, stages, memory and FLOPs of train and inference."""
+"""Detectors measured in alternating rounds: times, stages, memory and FLOPs of train and inference, and a plot."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from experiments.benchmark import reference_models
-from experiments.benchmark.outcome import SHARE, BenchmarkResult, Row
-from experiments.benchmark.plot import rates_and_stages
+from experiments.benchmark.outcome import SHARE, STAGES, BenchmarkResult, Row, figure, stages
 from experiments.benchmark.setup import Setup
+from experiments.render.table import wrap
 from instseg import progress, timing
 from instseg.detector import MaskRCNN
 
@@ -20,21 +22,16 @@ TRUNK = "trunk alone"
 
 @dataclass
 class Entry:
-    """A detector, or a part of it, that is measured.
-
-    Attributes:
-        call: a training step, or inference on a batch.
-        keeps: returns the tensors that it holds between calls; their bytes count as its memory.
-        drop: frees what the next call makes again, such as gradients.
-        stages: a context that names the stages for the profiler; None: there are no stages.
-        detections: mean number per image; None where it makes no detections.
-    """
+    """A detector, or a part of it, that is measured."""
 
     call: Callable[[], Any]
-    keeps: Callable[[], list[Any]]
-    drop: Callable[[], None] = lambda: None
+    """A training step, or inference on a batch."""
+    holders: Sequence[torch.nn.Module | torch.optim.Optimizer]
+    """What holds tensors between calls; their bytes count as its memory."""
     stages: Callable[[], AbstractContextManager[Any]] | None = nullcontext
+    """A context that names the stages for the profiler; None: there are no stages."""
     detections: float | None = None
+    """Mean number per image; None where it makes no detections."""
 
 
 def make_peers(setup: Setup, ours: MaskRCNN) -> tuple[dict[str, reference_models.Peer], list[Row]]:
@@ -63,18 +60,13 @@ def trunk_input(setup: Setup) -> torch.Tensor:
 
 def time_entries(setup: Setup, entries: Mapping[str, Entry], absent: list[Row]) -> BenchmarkResult:
     """Time all entries in alternating rounds, then measure memory, FLOPs and stages of each by itself."""
-    device, images = setup.device, len(setup.batch[0])
-    for entry in entries.values():
-        # compilation and the choice of kernels end before the clock starts
-        for _ in range(3 if setup.compiles or device.type == "cuda" else 1):
-            entry.call()
+    images = len(setup.batch[0])
     seconds = setup.time({name: entry.call for name, entry in entries.items()})
-    for entry in entries.values():
-        entry.drop()
     rows = []
     for name, entry in progress.bar(iterable=entries.items(), desc="memory, FLOPs, stages", unit="row"):
         row = Row(name, seconds[name], images, OURS)
-        row.numbers["peak_memory_mib"] = setup.peak_mib(entry.call, timing.bytes_of(entry.keeps()))
+        held = timing.bytes_of([holder.state_dict() for holder in entry.holders])
+        row.numbers["peak_memory_mib"] = setup.peak_mib(entry.call, held)
         row.numbers["gflop_per_image"] = timing.flops(entry.call) / images / 1e9
         if entry.detections is not None:
             row.numbers["detections_per_image"] = entry.detections
@@ -82,18 +74,48 @@ def time_entries(setup: Setup, entries: Mapping[str, Entry], absent: list[Row]) 
                 row.base, row.note = None, "not compared: other number of detections"
         if entry.stages is not None:
             with entry.stages():
-                shares = timing.stages(entry.call, device)
+                shares = timing.stages(entry.call, setup.device)
             row.numbers |= {f"{SHARE}{stage}": share for stage, share in shares.items()}
-        entry.drop()
         rows.append(row)
-    config = setup.config
     measured = {
         "images": images,
         **setup.about_size,
         "instances": setup.options.instances,
         "classes": setup.classes,
-        "trunk": config.trunk.name,
-        "head": config.head.variant,
+        "trunk": setup.config.trunk.name,
+        "head": setup.config.head.variant,
         **setup.about_execution,
     }
     return BenchmarkResult(rows + absent, "images", measured, plot=rates_and_stages)
+
+
+def rates_and_stages(table: pd.DataFrame, caption: str) -> Figure:
+    """Images per second of each implementation, with quartiles, and the milliseconds per image of each stage."""
+    timed = table.dropna(subset=["seconds_median"]).iloc[::-1].reset_index(drop=True)
+    plot = Figure(figsize=(12, 1.9 + 0.55 * len(timed)), layout="constrained")
+    plot.suptitle(caption, fontsize=9, color="#555555")
+    rates, times = plot.subplots(1, 2, sharey=True)
+    names = [wrap(name, 24) for name in timed["name"]]
+    median, low, high = (timed[f"images_per_s_{part}"] for part in ("median", "low", "high"))
+    columns = {stage: f"{SHARE}{stage}" for stage in stages(timed)}
+    has_stages = timed[list(columns.values())].notna().any(axis=1)
+    colours = ["#0072B2" if detector else "#999999" for detector in has_stages]
+    errors = [(median - low).clip(lower=0), (high - median).clip(lower=0)]
+    rates.barh(names, median, xerr=errors, color=colours, height=0.6, error_kw={"elinewidth": 1, "capsize": 2.5})
+    for position, value in enumerate(median):
+        place = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+        rates.annotate(figure(value), (high[position], position), fontsize=9, **place)
+    rates.margins(x=0.12)
+    rates.set(xlabel="images per second", title="Rate: median and quartiles")
+    rates.grid(axis="y", visible=False)
+    left = pd.Series(0.0, index=timed.index)
+    milliseconds = 1000 / median
+    for stage, column in columns.items():
+        width = (milliseconds * timed[column]).fillna(0)
+        times.barh(names, width, left=left, height=0.6, color=STAGES.get(stage, "#8c564b"), label=stage)
+        left = left + width
+    times.barh(names, milliseconds.where(~has_stages, 0), height=0.6, color=STAGES["trunk"])
+    times.set(xlabel="milliseconds per image", title="Where the time goes")
+    times.grid(axis="y", visible=False)
+    plot.legend(*times.get_legend_handles_labels(), loc="outside lower center", ncols=len(columns))
+    return plot

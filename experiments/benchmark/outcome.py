@@ -42,42 +42,33 @@ _HEADINGS = {
 
 @dataclass
 class Row:
-    """The times of an implementation.
-
-    Attributes:
-        name: what was timed.
-        seconds: of a call, a number for each round; empty where it was not run.
-        items: number of the result's units in a call.
-        base: name of an earlier row, or its own, that it is compared with; None: none.
-        numbers: further columns.
-        note: anything else, such as why it was not run.
-    """
+    """The times of an implementation."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
+    """Of a call, a number for each round; empty where it was not run."""
     items: int = 1
+    """Number of the result's units in a call."""
     base: str | None = None
+    """Name of an earlier row, or its own, that it is compared with."""
     numbers: dict[str, float | str] = field(default_factory=dict)
+    """Further columns."""
     note: str = ""
 
 
 @dataclass
 class BenchmarkResult:
-    """A benchmark's rows.
-
-    Attributes:
-        rows: a row comes after the one that it is compared with.
-        unit: of ``Row.items``, in the plural.
-        measured: sizes, counts and other settings of the measurement.
-        notes: lines below the table.
-        plot: makes a figure of the frame and a caption.
-    """
+    """A benchmark's rows; each comes after the one that it is compared with."""
 
     rows: list[Row]
     unit: str
+    """Of ``Row.items``, in the plural."""
     measured: dict[str, Any]
+    """Sizes, counts and other settings of the measurement."""
     notes: list[str] = field(default_factory=list)
+    """Lines below the table."""
     plot: Callable[[pd.DataFrame, str], Figure] | None = None
+    """Makes a figure of the frame and a caption."""
 
 
 def frame(result: BenchmarkResult) -> pd.DataFrame:
@@ -88,16 +79,18 @@ def frame(result: BenchmarkResult) -> pd.DataFrame:
     for row in result.rows:
         line: dict[str, Any] = {"name": row.name}
         if row.seconds:
-            seconds = timing.spread(row.seconds)
-            medians[row.name] = seconds["median"]
-            line |= {f"seconds_{part}": value for part, value in seconds.items()}
-            line["compared_with"] = row.base
-            line["ratio"] = seconds["median"] / medians[row.base] if row.base else math.nan
-            rates = timing.spread([row.items / s for s in row.seconds])
-            line |= {f"{result.unit}_per_s_{part}": value for part, value in rates.items()}
+            rates = [row.items / s for s in row.seconds]
+            line |= _spread("seconds", row.seconds)
+            medians[row.name] = line["seconds_median"]
+            ratio = medians[row.name] / medians[row.base] if row.base else math.nan
+            line |= {"compared_with": row.base, "ratio": ratio, **_spread(f"{result.unit}_per_s", rates)}
         lines.append({**line, **row.numbers, "note": row.note})
     table = pd.DataFrame(lines)
     return table[[*table.columns.drop("note"), "note"]]
+
+
+def _spread(name: str, values: list[float]) -> dict[str, float]:
+    return {f"{name}_{part}": value for part, value in timing.spread(values).items()}
 
 
 def text(table: pd.DataFrame, result: BenchmarkResult) -> str:
@@ -115,7 +108,8 @@ def text(table: pd.DataFrame, result: BenchmarkResult) -> str:
     shares = [f"{SHARE}{stage}" for stage in stages(table)]
     if shares:
         timed = table.dropna(subset=shares, how="all")
-        percent = timed[shares].map(_percent).rename(columns=lambda column: column.removeprefix(SHARE))
+        percent = (100 * timed[shares]).map("{:.0f} %".format, na_action="ignore")
+        percent.columns = percent.columns.str.removeprefix(SHARE)
         parts.append(_markdown(pd.concat([timed["name"].rename("share of the time in"), percent], axis=1)))
     comparisons = [
         f"{row['name']} takes {figure(row['ratio'])} times as long as {row['compared_with']}."
@@ -127,10 +121,9 @@ def text(table: pd.DataFrame, result: BenchmarkResult) -> str:
 
 def stages(table: pd.DataFrame) -> list[str]:
     """The stages that take half a percent of the time of a row or more, in the order of a step."""
-    shares = table[[column for column in map(str, table) if column.startswith(SHARE)]].max()
-    large = [column.removeprefix(SHARE) for column in map(str, shares.index) if shares[column] >= 0.005]
-    order = list(STAGES)
-    return sorted(large, key=lambda stage: order.index(stage) if stage in order else len(order))
+    shares = table.filter(regex=f"^{SHARE}").max()
+    large = shares.index[shares >= 0.005].str.removeprefix(SHARE)
+    return [stage for stage in STAGES if stage in large] + [stage for stage in large if stage not in STAGES]
 
 
 def write(result: BenchmarkResult, options: Benchmark, config: Config, device: Any) -> str:
@@ -139,11 +132,11 @@ def write(result: BenchmarkResult, options: Benchmark, config: Config, device: A
     body = text(table, result)
     about = {**provenance(device), "finished": now()}
     stem = Path(options.out) / f"{options.what}-{options.study}"
-    write_atomically(stem.with_name(f"{stem.name}.csv"), table.to_csv(index=False, na_rep="", lineterminator="\n"))
+    write_atomically(Path(f"{stem}.csv"), table.to_csv(index=False, lineterminator="\n"))
     commit = f"{about['commit']}{' with changes' if about['dirty'] else ''}"
     origin = f"{about['device']}; torch {about['versions']['torch']}; commit {commit}"
     settings = ", ".join(f"{key} {value}" for key, value in result.measured.items())
-    write_atomically(stem.with_name(f"{stem.name}.md"), f"{body}\n\n{settings}\n\n{origin}\n")
+    write_atomically(Path(f"{stem}.md"), f"{body}\n\n{settings}\n\n{origin}\n")
     record = {
         "provenance": about,
         "what": {"what": options.what, "study": options.study, "rounds": options.rounds, **result.measured},
@@ -152,7 +145,7 @@ def write(result: BenchmarkResult, options: Benchmark, config: Config, device: A
         "rows": [asdict(row) for row in result.rows],
         "notes": result.notes,
     }
-    write_atomically(stem.with_name(f"{stem.name}.json"), json.dumps(record, indent=1))
+    write_atomically(Path(f"{stem}.json"), json.dumps(record, indent=1))
     if (make := result.plot) is not None:
         plots.draw(stem, lambda: make(table, f"{settings}; {about['device']}"))
     return f"{settings}\n{origin}\n\n{body}\n\nwritten: {stem}.*"
@@ -172,10 +165,6 @@ def _markdown(table: pd.DataFrame) -> str:
     filled = table.loc[:, [bool((table[column] != "").any()) for column in table]].fillna(MISSING)
     align = ["left" if column in (table.columns[0], "note") else "right" for column in filled]
     return str(filled.to_markdown(index=False, disable_numparse=True, colalign=align))
-
-
-def _percent(value: float) -> str:
-    return MISSING if math.isnan(value) else f"{100 * value:.0f} %"
 
 
 def _range(row: pd.Series, key: str, unit: float) -> str:

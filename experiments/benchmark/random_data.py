@@ -13,17 +13,9 @@ SEED = 0
 
 
 def batch(size: tuple[int, int], count: int, instances: int, classes: int) -> Batch:
-    """A training batch as :func:`instseg.data.batches.loader.training_batches` gives it.
-
-    Args:
-        size: (H, W) of every image, in pixels.
-        count: images.
-        instances: objects in each: ellipses of one colour on noise, sides an eighth to a half of the image's.
-        classes: the background included; labels are drawn from the others.
-
-    Returns:
-        Images (3, H, W) uint8, and targets with ``boxes``, ``labels``, ``masks``, ``area``, ``iscrowd``, ``image_id``.
-    """
+    """A training batch as :func:`instseg.data.batches.loader.training_batches` gives it: ``count`` images (3, H, W)
+    uint8 of ``size`` (H, W), each with ``instances`` ellipses, of one colour each, on noise. ``classes`` counts the
+    background."""
     generator = torch.Generator().manual_seed(SEED)
     images, targets = [], []
     for image_id in range(count):
@@ -31,8 +23,7 @@ def batch(size: tuple[int, int], count: int, instances: int, classes: int) -> Ba
         masks = ellipses(objects, size)
         image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
         for mask in masks:
-            colour = torch.randint(0, 256, (3, 1), generator=generator, dtype=torch.uint8)
-            image[:, mask] = colour
+            image[:, mask] = torch.randint(0, 256, (3, 1), generator=generator, dtype=torch.uint8)
         images.append(image)
         targets.append(
             {
@@ -49,37 +40,34 @@ def batch(size: tuple[int, int], count: int, instances: int, classes: int) -> Ba
 
 def boxes(size: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
     """(count, 4) random xyxy boxes inside an image of ``size``, sides an eighth to a half of the image's."""
-    extent = torch.tensor([size[1], size[0]])
-    sides = extent * (1 / 8 + 3 / 8 * torch.rand(count, 2, generator=generator))
-    corners = (extent - sides) * torch.rand(count, 2, generator=generator)
-    return torch.cat([corners, corners + sides], dim=1)
+    return _boxes(1 / 8 + 3 / 8 * torch.rand(count, 2, generator=generator), size, generator)
 
 
 def detections(size: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
     """(count, 4) random xyxy boxes inside an image of ``size``, as many small ones as large ones: the logarithms of
     the sides are uniform between a fiftieth and a half of the image's."""
+    return _boxes(25 ** -torch.rand(count, 2, generator=generator) / 2, size, generator)
+
+
+def _boxes(shares: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Boxes at random places, their widths and heights these shares (N, 2) of the image's."""
     extent = torch.tensor([size[1], size[0]])
-    sides = extent / 2 * 25 ** -torch.rand(count, 2, generator=generator)
-    corners = (extent - sides) * torch.rand(count, 2, generator=generator)
+    sides = extent * shares
+    corners = (extent - sides) * torch.rand(len(shares), 2, generator=generator)
     return torch.cat([corners, corners + sides], dim=1)
 
 
 def coco_results(
     size: tuple[int, int], images: int, instances: int, classes: int, detections: int, *, jitter: float, right: float
 ) -> tuple[dict[str, Any], Results]:
-    """Random ground truth in COCO's format, and detections near its objects.
+    """The content of a random annotation file in COCO's format, and results near its objects.
 
     Args:
         size: (H, W) of every image, in pixels.
-        images: number of images.
-        instances: objects in each image.
+        images, instances, detections: numbers of images, and of objects and detections in each.
         classes: the background included.
-        detections: detections in each image.
         jitter: standard deviation of the sides of the detections' boxes from those of an object, in sides of it.
         right: share of the detections that get the class of their object; the others get a random one.
-
-    Returns:
-        The annotation file's content and the results.
     """
     generator = torch.Generator().manual_seed(SEED)
     truth: dict[str, Any] = {

@@ -1,10 +1,9 @@
 """The Mask R-CNN of other suites with our sizes, to be timed beside ours on the same tensors."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from importlib import import_module
 from typing import Any
 from unittest.mock import patch
@@ -26,8 +25,6 @@ from experiments.config.run import Config
 from instseg.detector import MaskRCNN
 from instseg.timing import STAGE
 
-Detections = list[dict[str, Any]]
-
 
 class NotRun(Exception):
     """A peer that can't be run here; says why."""
@@ -35,19 +32,13 @@ class NotRun(Exception):
 
 @dataclass
 class Peer:
-    """A model with the inputs and outputs of ours.
-
-    Attributes:
-        model: ``model(images, targets)`` returns a dict of losses in training mode.
-        detect: images -> a dict for each image with ``boxes`` and the suite's masks.
-        encode: detections -> the same with the masks as RLE.
-        stages: a context that names its stages for the profiler.
-    """
+    """A model with the inputs and outputs of ours."""
 
     model: nn.Module
-    detect: Callable[[list[Tensor]], Detections]
-    encode: Callable[[Detections], Any]
-    stages: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """``model(images, targets)`` returns a dict of losses in training mode; ``model(images)`` in evaluation mode a dict
+    for each image with ``boxes`` and pasted ``masks``, (N, 1, H, W) probabilities or booleans."""
+    stages: Callable[[], AbstractContextManager[Any]]
+    """A context that names its stages for the profiler."""
 
 
 def faster_rcnn(ours: MaskRCNN, config: Config, classes: int) -> FasterRCNN:
@@ -79,7 +70,17 @@ def torchvision(ours: MaskRCNN, config: Config, classes: int, images: list[Tenso
         mask_predictor=MaskRCNNPredictor(width, width, classes),
     )
     model.load_state_dict(ours.state_dict())
-    return Peer(model, model, _encode_pasted, lambda: _torchvision_stages(model))
+    heads: Any = model.roi_heads
+    stages = [
+        (model.transform, "forward", "transform"),
+        (model.transform, "postprocess", "paste"),
+        (model.backbone, "forward", "trunk"),
+        (model.rpn, "forward", "rpn"),
+        (heads, "forward", "box"),
+        *((part, "forward", "mask") for part in (heads.mask_roi_pool, heads.mask_head, heads.mask_predictor)),
+        *((roi_heads, function, "mask") for function in ("maskrcnn_loss", "maskrcnn_inference")),
+    ]
+    return Peer(model, lambda: _name_stages(stages))
 
 
 def anchors(config: Config) -> AnchorGenerator:
@@ -98,10 +99,9 @@ def _is_classic(config: Config) -> bool:
 
 def _arguments(ours: MaskRCNN, config: Config, classes: int) -> dict[str, Any]:
     """Arguments of torchvision's constructors from our configuration."""
-    options = dict(vars(config.detector))
-    for key in ("anchor_sizes", "anchor_ratios"):
-        del options[key]
-    features = options.pop("box_features")
+    own = ("anchor_sizes", "anchor_ratios", "box_features")
+    options = {key: value for key, value in vars(config.detector).items() if key not in own}
+    features = config.detector.box_features
     backbone = copy.deepcopy(ours.backbone).to(memory_format=torch.contiguous_format)
     return {
         "backbone": backbone,
@@ -167,14 +167,15 @@ def detectron2(ours: MaskRCNN, config: Config, classes: int, images: list[Tensor
         "suite.roi_heads.mask_head.predictor": weights.MASK_LOGITS,
     }
     weights.fit(wrapped, layers, lambda: wrapped(images))
-    named = {
-        "preprocess_image": "transform",
-        "backbone.forward": "trunk",
-        "proposal_generator.forward": "rpn",
-        "roi_heads.forward": "box",
-        "roi_heads._forward_mask": "mask",
-    }
-    return Peer(wrapped, wrapped, _encode_pasted, lambda: _stages(wrapped.suite, named))
+    suite: Any = wrapped.suite
+    named_stages = [
+        (suite, "preprocess_image", "transform"),
+        (suite.backbone, "forward", "trunk"),
+        (suite.proposal_generator, "forward", "rpn"),
+        (suite.roi_heads, "forward", "box"),
+        (suite.roi_heads, "_forward_mask", "mask"),
+    ]
+    return Peer(wrapped, lambda: _name_stages(named_stages))
 
 
 class _Detectron2(nn.Module):
@@ -205,48 +206,19 @@ PEERS: dict[str, Callable[..., Peer]] = {"torchvision": torchvision, "detectron2
 
 
 @contextmanager
-def _torchvision_stages(model: nn.Module) -> Iterator[None]:
-    parts = {
-        "transform.forward": "transform",
-        "transform.postprocess": "paste",
-        "backbone.forward": "trunk",
-        "rpn.forward": "rpn",
-        "roi_heads.forward": "box",
-        "roi_heads.mask_roi_pool.forward": "mask",
-        "roi_heads.mask_head.forward": "mask",
-        "roi_heads.mask_predictor.forward": "mask",
-    }
-    with _stages(model, parts), ExitStack() as stack:
-        # no modules, so their names in torchvision's module are patched while the profiler runs
-        for name in ("maskrcnn_loss", "maskrcnn_inference"):
-            stack.enter_context(patch.object(roi_heads, name, _named("mask", getattr(roi_heads, name))))
-        yield
-
-
-@contextmanager
-def _stages(model: nn.Module, parts: Mapping[str, str]) -> Iterator[None]:
-    """Name methods of a model's modules for the profiler; they have no hooks around methods other than ``forward``, so
-    they are patched. The time of a range inside another counts only for the inner one: "box" is the RoI heads without
-    the mask branch."""
+def _name_stages(stages: list[tuple[Any, str, str]]) -> Iterator[None]:
+    """Name functions for the profiler, each given by its object or module, its name and its stage. They are patched
+    meanwhile, since hooks are for modules' ``forward`` alone. The time of a range inside another counts only for the
+    inner one: "box" is the RoI heads without the mask branch."""
     with ExitStack() as stack:
-        for path, stage in parts.items():
-            owner, _, method = path.rpartition(".")
-            module = model.get_submodule(owner)
-            stack.enter_context(patch.object(module, method, _named(stage, getattr(module, method))))
+        for owner, name, stage in stages:
+            stack.enter_context(patch.object(owner, name, record_function(STAGE + stage)(getattr(owner, name))))
         yield
 
 
-def _named(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with record_function(STAGE + stage):
-            return function(*args, **kwargs)
-
-    return call
-
-
-def _encode_pasted(detections: Detections) -> Any:
-    """Add the RLE of pasted masks in the usual way: threshold, copy to the CPU, column-major order, pycocotools."""
+def add_rle(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add the RLE of pasted masks to each image in the usual way: threshold, copy to the CPU, column-major order,
+    pycocotools."""
     for image in detections:
         masks = (image["masks"][:, 0] > 0.5).cpu().numpy().astype(np.uint8)
         image["segmentations"] = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))

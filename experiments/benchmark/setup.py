@@ -15,7 +15,7 @@ from experiments.config import checks, control, run
 from experiments.config.apps import Benchmark
 from experiments.config.run import Config
 from experiments.runs.end_to_end import build_model, prepare, wants_compiling
-from instseg import timing
+from instseg import progress, timing
 from instseg.data.batches.loader import Batch, to_unit
 from instseg.detector import MaskRCNN
 from instseg.errors import DataError
@@ -23,25 +23,18 @@ from instseg.errors import DataError
 
 @dataclass(frozen=True)
 class Setup:
-    """What a benchmark runs on.
-
-    Attributes:
-        options: the keys of the command line.
-        config: the study's configuration with the changes that these keys make.
-        device: where everything runs.
-    """
+    """What a benchmark runs on."""
 
     options: Benchmark
     config: Config
+    """The study's, with the changes that the options make."""
     device: torch.device
 
     @cached_property
     def size(self) -> tuple[int, int]:
         """(H, W) of the images, in pixels."""
-        if self.options.image is not None:
-            height, width = self.options.image
-            return height, width
-        return control.image_size(self.config)
+        height, width = self.options.image or control.image_size(self.config)
+        return height, width
 
     @cached_property
     def classes(self) -> int:
@@ -56,8 +49,7 @@ class Setup:
     @cached_property
     def batch(self) -> Batch:
         """A random training batch, on the CPU."""
-        count = self.config.schedule.batch_size
-        return random_data.batch(self.size, count, self.options.instances, self.classes)
+        return random_data.batch(self.size, self.config.schedule.batch_size, self.options.instances, self.classes)
 
     @cached_property
     def images(self) -> list[torch.Tensor]:
@@ -79,13 +71,20 @@ class Setup:
         """Precision and compilation, for ``BenchmarkResult.measured``."""
         return {"precision": self.config.schedule.precision, "compiled": "yes" if self.compiles else "no"}
 
+    def head_config(self, name: str) -> Config:
+        """The study's configuration with a head of ``conf/head``, its control found."""
+        return control.resolved(load(self.options.study, f"head={name}"), lambda: self.classes)
+
     def time(self, work: Mapping[str, Callable[[], Any]], device: torch.device | None = None) -> dict[str, list[float]]:
         """Seconds a call of each piece of work in alternating rounds, as many as the user asked for.
 
         Args:
             work: name -> what is timed.
-            device: where it runs; None: :attr:`device`.
+            device: where it runs; None: :attr:`device`, once compilation and the choice of kernels have ended.
         """
+        if device is None and (self.compiles or self.device.type == "cuda"):
+            for call in progress.bar(iterable=[*work.values()] * 3, desc="warm up", unit="call"):
+                call()
         return timing.alternating(work, rounds=self.options.rounds, device=device or self.device, budget=math.inf)
 
     def peak_mib(self, call: Callable[[], Any], held: int = 0) -> float:
@@ -93,8 +92,7 @@ class Setup:
         return timing.peak_memory(call, self.device, held) / 2**20
 
     def model(self) -> MaskRCNN:
-        """The study's model, not compiled, with random weights scaled by
-        :func:`experiments.benchmark.weights.scale`."""
+        """The study's model, not compiled, with the random weights of :func:`experiments.benchmark.weights.scale`."""
         untrained = replace(self.config, trunk=replace(self.config.trunk, weights=None))
         model = build_model(untrained, self.classes).to(self.device).to(memory_format=torch.channels_last)
         reference = reference_models.faster_rcnn(model, self.config, self.classes).to(self.device)
@@ -113,12 +111,9 @@ def make(options: Benchmark) -> Setup:
     config.data_root, config.runtime.device = options.data_root, options.device
     # the study's number of threads may be for several runs in parallel
     config.runtime.threads = options.threads
-    if options.batch is not None:
-        config.schedule.batch_size = options.batch
-    if options.precision is not None:
-        config.schedule.precision = options.precision
-    if options.compile is not None:
-        config.runtime.compile = options.compile
+    config.runtime.compile = options.compile or config.runtime.compile
+    config.schedule.batch_size = options.batch or config.schedule.batch_size
+    config.schedule.precision = options.precision or config.schedule.precision
     if options.image is not None:
         # so that no implementation resizes anything
         dataset = config.dataset

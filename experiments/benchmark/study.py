@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmark.calls import fixed_optimizer, inference, training_step
+from experiments.benchmark.calls import fixed_optimizer, frozen_core_step, inference, training_step
 from experiments.config.control import image_size
 from experiments.config.run import Config
 from experiments.runs import trained
@@ -28,11 +28,13 @@ IMAGES = 8
 
 @dataclass
 class _Variant:
-    config: Config
+    """A trained model, the calls that are timed and how many images each takes, and the RoIs of the head's."""
+
     model: MaskRCNN
     optimizer: torch.optim.Optimizer
-    images: list[torch.Tensor]
-    batch: loader.Batch
+    calls: dict[str, Callable[[], Any]]
+    images: dict[str, int]
+    rois: Callable[[], Any]
 
 
 def measure_study(
@@ -51,14 +53,9 @@ def measure_study(
 
     Args:
         folder: ``results/<study>``.
-        data_root: as for the sweep.
-        device: ``auto``, ``cpu`` or ``cuda``.
         rois: RoIs that the mask head is timed on.
         rounds: measurements of each variant.
         again: measure even where ``speed.json`` holds the same runs and device.
-
-    Returns:
-        The content of ``speed.json``.
 
     Raises:
         UserError: there is no finished run, or a run's data, configuration or checkpoint can't be used.
@@ -77,86 +74,57 @@ def measure_study(
         if isinstance(old, dict) and old.get("what") == what and old["provenance"]["device"] == about["device"]:
             return old
 
-    variants = {label: _load(config, folder / "runs" / runs[label], target) for label, config in configs.items()}
-    work: dict[str, dict[str, Callable[[], Any]]] = {"head": {}, "inference": {}, "train": {}}
-    for label, variant in variants.items():
-        work["head"][label] = _head_work(variant, rois, target)
-        work["inference"][label] = _inference_work(variant, target)
-        work["train"][label] = _train_work(variant, target)
+    variants = {label: _load(config, folder / "runs" / runs[label], rois, target) for label, config in configs.items()}
     seconds = {}
-    for name, calls in progress.bar(iterable=work.items(), desc="timing", unit="kind"):
-        seconds[name] = timing.alternating(calls, rounds=rounds, device=target)
-
-    # the gradients of the other variants must not count as a variant's memory
-    for variant in variants.values():
-        variant.optimizer.zero_grad(set_to_none=True)
-    measured = {
-        label: {
+    for kind in progress.bar(iterable=("head", "inference", "train"), desc="timing", unit="kind"):
+        work = {label: variant.calls[kind] for label, variant in variants.items()}
+        seconds[kind] = timing.alternating(work, rounds=rounds, device=target)
+    measured = {}
+    for label, variant in variants.items():
+        model, head, images = variant.model, variant.model.mask_head, variant.images
+        held = timing.bytes_of([model.state_dict(), variant.optimizer.state_dict()])
+        measured[label] = {
             "head_ms": timing.spread([1000 * s for s in seconds["head"][label]]),
-            "images_per_s": timing.spread([len(variant.images) / s for s in seconds["inference"][label]]),
-            "train_images_per_s": timing.spread([len(variant.batch[0]) / s for s in seconds["train"][label]]),
-            **_sizes(variant, work, label, rois, target),
+            "images_per_s": timing.spread([images["inference"] / s for s in seconds["inference"][label]]),
+            "train_images_per_s": timing.spread([images["train"] / s for s in seconds["train"][label]]),
+            "peak_memory_mib": timing.peak_memory(variant.calls["train"], target, held) / 2**20,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "head_parameters": sum(p.numel() for p in head.parameters()),
+            "head_flops_per_roi": timing.head_flops(head, variant.rois),
+            "flops_per_image": timing.flops(variant.calls["inference"]) / images["inference"],
         }
-        for label, variant in variants.items()
-    }
     result = {"provenance": {**about, "finished": now()}, "what": what, "variants": measured}
     write_atomically(path, json.dumps(result, indent=1).encode())
     return result
 
 
-def _load(config: Config, folder: Path, device: torch.device) -> _Variant:
-    data, held_out = config.make_dataset("train"), config.make_dataset("val")
+def _load(config: Config, folder: Path, rois: int, device: torch.device) -> _Variant:
+    data, held_out, schedule = config.make_dataset("train"), config.make_dataset("val"), config.make_schedule()
     model = trained.load_model(config, data.num_classes, folder / "checkpoint.pt", device)
     if config.protocol == "frozen_core":
         frozen_core.freeze(model)
-    optimizer = fixed_optimizer(config.make_schedule(), model)
+    optimizer = fixed_optimizer(schedule, model)
+    (batch,) = training_batches(config, data, 0, 1, device)
+    if config.protocol == "frozen_core":
+        train = frozen_core_step([model], [optimizer], schedule, batch, device)
+    else:
+        train = training_step(model, optimizer, schedule, batch, device)
+
     batches = islice(loader.read_images(held_out, batch_size=1), IMAGES)
     images = [loader.to_unit(image, device) for _, (image,) in batches]
-    (batch,) = training_batches(config, data, 0, 1, device)
-    return _Variant(config, model, optimizer, images, batch)
+    make_rois = timing.random_rois(config.trunk.out_channels, image_size(config), rois, device)
+    labels = torch.ones(rois, dtype=torch.int64, device=device)
 
+    def predict() -> None:
+        model.mask_head.predict(make_rois(), labels)
 
-def _head_work(variant: _Variant, rois: int, device: torch.device) -> Callable[[], Any]:
-    make, labels = _random_rois(variant, rois, device), torch.ones(rois, dtype=torch.int64, device=device)
-    model = variant.model
-    return inference(model, lambda: model.mask_head.predict(make(), labels), device, variant.config.schedule.precision)
-
-
-def _random_rois(variant: _Variant, rois: int, device: torch.device) -> Callable[[], Any]:
-    return timing.random_rois(variant.config.trunk.out_channels, image_size(variant.config), rois, device)
-
-
-def _inference_work(variant: _Variant, device: torch.device) -> Callable[[], Any]:
     def detect() -> None:
-        for image in variant.images:
-            variant.model.detect_rle([image])
+        for image in images:
+            model.detect_rle([image])
 
-    return inference(variant.model, detect, device, variant.config.schedule.precision)
-
-
-def _train_work(variant: _Variant, device: torch.device) -> Callable[[], Any]:
-    schedule = variant.config.make_schedule()
-    if variant.config.protocol != "frozen_core":
-        return training_step(variant.model, variant.optimizer, schedule, variant.batch, device)
-
-    def work() -> None:
-        frozen_core.training_mode(variant.model)
-        frozen_core.step([variant.model], [variant.optimizer], schedule, variant.batch, device, seed=0, iteration=0)
-
-    return work
-
-
-def _sizes(
-    variant: _Variant, work: dict[str, dict[str, Callable[[], Any]]], label: str, rois: int, device: torch.device
-) -> dict[str, float]:
-    model, head = variant.model, variant.model.mask_head
-    held = sum(timing.bytes_of(state) for state in (model.state_dict(), variant.optimizer.state_dict()))
-    peak = timing.peak_memory(work["train"][label], device, held)
-    variant.optimizer.zero_grad(set_to_none=True)
-    return {
-        "peak_memory_mib": peak / 2**20,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "head_parameters": sum(p.numel() for p in head.parameters()),
-        "head_flops_per_roi": timing.head_flops(head, _random_rois(variant, rois, device)),
-        "flops_per_image": timing.flops(work["inference"][label]) / len(variant.images),
+    calls = {
+        "head": inference(model, predict, device, schedule.precision),
+        "inference": inference(model, detect, device, schedule.precision),
+        "train": train,
     }
+    return _Variant(model, optimizer, calls, {"inference": len(images), "train": len(batch[0])}, make_rois)

@@ -5,6 +5,7 @@ threshold, so that most of inference is skipped and its time says nothing.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -25,13 +26,10 @@ MASK_LOGITS: Spread = (2.0, 1.0)
 
 
 def scale(model: MaskRCNN, reference: nn.Module, images: list[Tensor]) -> None:
-    """Scale a model's weights in place.
+    """Scale a model's weights in place by what its layers give on images (3, H, W) in [0, 1].
 
-    Args:
-        model: our Mask R-CNN.
-        reference: torchvision's Faster R-CNN with the same weights. The core is measured there, since hooks on its
-            layers always run, whereas our model may compute a layer without calling its module.
-        images: (3, H, W) in [0, 1], on the models' device.
+    ``reference`` is torchvision's Faster R-CNN with the same weights. The core is measured there, since hooks on its
+    layers always run, whereas our model may compute a layer without calling its module.
     """
     core = {
         "rpn.head.cls_logits": OBJECTNESS,
@@ -40,36 +38,31 @@ def scale(model: MaskRCNN, reference: nn.Module, images: list[Tensor]) -> None:
         "roi_heads.box_predictor.bbox_pred": BOX_DELTAS,
     }
     fit(reference, core, lambda: reference(images))
-    unknown = model.load_state_dict(reference.state_dict(), strict=False).unexpected_keys
-    assert not unknown, unknown
+    # all but the mask head
+    model.load_state_dict(model.state_dict() | reference.state_dict())
     convolutions = [name for name, layer in model.mask_head.named_modules() if isinstance(layer, nn.Conv2d)]
-    fit(model, {f"mask_head.{convolutions[-1]}": MASK_LOGITS}, lambda: model.detect(images), within=model.mask_head)
+    model.eval()
+    fit(model.mask_head, {convolutions[-1]: MASK_LOGITS}, lambda: model.detect(images))
 
 
-def fit(
-    model: nn.Module, spreads: Mapping[str, Spread], call: Callable[[], Any], within: nn.Module | None = None
-) -> None:
+def fit(model: nn.Module, spreads: Mapping[str, Spread], call: Callable[[], Any]) -> None:
     """Set the statistics of batch normalisation and scale the output of layers, in a single forward pass.
 
     Args:
-        model: put into evaluation mode.
+        model: the whole, or a part; put into evaluation mode.
         spreads: name of a linear or convolutional layer with a bias -> the spread of its first output; each channel
             gets this mean.
-        call: the forward pass.
-        within: the module whose normalisation is fitted; None: the whole model.
+        call: the forward pass of the whole.
     """
-    handles = [
-        module.register_forward_pre_hook(_set_statistics)
-        for module in (within or model).modules()
-        if hasattr(module, "running_var")
-    ]
-    for name, spread in spreads.items():
-        handles.append(model.get_submodule(name).register_forward_hook(partial(_scale_output, [spread])))
-    with torch.no_grad():
+    with ExitStack() as hooks, torch.no_grad():
+        for module in model.modules():
+            if hasattr(module, "running_var"):
+                hooks.enter_context(module.register_forward_pre_hook(_set_statistics))
+        for name, spread in spreads.items():
+            hook = partial(_scale_output, [spread])
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(hook))
         model.eval()
         call()
-    for handle in handles:
-        handle.remove()
 
 
 def _set_statistics(norm: Any, inputs: tuple[Tensor]) -> None:

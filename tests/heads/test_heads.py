@@ -139,16 +139,16 @@ def test_loss_without_rois_is_zero_and_has_gradients(name: str, options: dict[st
     assert isinstance(loss, torch.Tensor)
     assert loss == 0
     loss.backward()
-    # running statistics must survive it
+    # running statistics stay finite
     assert all(torch.isfinite(value).all() for value in head.state_dict().values())
 
 
 @case
-def test_rois_do_not_see_each_other_in_evaluation(name: str, options: dict[str, Any], size: int) -> None:
+def test_logits_of_an_image_do_not_depend_on_the_other_images(name: str, options: dict[str, Any], size: int) -> None:
     head, together = _build(name, options).eval(), _rois(3, 2)
-    whole = head(together)
+    expected = head(together)
     apart = [head(RoIs({k: v[i : i + 1] for k, v in together.pyramid.items()}, [together.boxes[i]])) for i in (0, 1)]
-    torch.testing.assert_close(torch.cat(apart), whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(apart), expected, atol=1e-4, rtol=1e-4)
 
 
 @case
@@ -178,10 +178,10 @@ def test_learns_sixteen_rois(name: str, options: dict[str, Any], size: int) -> N
     head, rois = _build(name, {**options, **narrow}, class_agnostic=True), _rois(10, 6)
     targets, predicted = _targets(rois), _predicted_size(name, options, size)
     truth = _truth(name, options, targets, predicted) > 0.5
-    wanted = 0.99 if predicted >= 56 else 0.95
+    target_iou = 0.99 if predicted >= 56 else 0.95
     optimizer = torch.optim.AdamW(head.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=STEPS)
-    reached = []
+    ious = []
     for step in range(STEPS - 1):
         optimizer.zero_grad()
         torch.stack(list(head.losses(head(rois), rois, targets).values())).sum().backward()
@@ -190,10 +190,10 @@ def test_learns_sixteen_rois(name: str, options: dict[str, Any], size: int) -> N
         if step % 20 == 19:
             with torch.no_grad():
                 masks = head.predict(rois, targets.labels).probabilities > 0.5
-            reached.append(((masks & truth).sum() / (masks | truth).sum()).item())
-            if reached[-1] >= wanted:
+            ious.append(((masks & truth).sum() / (masks | truth).sum()).item())
+            if ious[-1] >= target_iou:
                 return
-    pytest.fail(f"IoU went {reached}, not to {wanted}")
+    pytest.fail(f"IoU went {ious}, not to {target_iou}")
 
 
 def _truth(name: str, options: dict[str, Any], targets: MaskTargets, size: int) -> torch.Tensor:
@@ -212,22 +212,21 @@ def test_every_head_takes_the_losses_on_shape(name: str, options: dict[str, Any]
     head.load_state_dict(plain.state_dict())
     targets = _targets(rois)
     torch.manual_seed(1)
-    alone = plain.losses(plain(rois), rois, targets)
+    plain_losses = plain.losses(plain(rois), rois, targets)
     torch.manual_seed(1)
-    both = head.eval().losses(head(rois), rois, targets)
-    assert set(both) == {*alone, "loss_mask_dice", "loss_mask_boundary"}
-    for key, value in alone.items():
-        torch.testing.assert_close(both[key], value)
-    # on the masks as they are predicted, whatever forward gives
+    losses = head.eval().losses(head(rois), rois, targets)
+    assert set(losses) == {*plain_losses, "loss_mask_dice", "loss_mask_boundary"}
+    for key, value in plain_losses.items():
+        torch.testing.assert_close(losses[key], value)
+    # on the predicted masks, which may be finer than the logits of forward
     masks = head.mask_logits(head(rois), rois, targets.labels)
     truth = targets.crop(_predicted_size(name, options, size))
-    torch.testing.assert_close(both["loss_mask_dice"], 0.5 * dice_loss(masks.sigmoid(), truth))
-    torch.testing.assert_close(both["loss_mask_boundary"], 2 * boundary_loss(masks, truth))
-    (both["loss_mask_dice"] + both["loss_mask_boundary"]).backward()
+    torch.testing.assert_close(losses["loss_mask_dice"], 0.5 * dice_loss(masks.sigmoid(), truth))
+    torch.testing.assert_close(losses["loss_mask_boundary"], 2 * boundary_loss(masks, truth))
+    (losses["loss_mask_dice"] + losses["loss_mask_boundary"]).backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
     no_rois = _rois(0, 0)
-    losses = head.train().losses(head(no_rois), no_rois, _targets(no_rois))
-    assert sum(losses.values()) == 0
+    assert sum(head.train().losses(head(no_rois), no_rois, _targets(no_rois)).values()) == 0
 
 
 @pytest.mark.parametrize("name", heads.names())
@@ -248,9 +247,8 @@ def test_the_default_loss_is_the_mean_cross_entropy_of_the_true_class() -> None:
     truth = targets.crop(28)
     for i, label in enumerate(targets.labels):
         logits[i, label] = torch.where(truth[i] > 0.5, 2.0, -2.0)
-    expected = torch.nn.functional.softplus(-torch.where(truth > 0.5, 2.0, -2.0)) + (1 - truth) * torch.where(
-        truth > 0.5, 2.0, -2.0
-    )
+    chosen = torch.where(truth > 0.5, 2.0, -2.0)
+    expected = F.softplus(-chosen) + (1 - truth) * chosen
     torch.testing.assert_close(head.loss(logits, rois, targets)["loss_mask"], expected.mean())
 
 

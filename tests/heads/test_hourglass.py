@@ -21,11 +21,11 @@ def _rois(count: int, channels: int = 16) -> RoIs:
 
 
 @pytest.mark.parametrize("side", [14, 7, 5])
-def test_each_cell_of_an_hourglass_gets_the_greatest_of_its_own_patch_at_every_size(side: int) -> None:
+def test_an_hourglass_adds_the_maximum_of_the_patch_at_every_size_to_each_cell(side: int) -> None:
     stack, x = Stack(2, 3, "none"), torch.rand(2, 3, side, side)
     for block in stack.modules():
         if isinstance(block, Residual):
-            # without its convolutions a residual block lets what is positive through
+            # with zero weights a residual block passes positive values unchanged
             cast(nn.Conv2d, block.convs[1][0]).weight.data.zero_()
             cast(nn.Conv2d, block.convs[1][0]).bias.data.zero_()  # type: ignore[union-attr]
     expected = x.clone()
@@ -37,17 +37,17 @@ def test_each_cell_of_an_hourglass_gets_the_greatest_of_its_own_patch_at_every_s
     torch.testing.assert_close(stack(x), expected)
 
 
-@pytest.mark.parametrize("joined", [True, False])
-def test_the_next_stack_learns_of_the_last_one_through_the_convolution_between(joined: bool) -> None:
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_stack_reads_the_stack_before_through_the_convolution_between(connected: bool) -> None:
     torch.manual_seed(0)
     head = heads.build("hourglass", 16, 2, stacks=2).eval()
-    if not joined:
+    if not connected:
         for parameter in cast(nn.ModuleList, head.between).parameters():
             parameter.data.zero_()
     before = head(_rois(2))
     for parameter in cast(nn.ModuleList, head.stacks)[0].parameters():
         parameter.data *= 0.5
-    assert torch.equal(head(_rois(2)), before) is not joined
+    assert torch.equal(head(_rois(2)), before) is not connected
 
 
 def test_only_the_last_stack_is_supervised() -> None:
@@ -73,12 +73,12 @@ def test_one_roi_trains_down_to_a_single_cell(norm: str) -> None:
     head = heads.build("hourglass", 16, 2, depth=3, roi_size=8, output_size=16, width=8, norm=norm)
     sizes: list[int] = []
 
-    def note(module: nn.Module, given: tuple[Tensor], result: Tensor) -> None:
-        sizes.append(result.shape[-1])
+    def record_size(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        sizes.append(output.shape[-1])
 
     for block in head.modules():
         if isinstance(block, Residual):
-            block.register_forward_hook(note)
+            block.register_forward_hook(record_size)
     logits = head(_rois(1))
     logits.sum().backward()
     assert min(sizes) == 1

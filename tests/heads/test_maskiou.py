@@ -38,7 +38,7 @@ def test_the_iou_is_with_the_whole_true_mask(box: list[float], predicted: tuple[
     torch.testing.assert_close(targets.iou(masks), torch.tensor([expected]), atol=1e-5, rtol=0)
 
 
-def test_nobody_has_no_iou() -> None:
+def test_no_rois_have_no_iou() -> None:
     targets = MaskTargets(
         torch.zeros(0, dtype=torch.int64),
         [torch.zeros(0, 32, 32, dtype=torch.uint8)],
@@ -72,25 +72,25 @@ def test_the_loss_is_the_squared_error_of_the_true_class_s_iou() -> None:
         final.bias.copy_(torch.tensor([9.0, 0.25, 0.75]))
     # masks of all ones: IoUs of 0.5 and 1
     logits = torch.full((2, 3, 4, 4), 5.0)
-    found = head.loss(logits, rois, targets)
+    losses = head.loss(logits, rois, targets)
     expected = ((0.75 - 0.5) ** 2 + (0.25 - 1) ** 2) / 2
-    torch.testing.assert_close(found["loss_mask_iou"], torch.tensor(expected), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(losses["loss_mask_iou"], torch.tensor(expected), atol=1e-5, rtol=1e-4)
 
 
-def test_the_wrapped_head_is_the_one_alone() -> None:
+def test_the_wrapped_head_equals_the_plain_head() -> None:
     torch.manual_seed(0)
-    alone = heads.build("fcn", 8, 3)
+    plain = heads.build("fcn", 8, 3)
     head, rois = _head(), _rois()
-    for key, value in alone.state_dict().items():
+    for key, value in plain.state_dict().items():
         assert torch.equal(head.wrapped.state_dict()[key], value)
     targets = _targets(rois.boxes[0].tolist(), (slice(8, 16), slice(8, 16)))
-    found = head.loss(head(rois), rois, targets)
-    torch.testing.assert_close(found["loss_mask"], alone.loss(alone(rois), rois, targets)["loss_mask"])
-    # what rates the mask does not teach it
-    found["loss_mask_iou"].backward()
+    losses = head.loss(head(rois), rois, targets)
+    torch.testing.assert_close(losses["loss_mask"], plain.loss(plain(rois), rois, targets)["loss_mask"])
+    # the loss of the IoU has no gradient for the wrapped head
+    losses["loss_mask_iou"].backward()
     assert all(p.grad is None for p in head.wrapped.parameters())
     labels = torch.tensor([1, 2])
-    assert torch.equal(head.predict(rois, labels).probabilities, alone.predict(rois, labels).probabilities)
+    assert torch.equal(head.predict(rois, labels).probabilities, plain.predict(rois, labels).probabilities)
 
 
 def test_a_mask_s_score_is_its_class_s_iou_between_0_and_1() -> None:
@@ -107,11 +107,11 @@ def test_a_mask_s_score_is_its_class_s_iou_between_0_and_1() -> None:
 def test_the_mask_is_max_pooled_beside_the_features() -> None:
     head, rois = _head(), _rois()
     masks = torch.rand(2, 28, 28)
-    seen = []
-    head.convs.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    inputs_of_convs = []
+    head.convs.register_forward_hook(lambda _, args, __: inputs_of_convs.append(args[0]))
     head.iou(masks, rois, torch.tensor([1, 2]))
-    assert torch.equal(seen[0][:, :8], rois.align(14))
-    assert torch.equal(seen[0][:, 8], F.max_pool2d(masks, 2))
+    assert torch.equal(inputs_of_convs[0][:, :8], rois.align(14))
+    assert torch.equal(inputs_of_convs[0][:, 8], F.max_pool2d(masks, 2))
 
 
 def test_it_learns_to_rate_masks() -> None:

@@ -46,10 +46,11 @@ def test_the_paper_s_sizes() -> None:
 
 
 @pytest.mark.parametrize("importance", [0.0, 0.75, 1.0])
-def test_important_points_lie_where_the_coarse_mask_is_unsure(importance: float) -> None:
+def test_important_points_lie_where_the_coarse_mask_is_uncertain(importance: float) -> None:
     head = _head(points=4000, importance=importance)
     x = head.training_points(_edge())[..., 0]
-    # a fifth of uniform points lies that near; of thrice as many, the least sure lie within importance / 3 around it
+    # a fifth of uniform points lies within 0.1 of the edge; the chosen ones, out of three times as many, lie within
+    # importance / 3 around it
     share = ((x - 0.5).abs() < 0.1).float().mean()
     expected = 0.2 * (1 - importance) + min(importance, 0.6)
     assert share == pytest.approx(expected, abs=0.03)
@@ -70,17 +71,16 @@ def test_loss_is_the_cross_entropy_of_the_true_class_at_the_points() -> None:
     targets = MaskTargets(torch.tensor([2, 1, 2]), masks, [torch.zeros(3, dtype=torch.int64)], rois.boxes)
     logits = head(rois)
     torch.manual_seed(7)
-    found = head.loss(logits, rois, targets)
-    assert set(found) == {"loss_mask", "loss_mask_point"}
+    losses = head.loss(logits, rois, targets)
+    assert set(losses) == {"loss_mask", "loss_mask_point"}
     torch.manual_seed(7)
     rows = torch.arange(3)
     points = head.training_points(logits[rows, targets.labels])
-    at = head.point_head(points, logits, rois)[rows, :, targets.labels]
-    torch.testing.assert_close(
-        found["loss_mask_point"], F.binary_cross_entropy_with_logits(at, targets.at(points)), rtol=1e-5, atol=1e-6
-    )
+    point_logits = head.point_head(points, logits, rois)[rows, :, targets.labels]
+    expected = F.binary_cross_entropy_with_logits(point_logits, targets.at(points))
+    torch.testing.assert_close(losses["loss_mask_point"], expected, rtol=1e-5, atol=1e-6)
     coarse = F.binary_cross_entropy_with_logits(logits[rows, targets.labels], targets.crop(7))
-    torch.testing.assert_close(found["loss_mask"], coarse)
+    torch.testing.assert_close(losses["loss_mask"], coarse)
 
 
 def test_the_coarse_mask_is_read_where_the_points_are() -> None:
@@ -94,61 +94,61 @@ def test_the_coarse_mask_is_read_where_the_points_are() -> None:
     size = 28
     cells = (torch.arange(size) + 0.5) / size
     points = torch.stack([cells.repeat(size), cells.repeat_interleave(size)], dim=1).expand(3, -1, 2)
-    found = head.point_head(points, coarse, rois)[..., 0].view(3, size, size)
+    logits = head.point_head(points, coarse, rois)[..., 0].view(3, size, size)
     expected = F.interpolate(coarse, size=(size, size), mode="bilinear")[:, 0]
-    torch.testing.assert_close(found[:, 2:-2, 2:-2], expected[:, 2:-2, 2:-2])
+    torch.testing.assert_close(logits[:, 2:-2, 2:-2], expected[:, 2:-2, 2:-2])
 
 
-class _Known(PointRend):
-    """Coarse logits and those of points are given, and the asked points kept."""
+class _FixedLogits(PointRend):
+    """Gives fixed coarse and point logits, and keeps the points that are read."""
 
     def forward(self, rois: RoIs) -> torch.Tensor:
         return _edge(len(rois))[:, None].repeat(1, 3, 1, 1)
 
     def point_head(self, points: torch.Tensor, coarse: torch.Tensor, rois: RoIs) -> torch.Tensor:
-        self.asked.append(points)
+        self.points_read.append(points)
         # a slanted edge: true above the diagonal, for class 2 alone
         truth = torch.where(points[..., 0] > points[..., 1], 9.0, -9.0)
         return torch.stack([-truth, torch.zeros_like(truth), truth], dim=-1)
 
 
-def test_subdivision_decides_the_least_sure_cells() -> None:
-    head = _Known(8, 3, subdivision_points=100, output_size=56)
-    head.asked = []
-    found = head.predict(_rois(), torch.tensor([2, 0, 2])).probabilities
+def test_subdivision_decides_the_most_uncertain_cells() -> None:
+    head = _FixedLogits(8, 3, subdivision_points=100, output_size=56)
+    head.points_read = []
+    masks = head.predict(_rois(), torch.tensor([2, 0, 2])).probabilities
     # 14, 28 and 56 cells a side, of which 100 are decided
-    assert [points.shape for points in head.asked] == [(3, 100, 2)] * 3
-    assert ((head.asked[0][..., 0] - 0.5).abs() <= 4.5 / 14).all()
+    assert [points.shape for points in head.points_read] == [(3, 100, 2)] * 3
+    assert ((head.points_read[0][..., 0] - 0.5).abs() <= 4.5 / 14).all()
     cells = (torch.arange(56) + 0.5) / 56
-    x, y = head.asked[-1].unbind(-1)
+    x, y = head.points_read[-1].unbind(-1)
     rows, columns = (y * 56).long(), (x * 56).long()
     torch.testing.assert_close(x, cells[columns])
     torch.testing.assert_close(y, cells[rows])
-    each = torch.arange(3)[:, None]
-    decided = found[each, rows, columns]
+    index = torch.arange(3)[:, None]
+    decided = masks[index, rows, columns]
     truth = torch.where(x > y, 9.0, -9.0) * torch.tensor([1, -1, 1])[:, None]
     torch.testing.assert_close(decided, truth.sigmoid())
 
 
 def test_enough_points_decide_every_cell() -> None:
-    head = _Known(8, 3, subdivision_points=28**2, output_size=28)
-    head.asked = []
-    found = head.predict(_rois(), torch.tensor([2, 2, 2])).probabilities
+    head = _FixedLogits(8, 3, subdivision_points=28**2, output_size=28)
+    head.points_read = []
+    masks = head.predict(_rois(), torch.tensor([2, 2, 2])).probabilities
     # the step from 7 to 14 would be undone by the next one
-    assert [points.shape for points in head.asked] == [(3, 28**2, 2)]
+    assert [points.shape for points in head.points_read] == [(3, 28**2, 2)]
     expected = torch.ones(28, 28).triu(1) > 0
-    assert torch.equal(found > 0.5, expected.expand(3, -1, -1))
+    assert torch.equal(masks > 0.5, expected.expand(3, -1, -1))
 
 
 def test_predicting_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     head, rois, labels = _head(output_size=56), _rois(), torch.tensor([1, 2, 0])
     with torch.no_grad():
-        whole = head.predict(rois, labels).probabilities
+        expected = head.predict(rois, labels).probabilities
         monkeypatch.setattr("heads.pointrend.POINTS_AT_ONCE", 200)
         sizes: list[int] = []
-        read = head.point_head
+        point_head = head.point_head
         monkeypatch.setattr(
-            head, "point_head", lambda points, *rest: (sizes.append(points.shape[1]), read(points, *rest))[1]
+            head, "point_head", lambda points, *rest: (sizes.append(points.shape[1]), point_head(points, *rest))[1]
         )
-        torch.testing.assert_close(head.predict(rois, labels).probabilities, whole)
+        torch.testing.assert_close(head.predict(rois, labels).probabilities, expected)
     assert max(sizes) * 3 <= 200

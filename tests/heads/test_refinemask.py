@@ -14,25 +14,25 @@ from instseg.detector.rois import RoIs
 def test_cells_near_a_contour() -> None:
     mask = torch.zeros(2, 8, 8, dtype=torch.bool)
     mask[0, :, :3] = True  # touches three sides of the box, which are no contour
-    one, two = near_contour(mask, 1), near_contour(mask, 2)
-    assert one[0, 0].tolist() == [False, False, True, True, False, False, False, False]
-    assert two[0, 7].tolist() == [False, True, True, True, True, False, False, False]
-    assert not one[1].any() and torch.equal(near_contour(~mask, 2), two)
+    near_1, near_2 = near_contour(mask, 1), near_contour(mask, 2)
+    assert near_1[0, 0].tolist() == [False, False, True, True, False, False, False, False]
+    assert near_2[0, 7].tolist() == [False, True, True, True, True, False, False, False]
+    assert not near_1[1].any() and torch.equal(near_contour(~mask, 2), near_2)
 
 
-def test_finer_masks_count_near_the_contour_alone() -> None:
+def test_finer_masks_replace_coarser_ones_near_the_contour_alone() -> None:
     coarse, middle = torch.full((1, 2, 2), 9.0), torch.full((1, 4, 4), -1.0)
     middle[..., :2] = 1.0
     fine = torch.full((1, 8, 8), 5.0)
-    found = refine([coarse, middle, fine])
-    assert torch.equal(found[0], coarse) and torch.equal(found[1], middle)
+    refined = refine([coarse, middle, fine])
+    assert torch.equal(refined[0], coarse) and torch.equal(refined[1], middle)
     # the contour runs between the middle mask's columns 1 and 2: the fine one's 2 to 5
-    assert found[2][0, 0].tolist() == [1.0, 1.0, 5.0, 5.0, 5.0, 5.0, -1.0, -1.0]
+    assert refined[2][0, 0].tolist() == [1.0, 1.0, 5.0, 5.0, 5.0, 5.0, -1.0, -1.0]
 
 
-class _Given(RefineMask):
+class _FixedMasks(RefineMask):
     def masks(self, rois: RoIs, labels: torch.Tensor) -> list[torch.Tensor]:
-        return self.given
+        return self.fixed_masks
 
 
 class _Halves(MaskTargets):
@@ -43,17 +43,17 @@ class _Halves(MaskTargets):
 
 
 def _loss(masks: list[torch.Tensor], **options: bool) -> torch.Tensor:
-    head = _Given(8, 2, width=16, **options)
-    head.given = masks
+    head = _FixedMasks(8, 2, width=16, **options)
+    head.fixed_masks = masks
     boxes = [torch.tensor([[0.0, 0.0, 112.0, 112.0]])]
     targets = _Halves(torch.ones(1, dtype=torch.int64), [], [], boxes)
     return head.loss(torch.zeros(1, 2, 14, 14), RoIs({}, boxes), targets)["loss_mask"]
 
 
-def _halves(at: float = 0.5) -> list[torch.Tensor]:
-    """Sure logits, true left of ``at``."""
+def _halves(edge: float = 0.5) -> list[torch.Tensor]:
+    """Logits far from 0, true left of ``edge``."""
     sizes = (14, 28, 56, 112)
-    return [torch.where((torch.arange(m) + 0.5) / m < at, 30.0, -30.0).expand(1, m, m).clone() for m in sizes]
+    return [torch.where((torch.arange(m) + 0.5) / m < edge, 30.0, -30.0).expand(1, m, m).clone() for m in sizes]
 
 
 @pytest.mark.parametrize("stage", range(4))
@@ -118,7 +118,7 @@ def test_the_first_features_are_made_once_and_taken_once() -> None:
     loss = head.losses(head(rois), rois, targets)["loss_mask"]
     # running statistics that moved twice would have counted each batch double
     assert {int(b) for n, b in head.convs.named_buffers() if n.endswith("num_batches_tracked")} == {1}
-    # computed anew they are the same, and with changed weights nothing old comes back
+    # computed again they are the same, and after a change of the weights nothing kept is used
     torch.testing.assert_close(head.loss(torch.zeros(1, 3, 14, 14), rois, targets)["loss_mask"], loss)
     with torch.no_grad():
         head.convs[0][0].weight.neg_()
@@ -127,16 +127,16 @@ def test_the_first_features_are_made_once_and_taken_once() -> None:
 
 
 def test_stages_stay_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which makes doubling them eight times faster on a CPU."""
+    """Doubling them is eight times faster on a CPU then."""
     torch.manual_seed(0)
     head = heads.build("refinemask", 8, 3, width=16).eval()
-    double, seen = torch.nn.functional.interpolate, []
+    interpolate, formats = torch.nn.functional.interpolate, []
 
-    def watched(x: torch.Tensor, **options: Any) -> torch.Tensor:
-        seen.append((x.shape[1], x.is_contiguous(memory_format=torch.channels_last)))
-        return double(x, **options)
+    def recorded(x: torch.Tensor, **options: Any) -> torch.Tensor:
+        formats.append((x.shape[1], x.is_contiguous(memory_format=torch.channels_last)))
+        return interpolate(x, **options)
 
-    monkeypatch.setattr(torch.nn.functional, "interpolate", watched)
+    monkeypatch.setattr(torch.nn.functional, "interpolate", recorded)
     pyramid = {k: torch.rand(1, 8, 128 // 2**k, 128 // 2**k) for k in (2, 3, 4, 5)}
     head.masks(RoIs(pyramid, [torch.tensor([[10.0, 10.0, 90.0, 90.0]])]), torch.tensor([1]))
-    assert seen == [(8, True), (4, True), (2, True)]
+    assert formats == [(8, True), (4, True), (2, True)]

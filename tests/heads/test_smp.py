@@ -55,18 +55,18 @@ def test_without_rois_every_parameter_gets_a_gradient_of_zero(decoder: str) -> N
 
 @every_decoder
 @pytest.mark.parametrize("norm", ["none", "group", "batch"])
-def test_the_norm_that_was_asked_for_is_the_only_one(decoder: str, norm: str) -> None:
+def test_a_decoder_has_the_norm_of_the_option_alone(decoder: str, norm: str) -> None:
     head = _build(decoder, norm=norm)
     kinds = {"group": nn.GroupNorm, "batch": nn.BatchNorm2d}
-    found = {name for module in head.modules() for name, kind in kinds.items() if isinstance(module, kind)}
-    assert found == {norm} - {"none"}
+    norms = {name for module in head.modules() for name, kind in kinds.items() if isinstance(module, kind)}
+    assert norms == {norm} - {"none"}
     if norm == "none":
         # all but the depthwise halves of separable convolutions bear a bias
         assert all(m.bias is not None for m in head.modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
 
 
 @every_decoder
-def test_logits_begin_neither_flat_nor_huge_without_normalisation(decoder: str) -> None:
+def test_first_logits_are_neither_constant_nor_huge_without_normalisation(decoder: str) -> None:
     logits = _build(decoder)(_rois(4))
     assert 0.05 < logits.std() < 20
 
@@ -74,10 +74,10 @@ def test_logits_begin_neither_flat_nor_huge_without_normalisation(decoder: str) 
 class _Numbered(nn.Module):
     """Gives twice the finest map, each cell its row and column."""
 
-    seen: list[tuple[int, ...]]
+    shapes: list[tuple[int, ...]]
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        self.seen = [tuple(f.shape[1:]) for f in features]
+        self.shapes = [tuple(f.shape[1:]) for f in features]
         side = torch.arange(2 * features[1].shape[-1], dtype=torch.float32)
         return torch.stack(torch.meshgrid(side, side, indexing="ij"))[None]
 
@@ -87,12 +87,12 @@ def test_rois_are_padded_below_and_right_and_cut_again() -> None:
     numbered, grid = _Numbered(), torch.arange(28.0)
     head.decoder, head.predictor = numbered, nn.Identity()
     padded: list[Tensor] = []
-    cast(nn.ModuleList, head.encoder)[0].register_forward_pre_hook(lambda _, given: padded.append(given[0]))
+    cast(nn.ModuleList, head.encoder)[0].register_forward_pre_hook(lambda _, inputs: padded.append(inputs[0]))
     torch.testing.assert_close(head(_rois(1))[0], torch.stack(torch.meshgrid(grid, grid, indexing="ij")))
     torch.testing.assert_close(padded[0][..., :14, :14], _rois(1).align(14))
     assert padded[0].shape[-2:] == (16, 16)
     assert not padded[0][..., 14:, :].any() and not padded[0][..., 14:].any()
-    assert numbered.seen == [(0, 32, 32), (8, 16, 16), (8, 8, 8), (8, 4, 4)]
+    assert numbered.shapes == [(0, 32, 32), (8, 16, 16), (8, 8, 8), (8, 4, 4)]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_rois_are_padded_below_and_right_and_cut_again() -> None:
         ({"norm": "layer"}, ["'layer'", "group"]),
     ],
 )
-def test_what_a_decoder_cannot_take_is_one_line(options: dict[str, Any], parts: list[str]) -> None:
+def test_options_that_a_decoder_cannot_take_are_an_error_of_one_line(options: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(UserError) as error:
         heads.build("smp", CHANNELS, 2, **options)
     assert "\n" not in str(error.value)
@@ -137,19 +137,21 @@ class _Halving(nn.Module):
         return features[-1]
 
 
-@pytest.mark.parametrize(("other", "says"), [(_Renamed, "unexpected keyword"), (_Halving, "it gave 4 cells a side")])
-def test_another_version_of_the_library_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, other: type[nn.Module], says: str
+@pytest.mark.parametrize(
+    ("decoder", "message"), [(_Renamed, "unexpected keyword"), (_Halving, "it gave 4 cells a side")]
+)
+def test_another_version_of_the_library_is_an_error_of_one_line(
+    monkeypatch: pytest.MonkeyPatch, decoder: type[nn.Module], message: str
 ) -> None:
-    monkeypatch.setattr(library_unet, "UnetDecoder", other)
-    with pytest.raises(UserError, match=says) as error:
+    monkeypatch.setattr(library_unet, "UnetDecoder", decoder)
+    with pytest.raises(UserError, match=message) as error:
         _build("unet")
     assert "\n" not in str(error.value)
     for part in ("decoder=unet", segmentation_models_pytorch.__version__, "0.6"):
         assert part in str(error.value)
 
 
-def test_other_heads_do_not_wait_for_the_library() -> None:
+def test_other_heads_do_not_import_the_library() -> None:
     program = (
         "import sys, heads; heads.build('fcn', 16, 2); heads.options('smp'); "
         "sys.exit('segmentation_models_pytorch' in sys.modules)"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import heads
-from heads import _unet_blocks as blocks
+from heads import unet
 from instseg.detector.rois import RoIs
 from instseg.errors import UserError
 
@@ -49,10 +49,10 @@ def test_parameters_of_an_option(options: dict[str, Any], more: int) -> None:
     assert _parameters(**options) - _parameters() == more
 
 
-@pytest.mark.parametrize("up", list(blocks.UPS))
+@pytest.mark.parametrize("up", list(unet.UPS))
 @pytest.mark.parametrize("skip", ["concat", "add", "none", "attention"])
 @pytest.mark.parametrize("roi_size", [14, 13, 28])
-def test_every_stage_comes_back_to_its_skips_size(up: str, skip: str, roi_size: int) -> None:
+def test_every_stage_on_the_way_up_has_the_size_of_its_skip(up: str, skip: str, roi_size: int) -> None:
     head = heads.build("unet", 8, 2, depth=3, up=up, skip=skip, roi_size=roi_size, output_size=roi_size)
     sizes: dict[str, list[int]] = {"down": [], "up": []}
     for way, stages in (("down", head.get_submodule("down")), ("up", head.get_submodule("up"))):
@@ -65,8 +65,8 @@ def test_every_stage_comes_back_to_its_skips_size(up: str, skip: str, roi_size: 
 
 
 @pytest.mark.parametrize("up", ["bilinear", "carafe"])
-def test_what_comes_up_lies_where_it_was_pooled(up: str) -> None:
-    grow = blocks.UPS[up](1, 1)
+def test_upsampled_cells_lie_where_they_were_pooled(up: str) -> None:
+    grow = unet.UPS[up](1, 1)
     # one channel that passes as it is; CARAFE's kernels are uniform
     for name, parameter in grow.named_parameters():
         torch.nn.init.constant_(parameter, 1.0 if name in ("0.weight", "halve.weight") else 0.0)
@@ -81,7 +81,7 @@ def test_what_comes_up_lies_where_it_was_pooled(up: str) -> None:
 
 def test_attention_gate_lets_through_a_share_of_the_skip() -> None:
     torch.manual_seed(0)
-    gate = blocks.AttentionGate(6)
+    gate = unet.AttentionGate(6)
     skip, gating = torch.randn(3, 6, 7, 7), torch.randn(3, 6, 7, 7)
     torch.nn.init.normal_(gate.psi.weight, std=3)
     weights = gate.weights(skip, gating)
@@ -97,16 +97,16 @@ def test_attention_gate_lets_through_a_share_of_the_skip() -> None:
     assert torch.equal(gate(skip, gating), skip)
 
 
-def test_attention_replaces_the_skip_and_not_what_comes_up() -> None:
+def test_attention_weighs_the_skip_and_not_the_upsampled_features() -> None:
     torch.manual_seed(0)
     head = heads.build("unet", 8, 2, skip="attention", depth=1)
-    seen: list[Tensor] = []
-    head.get_submodule("grow.0").register_forward_hook(lambda _, __, y: seen.append(y))
-    head.get_submodule("down.0").register_forward_hook(lambda _, __, y: seen.append(y))
-    head.get_submodule("up.0").register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    tensors: list[Tensor] = []
+    head.get_submodule("grow.0").register_forward_hook(lambda _, __, y: tensors.append(y))
+    head.get_submodule("down.0").register_forward_hook(lambda _, __, y: tensors.append(y))
+    head.get_submodule("up.0").register_forward_pre_hook(lambda _, x: tensors.append(x[0]))
     torch.nn.init.constant_(head.get_parameter("gates.0.psi.bias"), -1e4)
     head(_rois())
-    skip, grown, joined = seen
+    skip, grown, joined = tensors
     assert skip.abs().sum() > 0
     assert (joined[:, :4] == 0).all()
     assert torch.equal(joined[:, 4:], grown)
@@ -114,52 +114,54 @@ def test_attention_replaces_the_skip_and_not_what_comes_up() -> None:
 
 def test_scse_weighs_cells_and_channels() -> None:
     torch.manual_seed(0)
-    part = blocks.SCSE(6)
+    scse = unet.SCSE(6)
     x = torch.randn(3, 6, 5, 5)
-    for layer in (part.channel, part.spatial):
+    for layer in (scse.channel, scse.spatial):
         torch.nn.init.normal_(layer.weight)
-    by_cell = F.conv2d(x, part.spatial.weight, part.spatial.bias).sigmoid()
-    both = part(x) / x
-    torch.nn.init.constant_(part.spatial.bias, -1e4)
-    by_channel = part(x) / x
+    by_cell = F.conv2d(x, scse.spatial.weight, scse.spatial.bias).sigmoid()
+    weights = scse(x) / x
+    torch.nn.init.constant_(scse.spatial.bias, -1e4)
+    by_channel = scse(x) / x
     assert torch.allclose(by_channel, by_channel[:, :, :1, :1])
     assert by_channel[0, :, 0, 0].std() > 0.01
-    torch.testing.assert_close(both, by_channel + by_cell)
+    torch.testing.assert_close(weights, by_channel + by_cell)
 
 
 def test_carafe_with_uniform_kernels_averages_the_neighbourhood() -> None:
     torch.manual_seed(0)
-    part = blocks.CARAFE(6, 3)
-    torch.nn.init.zeros_(part.kernels.weight)
-    torch.nn.init.zeros_(part.kernels.bias)
+    carafe = unet.CARAFE(6, 3)
+    torch.nn.init.zeros_(carafe.kernels.weight)
+    torch.nn.init.zeros_(carafe.kernels.bias)
     x = torch.randn(2, 6, 7, 4)
-    average = F.avg_pool2d(F.conv2d(x, part.halve.weight, part.halve.bias), 5, stride=1, padding=2)
-    torch.testing.assert_close(part(x), F.interpolate(average, scale_factor=2, mode="nearest"))
+    average = F.avg_pool2d(F.conv2d(x, carafe.halve.weight, carafe.halve.bias), 5, stride=1, padding=2)
+    torch.testing.assert_close(carafe(x), F.interpolate(average, scale_factor=2, mode="nearest"))
 
 
 def test_reassembly_takes_each_new_cells_own_kernel() -> None:
     torch.manual_seed(0)
     x, kernels = torch.randn(2, 3, 4, 5), torch.rand(2, 4, 5, 4, 9)
-    padded, found = F.pad(x, [1, 1, 1, 1]), blocks.reassemble(x, kernels)
-    assert found.shape == (2, 3, 8, 10)
+    padded, reassembled = F.pad(x, [1, 1, 1, 1]), unet.reassemble(x, kernels)
+    assert reassembled.shape == (2, 3, 8, 10)
     for row, column in ((0, 0), (3, 4), (7, 9), (6, 1)):
         i, j = row // 2, column // 2
         kernel = kernels[:, i, j, 2 * (row % 2) + column % 2].view(2, 1, 3, 3)
-        torch.testing.assert_close(found[:, :, row, column], (padded[:, :, i : i + 3, j : j + 3] * kernel).sum((2, 3)))
+        torch.testing.assert_close(
+            reassembled[:, :, row, column], (padded[:, :, i : i + 3, j : j + 3] * kernel).sum((2, 3))
+        )
 
 
 def test_residual_stage_without_its_convolutions_passes_the_input() -> None:
-    part = blocks.Residual(4, 4, "group")
-    torch.nn.init.zeros_(part.convs[1][1].weight)
+    stage = unet.Residual(4, 4, "group")
+    torch.nn.init.zeros_(stage.convs[1][1].weight)
     x = torch.randn(2, 4, 7, 7)
-    assert torch.equal(part(x), F.relu(x))
+    assert torch.equal(stage(x), F.relu(x))
 
 
 def test_weights_start_even() -> None:
     torch.manual_seed(0)
     head = heads.build("unet", 32, 2, skip="attention", scse=True, up="carafe")
     gate, scse = head.get_submodule("gates.0"), head.get_submodule("down.0.1")
-    assert isinstance(gate, blocks.AttentionGate) and isinstance(scse, blocks.SCSE)
+    assert isinstance(gate, unet.AttentionGate) and isinstance(scse, unet.SCSE)
     skip = torch.rand(2, 32, 7, 7)
     torch.testing.assert_close(gate(skip, skip), skip / 2, atol=0.01, rtol=0.05)
     x = torch.rand(2, 16, 7, 7)

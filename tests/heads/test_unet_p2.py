@@ -31,18 +31,18 @@ def test_a_skip_is_the_aligned_map_in_fewer_channels() -> None:
         torch.testing.assert_close(x[:, :channels], skip.laterals["2"](rois.align(size, level=2)), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("levels", "reached"), [("p2", {2, 4}), ("p2_p3", {2, 3, 4})])
-def test_levels_that_are_read(levels: str, reached: set[int]) -> None:
+@pytest.mark.parametrize(("levels", "read"), [("p2", {2, 4}), ("p2_p3", {2, 3, 4})])
+def test_levels_that_are_read(levels: str, read: set[int]) -> None:
     rois = _rois()
     # a box of 230 pixels fits level 4, its skips do not
     rois = RoIs(rois.pyramid, [torch.tensor([[-60.0, -60.0, 170.0, 170.0]]), torch.zeros(0, 4)])
     torch.manual_seed(0)
     heads.build("unet_p2", 8, 2, width=16, levels=levels)(rois).sum().backward()
-    assert {k for k, features in rois.pyramid.items() if features.grad is not None and features.grad.any()} == reached
+    assert {k for k, features in rois.pyramid.items() if features.grad is not None and features.grad.any()} == read
 
 
-def test_what_is_finer_than_the_grid_of_the_rois_reaches_the_mask() -> None:
-    # stripes of P2 that a grid of 14 cells cannot tell from none
+def test_details_finer_than_the_grid_of_the_rois_change_the_mask() -> None:
+    # stripes of P2 that a grid of 14 cells averages out
     torch.manual_seed(0)
     head = heads.build("unet_p2", 8, 2, width=16).eval()
     box = [torch.tensor([[0.0, 0.0, 128.0, 128.0]])]

@@ -3,9 +3,10 @@
 import json
 import tempfile
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from statistics import mean
+
+import numpy as np
 
 from experiments.benchmark.outcome import BenchmarkResult, Row
 from experiments.benchmark.setup import Setup
@@ -25,16 +26,17 @@ def measure(setup: Setup) -> BenchmarkResult:
     """
     precision = setup.options.precision or "bfloat16"
     settings = {PLAIN: ("float32", "false"), FAST: (precision, setup.config.runtime.compile)}
-    runs: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for path, setting in settings.items():
-            runs[path] = [_numbers(run(_config(setup, Path(folder, path), seed, *setting))) for seed in SEEDS]
+        runs = {
+            path: [_numbers(run(_config(setup, Path(folder, path), seed, *setting))) for seed in SEEDS]
+            for path, setting in settings.items()
+        }
     rows = [compare_seeds(name, runs) for name in runs[PLAIN][0]]
     within = sum(row.numbers["within"] == "yes" for row in rows)
-    notes = [
+    note = (
         f"{within} of {len(rows)} differences between the means of the two paths are no larger than the larger of the "
-        "two paths' differences between seeds.",
-    ]
+        "two paths' differences between seeds."
+    )
     measured = {
         "iterations": setup.options.iterations,
         "seeds": " ".join(map(str, SEEDS)),
@@ -44,7 +46,7 @@ def measure(setup: Setup) -> BenchmarkResult:
         "plain": "float32",
         "fast": f"{precision}{', compiled' if setup.compiles else ''}",
     }
-    return BenchmarkResult(rows, "runs", measured, notes)
+    return BenchmarkResult(rows, "runs", measured, [note])
 
 
 def _config(setup: Setup, folder: Path, seed: int, precision: str, compiled: str) -> Config:
@@ -68,26 +70,23 @@ def _config(setup: Setup, folder: Path, seed: int, precision: str, compiled: str
 def _numbers(folder: Path) -> dict[str, float]:
     """Name -> number of a run, from its log and its result."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    numbers = {}
-    begins = [0, *(line["iteration"] for line in lines)]
-    lengths = [end - begin for begin, end in pairwise(begins)]
-    for begin, line in zip(begins[:-1], lines, strict=True):
-        numbers[f"loss, iterations {begin + 1} to {line['iteration']}"] = line["loss"]
+    ends = [line["iteration"] for line in lines]
+    begins = [0, *ends[:-1]]
+    lengths = np.subtract(ends, begins)
+    numbers = {
+        f"loss, iterations {begin + 1} to {end}": line["loss"]
+        for begin, end, line in zip(begins, ends, lines, strict=True)
+    }
     for name in lines[0]:
         if name.startswith("loss_"):
-            total = sum(line[name] * length for line, length in zip(lines, lengths, strict=True))
-            numbers[f"{name}, all iterations"] = total / begins[-1]
+            numbers[f"{name}, all iterations"] = float(np.average([line[name] for line in lines], weights=lengths))
     metrics = json.loads((folder / "result.json").read_text())["metrics"]
     return numbers | {f"{kind} AP": metrics[kind]["AP"] for kind in ("box", "mask")}
 
 
 def compare_seeds(name: str, runs: dict[str, list[dict[str, float]]]) -> Row:
-    """The difference of a number between the two paths, and the larger of the two paths' differences between seeds.
-
-    Args:
-        name: of the number.
-        runs: path -> the numbers of its run of each seed.
-    """
+    """The difference of a number between the two paths, and the larger of the two paths' differences between seeds;
+    ``runs`` has the numbers of each path's run of each seed."""
     values = {path: [numbers[name] for numbers in seeds] for path, seeds in runs.items()}
     difference = mean(values[FAST]) - mean(values[PLAIN])
     spread = max(max(seeds) - min(seeds) for seeds in values.values())

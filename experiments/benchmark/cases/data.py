@@ -28,7 +28,7 @@ def measure(setup: Setup) -> BenchmarkResult:
 
     Each call reads the next images, so that the same few files are not read again and again.
     """
-    config, d = setup.config, setup.config.dataset
+    config = setup.config
     data = config.make_dataset("train")
     size = config.schedule.batch_size
     workers = setup.options.workers or config.runtime.workers or os.cpu_count() or 1
@@ -62,8 +62,8 @@ def measure(setup: Setup) -> BenchmarkResult:
         "batch": size,
         "workers": workers,
         "cores": os.cpu_count(),
-        "train_min_size": " ".join(map(str, d.train_min_size)),
-        "train_max_size": d.train_max_size,
+        "train_min_size": " ".join(map(str, config.dataset.train_min_size)),
+        "train_max_size": config.dataset.train_max_size,
     }
     return BenchmarkResult(rows, "samples", measured, [f"ms: for {size} samples"])
 

@@ -33,7 +33,7 @@ def measure(setup: Setup) -> BenchmarkResult:
     work: dict[str, Callable[[], Any]] = {}
     for kind in coco.IOU_TYPES:
         work[f"{OURS}, {kind}"] = partial(coco.evaluate, truth, results, kind)
-        work[f"{PEER}, {kind}"] = partial(_pycocotools_metrics, truth, results, coco.IOU_TYPES[kind])
+        work[f"{PEER}, {kind}"] = partial(pycocotools, truth, results, coco.IOU_TYPES[kind])
         metrics, expected = (work[f"{name}, {kind}"]().stats for name in (OURS, PEER))
         if not np.allclose(metrics, expected, rtol=0, atol=1e-12):
             raise AssertionError(f"{kind}: {metrics} and pycocotools' {expected} differ")
@@ -51,20 +51,19 @@ def measure(setup: Setup) -> BenchmarkResult:
     return BenchmarkResult(rows, "images", measured, ["Both give the same twelve numbers, for boxes and for masks."])
 
 
-def pycocotools(truth: dict[str, Any], results: coco.Results, iou_type: str, **params: Any) -> COCOeval:
-    """pycocotools' matches, before it accumulates them, with some of its parameters replaced."""
+def pycocotools(
+    truth: dict[str, Any],
+    results: coco.Results,
+    iou_type: str,
+    steps: tuple[str, ...] = ("evaluate", "accumulate", "summarize"),
+    **params: Any,
+) -> COCOeval:
+    """pycocotools' evaluation after these of its steps, with some of its parameters replaced."""
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = coco.load(truth)
         # copies, since loadRes writes into the results
         evaluation = COCOeval(ground_truth, ground_truth.loadRes([dict(result) for result in results]), iou_type)
         vars(evaluation.params).update(params)
-        evaluation.evaluate()
-    return evaluation
-
-
-def _pycocotools_metrics(truth: dict[str, Any], results: coco.Results, iou_type: str) -> COCOeval:
-    evaluation = pycocotools(truth, results, iou_type)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-        evaluation.summarize()
+        for step in steps:
+            getattr(evaluation, step)()
     return evaluation

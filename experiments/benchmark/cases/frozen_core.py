@@ -1,18 +1,16 @@
 """A training step of several heads at once on a frozen core, and of each of them end to end."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from experiments.benchmark.calls import fixed_optimizer, training_step
+from experiments.benchmark.calls import fixed_optimizer, frozen_core_step, training_step
 from experiments.benchmark.outcome import BenchmarkResult, Row
-from experiments.benchmark.setup import Setup, load
-from experiments.config import control
-from experiments.config.run import Config
+from experiments.benchmark.setup import Setup
 from experiments.runs.end_to_end import build_model
-from instseg import progress
 from instseg.detector import MaskRCNN
 from instseg.training import frozen_core
 from instseg.training.step import split
@@ -33,50 +31,49 @@ def measure(setup: Setup) -> BenchmarkResult:
     """
     detector = replace(setup.config.detector, box_fg_iou_thresh=TOUCHING, box_bg_iou_thresh=TOUCHING)
     setup = replace(setup, config=replace(setup.config, detector=detector))
-    configs = {name: _config(setup, name) for name in setup.options.heads}
+    schedule = setup.config.make_schedule()
+    names = setup.options.heads
     trained_core, fixed_core = setup.model(), setup.model()
-    apart_models = _models(setup, configs, trained_core)
-    shared_models = _models(setup, configs, fixed_core)
-    for model in shared_models.values():
+    apart_models, shared_models = _models(setup, trained_core), _models(setup, fixed_core)
+    for model in shared_models:
         frozen_core.freeze(model)
     if setup.compiles:
         for core_model, models in ((trained_core, apart_models), (fixed_core, shared_models)):
             core_model.compile_layers()
-            for model in models.values():
+            for model in models:
                 model.mask_head.compile()
-    core, together = "the core", f"{len(shared_models)} heads at once, frozen_core"
-    steps = {
-        f"{name}, end_to_end": _end_to_end(setup, model) for name, model in {core: trained_core, **apart_models}.items()
-    }
-    steps[together] = _at_once(setup, list(shared_models.values()))
+    core, together = "the core", f"{len(names)} heads at once, frozen_core"
+    steps = {}
+    for name, model in zip([core, *names], [trained_core, *apart_models], strict=True):
+        optimizer = fixed_optimizer(schedule, model)
+        steps[f"{name}, end_to_end"] = training_step(model, optimizer, schedule, setup.batch, setup.device)
+    optimizers = [fixed_optimizer(schedule, model) for model in shared_models]
+    steps[together] = frozen_core_step(shared_models, optimizers, schedule, setup.batch, setup.device)
     # with too few proposals, two fractions give the same number of RoIs
     fractions = {
         _count_rois(setup, fixed_core, fraction): fraction
         for fraction in (detector.box_positive_fraction * share for share in SHARES)
     }
-    work = {
-        f"{rois} RoIs: {name}": _with_fraction(fraction, fixed_core if name == together else trained_core, call)
-        for rois, fraction in fractions.items()
-        for name, call in steps.items()
-    }
-    if setup.compiles or setup.device.type == "cuda":
-        # compilation and the choice of kernels end before the clock starts
-        for call in progress.bar(iterable=[*work.values()] * 3, desc="warm up", unit="step"):
-            call()
-    seconds = setup.time(work)
-
+    seconds = setup.time(
+        {
+            f"{rois} RoIs: {name}": _with_fraction(fraction, fixed_core if name == together else trained_core, step)
+            for rois, fraction in fractions.items()
+            for name, step in steps.items()
+        }
+    )
     images = len(setup.batch[0])
     rows = []
     for rois in fractions:
-        apart, at_once = f"{rois} RoIs: {len(configs)} heads apart, end_to_end", f"{rois} RoIs: {together}"
+        apart, at_once = f"{rois} RoIs: {len(names)} heads apart, end_to_end", f"{rois} RoIs: {together}"
         with_core = f"{at_once}, and the core's training"
-        seconds[apart] = _sums(seconds[f"{rois} RoIs: {name}, end_to_end"] for name in configs)
-        seconds[with_core] = _sums([seconds[at_once], seconds[f"{rois} RoIs: {core}, end_to_end"]])
+        # round by round
+        seconds[apart] = np.sum([seconds[f"{rois} RoIs: {name}, end_to_end"] for name in names], axis=0).tolist()
+        seconds[with_core] = np.add(seconds[at_once], seconds[f"{rois} RoIs: {core}, end_to_end"]).tolist()
         rows += [Row(name, seconds[name], images, apart) for name in (apart, at_once, with_core)]
-    alone = [f"{max(fractions)} RoIs: {name}, end_to_end" for name in configs]
-    rows += [Row(name, seconds[name], images) for name in alone]
+    lone = [f"{max(fractions)} RoIs: {name}, end_to_end" for name in names]
+    rows += [Row(name, seconds[name], images) for name in lone]
     measured = {
-        "heads": " ".join(configs),
+        "heads": " ".join(names),
         "images": images,
         "rois": " ".join(map(str, fractions)),
         **setup.about_size,
@@ -88,19 +85,14 @@ def measure(setup: Setup) -> BenchmarkResult:
     return BenchmarkResult(rows, "images", measured, [note])
 
 
-def _sums(rounds: Iterable[list[float]]) -> list[float]:
-    """The seconds of several pieces of work together, round by round."""
-    return [sum(times) for times in zip(*rounds, strict=True)]
-
-
-def _with_fraction(fraction: float, detector: MaskRCNN, call: Callable[[], Any]) -> Callable[[], Any]:
+def _with_fraction(fraction: float, detector: MaskRCNN, step: Callable[[], Any]) -> Callable[[], Any]:
     """A step in which at most this fraction of the sampled proposals is positive."""
 
-    def work() -> Any:
+    def call() -> Any:
         detector.options.box_positive_fraction = fraction
-        return call()
+        return step()
 
-    return work
+    return call
 
 
 def _count_rois(setup: Setup, detector: MaskRCNN, fraction: float) -> int:
@@ -111,44 +103,13 @@ def _count_rois(setup: Setup, detector: MaskRCNN, fraction: float) -> int:
     return sum(len(detector.rois(*part)[0]) for part in split(setup.batch, setup.config.make_schedule(), setup.device))
 
 
-def _config(setup: Setup, name: str) -> Config:
-    config = control.resolved(load(setup.options.study, f"head={name}"), num_classes=lambda: setup.classes)
-    return replace(setup.config, head=config.head, trunk=replace(setup.config.trunk, weights=None))
-
-
-def _models(setup: Setup, configs: dict[str, Config], core: MaskRCNN) -> dict[str, MaskRCNN]:
-    models = {}
-    for name, config in configs.items():
+def _models(setup: Setup, core: MaskRCNN) -> list[MaskRCNN]:
+    """A model with the core and each head."""
+    models = []
+    untrained = replace(setup.config.trunk, weights=None)
+    for name in setup.options.heads:
+        config = replace(setup.config, head=setup.head_config(name).head, trunk=untrained)
         model = build_model(config, setup.classes).to(setup.device).to(memory_format=torch.channels_last)
         frozen_core.share_core(model, core)
-        models[name] = model
+        models.append(model)
     return models
-
-
-def _end_to_end(setup: Setup, model: MaskRCNN) -> Callable[[], Any]:
-    schedule = setup.config.make_schedule()
-    optimizer = fixed_optimizer(schedule, model)
-    step = training_step(model, optimizer, schedule, setup.batch, setup.device)
-
-    def work() -> None:
-        step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return work
-
-
-def _at_once(setup: Setup, models: list[MaskRCNN]) -> Callable[[], Any]:
-    schedule = setup.config.make_schedule()
-    optimizers = [fixed_optimizer(schedule, model) for model in models]
-
-    def work() -> None:
-        for model in models:
-            frozen_core.training_mode(model)
-        results = frozen_core.step(models, optimizers, schedule, setup.batch, setup.device, seed=0, iteration=0)
-        for losses in results:
-            if isinstance(losses, FloatingPointError):
-                raise losses
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-
-    return work

@@ -10,8 +10,8 @@ from torch import Tensor
 from experiments.benchmark import random_data
 from experiments.benchmark.calls import inference
 from experiments.benchmark.outcome import BenchmarkResult, Row
-from experiments.benchmark.setup import Setup, load
-from experiments.config import cli, control
+from experiments.benchmark.setup import Setup
+from experiments.config import cli
 from instseg import seeds, timing
 from instseg.detector.mask_head import MaskHead, MaskTargets
 from instseg.detector.rois import RoIs
@@ -22,24 +22,19 @@ TRAINING = ", training"
 
 def measure(setup: Setup) -> BenchmarkResult:
     """Two rows for each head: predicting masks, and training (forward, loss, backward down to the pyramid)."""
+    base = setup.config.head.variant
+    configs = {name: setup.head_config(name) for name in (base, *(name for name in names() if name != base))}
     heads: dict[str, MaskHead] = {}
-    papers: dict[str, str] = {}
-    for name in names():
-        config = control.resolved(load(setup.options.study, f"head={name}"), num_classes=lambda: setup.classes)
-        papers[name] = config.head.paper
+    work: dict[str, Callable[[], Any]] = {}
+    for name, config in configs.items():
         with seeds.stream(setup.config.seed, "mask head"):
             head = config.make_head(setup.classes)
         heads[name] = head.to(setup.device).to(memory_format=torch.channels_last)
         if setup.compiles:
             head.compile()
-    base = setup.config.head.variant
-    heads = {base: heads[base], **heads}
-    work: dict[str, Callable[[], Any]] = {}
-    for name, head in heads.items():
-        work[name] = _predicting(setup, head)
-        work[name + TRAINING] = _training(setup, head)
+        work |= {name: _predicting(setup, head), name + TRAINING: _training(setup, head)}
     seconds = setup.time(work)
-    numbers = {name: properties(setup, head) | {"paper": papers[name]} for name, head in heads.items()}
+    numbers = {name: properties(setup, head) | {"paper": configs[name].head.paper} for name, head in heads.items()}
     rows = [
         Row(name + end, seconds[name + end], setup.options.rois, base + end, numbers[name])
         for end in ("", TRAINING)
@@ -69,22 +64,21 @@ def _rois(setup: Setup, gradients: bool = False) -> Callable[[], RoIs]:
 
 def _predicting(setup: Setup, head: MaskHead) -> Callable[[], Any]:
     make, labels = _rois(setup), torch.ones(setup.options.rois, dtype=torch.int64, device=setup.device)
-    precision = setup.config.schedule.precision
-    return inference(head, lambda: head.predict(make(), labels), setup.device, precision)
+    return inference(head, lambda: head.predict(make(), labels), setup.device, setup.config.schedule.precision)
 
 
 def _training(setup: Setup, head: MaskHead) -> Callable[[], Any]:
     make = _rois(setup, gradients=True)
     boxes = make().boxes
     masks = random_data.ellipses(boxes[0].cpu(), setup.size).to(setup.device, torch.uint8)
-    labels = torch.ones(len(masks), dtype=torch.int64, device=setup.device)
-    matched = [torch.arange(len(masks), device=setup.device)]
+    matched = torch.arange(len(masks), device=setup.device)
+    labels = torch.ones_like(matched)
 
     def work() -> None:
         head.train()
         rois = make()
         with autocast(setup.device, setup.config.schedule.precision):
-            losses = head.losses(head(rois), rois, MaskTargets(labels, [masks], matched, boxes))
+            losses = head.losses(head(rois), rois, MaskTargets(labels, [masks], [matched], boxes))
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         head.zero_grad(set_to_none=True)
         for level in rois.pyramid.values():
@@ -94,7 +88,7 @@ def _training(setup: Setup, head: MaskHead) -> Callable[[], Any]:
 
 
 class RecordingRoIs(RoIs):
-    """RoIs that record which features a head reads."""
+    """RoIs that record in ``reads`` which features a head reads."""
 
     def __init__(self, maps: Mapping[int, Tensor], boxes: list[Tensor], reads: list[str]) -> None:
         super().__init__(maps, boxes)
@@ -114,13 +108,13 @@ class RecordingRoIs(RoIs):
 
 def properties(setup: Setup, head: MaskHead) -> dict[str, float | str]:
     """The features that a head reads, the size of its masks, its parameters and FLOPs."""
-    make = _rois(setup)
-    rois = RecordingRoIs(make().pyramid, make().boxes, [])
+    make, reads = _rois(setup), list[str]()
+    rois = RecordingRoIs(make().pyramid, make().boxes, reads)
     head.eval()
     with torch.inference_mode():
         masks = head.predict(rois, torch.ones(len(rois), dtype=torch.int64, device=setup.device)).probabilities
     return {
-        "reads": ", ".join(dict.fromkeys(rois.reads)),
+        "reads": ", ".join(dict.fromkeys(reads)),
         "output": f"{masks.shape[-2]}×{masks.shape[-1]}",
         "parameters": sum(p.numel() for p in head.parameters()),
         "mflop_per_roi": timing.head_flops(head, make) / 1e6,

@@ -7,47 +7,39 @@ from typing import Any
 
 from torch import nn
 
-from experiments.benchmark import calls
+from experiments.benchmark.calls import inference
 from experiments.benchmark.contest import OURS, TRUNK, Entry, make_peers, time_entries, trunk_input
 from experiments.benchmark.outcome import BenchmarkResult
+from experiments.benchmark.reference_models import add_rle
 from experiments.benchmark.setup import Setup
 
 
 def measure(setup: Setup) -> BenchmarkResult:
     """Our model with RLE and with masks in boxes, each peer with its own masks and with RLE, and the trunk alone."""
     ours, images = setup.model(), setup.images
+    precision = setup.config.schedule.precision
+
+    def detector(
+        model: nn.Module, detect: Callable[[], Any], stages: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ) -> Entry:
+        call = inference(model, detect, setup.device, precision)
+        counts = [len(detections["boxes"]) for detections in call()]
+        return Entry(call, [model], stages, sum(counts) / len(counts))
+
     peers, absent = make_peers(setup, ours)
     entries = {
-        OURS: _entry(setup, ours, lambda: ours.detect_rle(images)),
-        f"{OURS}, masks in boxes": _entry(setup, ours, lambda: ours.detect(images)),
+        OURS: detector(ours, lambda: ours.detect_rle(images)),
+        f"{OURS}, masks in boxes": detector(ours, lambda: ours.detect(images)),
     }
     for name, peer in peers.items():
-        detect = partial(peer.detect, images)
-        entries[name] = _entry(setup, peer.model, detect, peer.stages)
-        with_rle = partial(lambda peer, detect: peer.encode(detect()), peer, detect)
-        entries[f"{name} + RLE"] = _entry(setup, peer.model, with_rle, peer.stages)
-    batch, trunk = trunk_input(setup), ours.backbone
-    entries[f"{TRUNK}, forward"] = Entry(
-        _inference(setup, trunk, lambda: trunk(batch)), lambda: [trunk.state_dict()], stages=None
-    )
+        detect = partial(peer.model, images)
+        entries[name] = detector(peer.model, detect, peer.stages)
+        entries[f"{name} + RLE"] = detector(peer.model, partial(lambda call: add_rle(call()), detect), peer.stages)
+    trunk_call = inference(ours.backbone, partial(ours.backbone, trunk_input(setup)), setup.device, precision)
+    entries[f"{TRUNK}, forward"] = Entry(trunk_call, [ours.backbone], stages=None)
     result = time_entries(setup, entries, absent)
     result.notes.append(
         f"{OURS}: detections with run-length encoded masks; the limit is "
         f"{setup.config.detector.box_detections_per_img} detections an image."
     )
     return result
-
-
-def _entry(
-    setup: Setup,
-    model: nn.Module,
-    detect: Callable[[], Any],
-    stages: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> Entry:
-    call = _inference(setup, model, detect)
-    counts = [len(detections["boxes"]) for detections in call()]
-    return Entry(call, lambda: [model.state_dict()], stages=stages, detections=sum(counts) / len(counts))
-
-
-def _inference(setup: Setup, model: nn.Module, call: Callable[[], Any]) -> Callable[[], Any]:
-    return calls.inference(model, call, setup.device, setup.config.schedule.precision)

@@ -3,8 +3,6 @@
 Matching of random results is timed on a part of it beside pycocotools, and 1,000 resamples on all 5,000 images.
 """
 
-import contextlib
-import io
 import resource
 import sys
 from collections.abc import Callable
@@ -13,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pycocotools.cocoeval import COCOeval
 
 from experiments.benchmark import random_data
 from experiments.benchmark.cases.eval import PEER, pycocotools
@@ -36,14 +33,15 @@ def measure(setup: Setup) -> BenchmarkResult:
     truth, results = random_data.coco_results(
         setup.size, images, setup.options.instances, CATEGORIES + 1, DETECTIONS, jitter=0.1, right=0.5
     )
-    only_all = {"areaRng": [[0, 1e10]], "areaRngLbl": ["all"], "maxDets": [DETECTIONS]}
+    only_all: dict[str, Any] = {"areaRng": [[0, 1e10]], "areaRngLbl": ["all"], "maxDets": [DETECTIONS]}
     work: dict[str, Callable[[], Any]] = {}
     kinds: tuple[coco.Kind, ...] = ("box", "mask")
     for kind in kinds:
-        ours, peer = f"matching, {kind}: {OURS}", f"matching, {kind}: {PEER}"
-        work[ours] = partial(_match, truth, results, kind)
-        work[peer] = partial(pycocotools, truth, results, coco.IOU_TYPES[kind], **only_all)
-        ap, expected = average_precision(work[ours]())[0], 100 * _ap(work[peer]())
+        ours = partial(_match, truth, results, kind)
+        peer = partial(pycocotools, truth, results, coco.IOU_TYPES[kind], **only_all)
+        work |= {f"matching, {kind}: {OURS}": ours, f"matching, {kind}: {PEER}": partial(peer, steps=("evaluate",))}
+        precision = peer(steps=("evaluate", "accumulate")).eval["precision"]
+        ap, expected = average_precision(ours())[0], 100 * float(precision[precision > -1].mean())
         if not abs(ap - expected) < 1e-9:
             raise AssertionError(f"{kind}: AP {ap} and pycocotools' {expected} differ")
     # pycocotools has no boundary AP
@@ -86,31 +84,24 @@ def _match(truth: dict[str, Any], results: coco.Results, kind: coco.Kind) -> Mat
     return match(coco.load(truth), results, kind)
 
 
-def _ap(evaluation: COCOeval) -> float:
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"]
-    return float(precision[precision > -1].mean())
-
-
 def random_matches(random: np.random.Generator) -> Matches:
     """Matches of a detector that detects most objects, fewer at higher thresholds, and has many false positives."""
     image_of, category_of = random.integers(IMAGES, size=OBJECTS), random.integers(CATEGORIES, size=OBJECTS)
     # number of thresholds at which an object is detected
     level = random.integers(-2, len(IOU_THRESHOLDS) + 1, OBJECTS)
-    false = IMAGES * DETECTIONS - np.count_nonzero(level > 0)
-    image_of_false, category_of_false = random.integers(IMAGES, size=false), random.integers(CATEGORIES, size=false)
+    detected = level > 0
+    false = IMAGES * DETECTIONS - np.count_nonzero(detected)
+    images = np.concatenate([image_of[detected], random.integers(IMAGES, size=false)])
+    labels = np.concatenate([category_of[detected], random.integers(CATEGORIES, size=false)])
+    levels = np.concatenate([level[detected], np.zeros(false, dtype=np.int64)])
+    scores = np.concatenate([random.beta(4, 2, len(levels) - false), random.beta(2, 4, false)])
+    order = np.argsort(-scores)
+    images, labels, levels = images[order], labels[order], levels[order]
+    ignored = tuple(np.zeros(0, dtype=np.int64) for _ in IOU_THRESHOLDS)
     categories = []
     for category in range(CATEGORIES):
-        objects = category_of == category
-        detected = objects & (level > 0)
-        false_images = image_of_false[category_of_false == category]
-        image = np.concatenate([image_of[detected], false_images])
-        levels = np.concatenate([level[detected], np.zeros(len(false_images), dtype=np.int64)])
-        scores = np.concatenate([random.beta(4, 2, detected.sum()), random.beta(2, 4, len(false_images))])
-        order = np.argsort(-scores)
-        hits = tuple(np.flatnonzero(levels[order] > threshold) for threshold in range(len(IOU_THRESHOLDS)))
-        positives = np.bincount(image_of[objects], minlength=IMAGES).astype(np.float64)
-        ignored = np.zeros(0, dtype=np.int64)
-        categories.append(CategoryMatches(image[order], positives, hits, tuple(ignored for _ in hits)))
+        detections = labels == category
+        positives = np.bincount(image_of[category_of == category], minlength=IMAGES).astype(np.float64)
+        hits = tuple(np.flatnonzero(levels[detections] > threshold) for threshold in range(len(IOU_THRESHOLDS)))
+        categories.append(CategoryMatches(images[detections], positives, hits, ignored))
     return Matches(np.arange(IMAGES), tuple(categories))

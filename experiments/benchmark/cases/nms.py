@@ -81,6 +81,5 @@ def _proposals(setup: Setup) -> tuple[Tensor, Tensor]:
             proposals = torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
             groups.append(torchvision.ops.clip_boxes_to_image(proposals, setup.size))
     boxes = nn.utils.rnn.pad_sequence(groups, batch_first=True)
-    lengths = torch.tensor([len(group) for group in groups])
-    valid = torch.arange(boxes.shape[1]) < lengths[:, None]
+    valid = torch.arange(boxes.shape[1]) < torch.tensor([[len(group)] for group in groups])
     return boxes.to(setup.device), valid.to(setup.device)

@@ -17,10 +17,10 @@ import torch
 from composition import benchmark_options as options
 from hydra.errors import HydraException
 
+import heads
 from experiments.benchmark import contest, outcome, reference_models, setup
 from experiments.benchmark.cases import accuracy
 from experiments.benchmark.cases import heads as heads_benchmark
-from experiments.benchmark.cases.heads import names
 from experiments.config import apps as app_config
 from experiments.config import cli
 from experiments.config.apps import Benchmark
@@ -45,10 +45,10 @@ def _restore_torch_settings() -> Iterator[None]:
 
 def measured(folder: Path, *overrides: str) -> tuple[pd.DataFrame, dict[str, Any], str]:
     """The CSV file by name, the JSON file, and the text for the terminal."""
-    made = setup.make(options(*TINY, f"out={folder}", *overrides))
-    what = made.options.what
-    result = importlib.import_module(f"experiments.benchmark.cases.{what}").measure(made)
-    text = outcome.write(result, made.options, made.config, made.device)
+    prepared = setup.make(options(*TINY, f"out={folder}", *overrides))
+    what = prepared.options.what
+    result = importlib.import_module(f"experiments.benchmark.cases.{what}").measure(prepared)
+    text = outcome.write(result, prepared.options, prepared.config, prepared.device)
     stem = folder / f"{what}-quick"
     assert stem.with_suffix(".md").read_text().count("|") > 10
     return pd.read_csv(f"{stem}.csv").set_index("name"), json.loads(stem.with_suffix(".json").read_text()), text
@@ -75,14 +75,16 @@ def check_times(table: pd.DataFrame, record: dict[str, Any], unit: str) -> None:
 @pytest.mark.parametrize(
     ("what", "unit", "rows"),
     [
-        ("heads", "rois", [name + end for end in ("", ", training") for name in names()]),
+        ("heads", "rois", [name + end for end in ("", ", training") for name in heads.names()]),
         ("rle", "masks", ["ours", "torchvision paste + pycocotools encode"]),
         ("nms", "boxes", ["nms.keep", "torchvision.ops.batched_nms", "nms.fixed_point"]),
         ("eval", "images", ["ours, box", "pycocotools, box", "ours, mask", "pycocotools, mask", "ours, boundary"]),
         ("data", "samples", ["reading + transform, one core", "reading, one core", "transform, one core"]),
     ],
 )
-def test_parts(what: str, unit: str, rows: list[str], tmp_path: Path) -> None:
+def test_parts(what: str, unit: str, rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # one configuration of each head; all would take minutes
+    monkeypatch.setattr(heads_benchmark, "names", heads.names)
     table, record, words = measured(tmp_path, f"what={what}", *([] if what == "data" else [SMALL]))
     assert list(table.index) == rows + ["loader, 1 processes"] * (what == "data")
     check_times(table, record, unit)
@@ -114,13 +116,13 @@ def test_heads_at_once_and_apart(tmp_path: Path) -> None:
     assert record["what"]["rois"] == " ".join(map(str, counts)) and record["what"]["heads"] == "fcn unet"
     groups = [(f"{n} RoIs: 2 heads apart, end_to_end", f"{n} RoIs: 2 heads at once, frozen_core") for n in counts]
     names = [[apart, together, f"{together}, and the core's training"] for apart, together in groups]
-    lone = [f"{most} RoIs: {head}, end_to_end" for head in ("fcn", "unet")]
-    assert list(table.index) == [*chain(*names), *lone]
+    alone = [f"{most} RoIs: {head}, end_to_end" for head in ("fcn", "unet")]
+    assert list(table.index) == [*chain(*names), *alone]
     check_times(table, record, "images")
     assert list(table["compared_with"].fillna("")) == [apart for apart, _ in groups for _ in range(3)] + [""] * 2
     raw = {row["name"]: row["seconds"] for row in record["rows"]}
-    for both, fcn, unet in zip(raw[groups[0][0]], *(raw[name] for name in lone), strict=True):
-        assert both == fcn + unet
+    for apart, fcn, unet in zip(raw[groups[0][0]], *(raw[name] for name in alone), strict=True):
+        assert apart == fcn + unet
     for _, together, with_core in names:
         assert all(more > less for more, less in zip(raw[with_core], raw[together], strict=True))
         assert f"{together} takes" in words
@@ -138,12 +140,12 @@ def test_inference(tmp_path: Path) -> None:
 
 
 def test_another_number_of_detections_is_not_compared() -> None:
-    made = setup.make(options(*TINY, SMALL))
+    prepared = setup.make(options(*TINY, SMALL))
     entries = {
-        name: contest.Entry(lambda: torch.zeros(1), list, stages=None, detections=count)
+        name: contest.Entry(lambda: torch.zeros(1), [], stages=None, detections=count)
         for name, count in (("ours", 20.0), ("same", 20.0), ("fewer", 19.5))
     }
-    table = outcome.frame(contest.time_entries(made, entries, [outcome.Row("absent", note="not run")])).set_index(
+    table = outcome.frame(contest.time_entries(prepared, entries, [outcome.Row("absent", note="not run")])).set_index(
         "name"
     )
     assert list(table.index) == ["ours", "same", "fewer", "absent"]
@@ -152,12 +154,12 @@ def test_another_number_of_detections_is_not_compared() -> None:
 
 
 def test_torchvision_does_the_same_work() -> None:
-    made = setup.make(options(*TINY, SMALL))
-    ours = made.model()
-    peer = reference_models.torchvision(ours, made.config, made.classes, made.images)
+    prepared = setup.make(options(*TINY, SMALL))
+    ours = prepared.model()
+    peer = reference_models.torchvision(ours, prepared.config, prepared.classes, prepared.images)
     peer.model.eval()
     with torch.inference_mode():
-        expected, detections = peer.encode(peer.detect(made.images)), ours.detect_rle(made.images)
+        expected, detections = reference_models.add_rle(peer.model(prepared.images)), ours.detect_rle(prepared.images)
     same = []
     for reference, image in zip(expected, detections, strict=True):
         torch.testing.assert_close(image["boxes"], reference["boxes"], atol=1e-2, rtol=0)
@@ -169,12 +171,12 @@ def test_torchvision_does_the_same_work() -> None:
 
 
 def test_a_head_that_torchvision_does_not_have() -> None:
-    made = setup.make(options(*TINY, SMALL, "head=unet"))
-    ours = made.model()
+    prepared = setup.make(options(*TINY, SMALL, "head=unet"))
+    ours = prepared.model()
     with pytest.raises(reference_models.NotRun, match="fcn head alone"):
-        reference_models.torchvision(ours, made.config, made.classes, made.images)
+        reference_models.torchvision(ours, prepared.config, prepared.classes, prepared.images)
     with torch.inference_mode():
-        assert all(len(image["boxes"]) == 20 for image in ours.detect(made.images))
+        assert all(len(image["boxes"]) == 20 for image in ours.detect(prepared.images))
 
 
 @pytest.mark.parametrize(
@@ -237,9 +239,9 @@ def test_within_the_noise_of_two_seeds() -> None:
     ],
 )
 def test_wrong_keys_are_named(override: str, parts: list[str]) -> None:
-    with pytest.raises((UserError, HydraException)) as caught:
+    with pytest.raises((UserError, HydraException)) as error:
         setup.make(options(*TINY, override))
-    line = str(caught.value) if isinstance(caught.value, UserError) else cli.one_line(caught.value)
+    line = str(error.value) if isinstance(error.value, UserError) else cli.one_line(error.value)
     assert len(line.splitlines()) == 1
     for part in parts:
         assert part in line
@@ -273,12 +275,17 @@ def test_help_names_all_that_can_be_measured() -> None:
     ],
 )
 def test_what_a_head_reads_and_gives(head: str, reads: str, output: str) -> None:
-    made = setup.make(options("what=heads", *TINY))
-    numbers = heads_benchmark.properties(made, setup.load("quick", f"head={head}").make_head(2))
+    prepared = setup.make(options("what=heads", *TINY))
+    numbers = heads_benchmark.properties(prepared, setup.load("quick", f"head={head}").make_head(2))
     assert (numbers["reads"], numbers["output"]) == (reads, output)
 
 
-def test_a_control_is_found_before_it_is_timed() -> None:
-    made = setup.make(options("what=train", "head=fcn_flops_of_unet", *TINY))
-    assert (made.config.head.name, made.config.head.variant) == ("fcn", "fcn_flops_of_unet")
-    assert made.model().mask_head.predictor[-1].in_channels == made.config.head.options["width"]
+def test_a_control_is_resolved_before_it_is_timed() -> None:
+    prepared = setup.make(options("what=train", "head=fcn_flops_of_unet", *TINY))
+    assert (prepared.config.head.name, prepared.config.head.variant) == ("fcn", "fcn_flops_of_unet")
+    assert prepared.model().mask_head.predictor[-1].in_channels == prepared.config.head.options["width"]
+
+
+def test_all_configurations_of_heads_are_timed() -> None:
+    names = heads_benchmark.names()
+    assert {*heads.names(), "fcn_flops_of_unet", "unet_p2_p3"} <= set(names) and names == sorted(names)

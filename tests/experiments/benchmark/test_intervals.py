@@ -24,10 +24,10 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_and_files(tmp_path: Path) -> None:
-    made = setup.make(options(*KEYS, f"out={tmp_path}"))
-    text = outcome.write(intervals.measure(made), made.options, made.config, made.device)
+    prepared = setup.make(options(*KEYS, f"out={tmp_path}"))
+    text = outcome.write(intervals.measure(prepared), prepared.options, prepared.config, prepared.device)
     table = pd.read_csv(tmp_path / "intervals-quick.csv").set_index("name")
-    names = [f"matching, {kind}: {who}" for kind in ("box", "mask") for who in ("ours", "pycocotools")]
+    names = [f"matching, {kind}: {suite}" for kind in ("box", "mask") for suite in ("ours", "pycocotools")]
     names.append("matching, boundary: ours")
     assert list(table.index) == [*names, "resampling two variants"]
     assert (table["seconds_median"] > 0).all()
@@ -38,9 +38,9 @@ def test_rows_and_files(tmp_path: Path) -> None:
 
 
 def test_artificial_detectors_are_neither_perfect_nor_useless() -> None:
-    made = intervals.random_matches(np.random.default_rng(0))
-    assert 5 < average_precision(made)[0] < 95
-    assert sum(len(category.image) for category in made.categories) == 300
+    matches = intervals.random_matches(np.random.default_rng(0))
+    assert 5 < average_precision(matches)[0] < 95
+    assert sum(len(category.image) for category in matches.categories) == 300
 
 
 def test_a_wrong_matching_is_never_timed(monkeypatch: pytest.MonkeyPatch) -> None:

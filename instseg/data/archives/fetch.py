@@ -53,17 +53,12 @@ class Source(NamedTuple):
     automatic: bool = False
 
 
-def fetch(source: Source, root: Path, *, progress: bool = True) -> Path:
+def fetch(source: Source, root: Path) -> Path:
     """Bring a data set to ``root / source.folder``, unless it is there or ``root`` is that folder.
 
     Free disk is checked first. A broken-off download goes on where it stopped, a killed unpacking begins again, and
     what is whole is kept. An archive is deleted once it is unpacked; one that lay there before, such as one that was
     downloaded by hand, is not.
-
-    Args:
-        source: what there is to fetch.
-        root: where to.
-        progress: show progress bars.
 
     Returns:
         The data set's folder.
@@ -83,21 +78,16 @@ def fetch(source: Source, root: Path, *, progress: bool = True) -> Path:
     with _locked(root):
         _check_room(todo, folder, root)
         for archive in todo:
-            _bring(archive, root, _into(source, archive, root), progress)
+            path = root / archive.name
+            by_hand = path.exists()
+            size = archive.size if archive.sha256 else None
+            download(archive.url, path, sha256=archive.sha256, size=size)
+            unpack_zip(path, _into(source, archive, root), top=archive.top)
+            if by_hand:
+                say(f"{path} is unpacked and no longer needed; it was there before, so it is kept")
+            else:
+                path.unlink()
     return folder
-
-
-def _bring(archive: Archive, root: Path, into: Path, progress: bool) -> None:
-    path = root / archive.name
-    by_hand = path.exists()
-    size = archive.size if archive.sha256 else None
-    download(archive.url, path, sha256=archive.sha256, size=size, progress=progress)
-    # the lock is held, so no other process is unpacking what lies there half unpacked
-    unpack_zip(path, into, top=archive.top, stale=0, progress=progress)
-    if by_hand:
-        say(f"{path} is unpacked and no longer needed; it was there before, so it is kept")
-    else:
-        path.unlink()
 
 
 def _into(source: Source, archive: Archive, root: Path) -> Path:

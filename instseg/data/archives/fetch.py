@@ -71,7 +71,8 @@ def fetch(source: Source, root: Path) -> Path:
     for path in (folder, root):
         if all((path / part).is_dir() for part in source.parts):
             return path
-    todo = [archive for archive in source.archives if not (_into(source, archive, root) / archive.top).is_dir()]
+    into = {archive: root if archive.top == source.folder else folder for archive in source.archives}
+    todo = [archive for archive in source.archives if not (into[archive] / archive.top).is_dir()]
     if not todo:
         missing = next(part for part in source.parts if not (folder / part).is_dir())
         raise DataError(f"{folder} is there and has no {missing}: complete it, or move it away to have it fetched")
@@ -82,17 +83,12 @@ def fetch(source: Source, root: Path) -> Path:
             by_hand = path.exists()
             size = archive.size if archive.sha256 else None
             download(archive.url, path, sha256=archive.sha256, size=size)
-            unpack_zip(path, _into(source, archive, root), top=archive.top)
+            unpack_zip(path, into[archive], top=archive.top)
             if by_hand:
                 say(f"{path} is unpacked and no longer needed; it was there before, so it is kept")
             else:
                 path.unlink()
     return folder
-
-
-def _into(source: Source, archive: Archive, root: Path) -> Path:
-    """The folder that an archive's top folder goes to."""
-    return root if archive.top == source.folder else root / source.folder
 
 
 def _check_room(archives: list[Archive], folder: Path, root: Path) -> None:

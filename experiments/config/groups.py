@@ -93,7 +93,7 @@ class DatasetConfig:
 
 @dataclass
 class Augmentation:
-    """What happens to training images (``conf/augmentation``); see ``instseg.data.batches.transforms.training``."""
+    """What happens to training images (``conf/augmentation``); see ``instseg.data.batches.transforms``."""
 
     flip: float = 0.5
     vertical_flip: float = 0.0

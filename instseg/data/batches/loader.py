@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from instseg import seeds
-from instseg.data.batches import transforms
 from instseg.data.batches.packed_batch import PackedBatch
+from instseg.data.batches.transforms import TrainTransform
 from instseg.data.dataset import InstanceDataset, Sample
 from instseg.errors import UserError
 
@@ -23,7 +23,7 @@ Batch = tuple[list[torch.Tensor], list[dict[str, Any]]]
 def training_batches(
     dataset: InstanceDataset,
     indices: list[int],
-    transform: transforms.TrainTransform,
+    transform: TrainTransform,
     *,
     batch_size: int,
     iterations: int,
@@ -99,18 +99,16 @@ class TrainingSamples(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
     """Augmented training samples: ``samples[index, position]`` is image ``index`` as it is augmented at a position,
     counted in samples from the start of training. It depends on the seed and these two numbers alone.
 
-    A sample is (3, H, W) uint8 and the target, as plain tensors; see :func:`instseg.data.batches.transforms.apply`.
+    A sample is (3, H, W) uint8 and the target, as plain tensors; see :class:`TrainTransform`.
 
     Args:
         dataset: what images are read from.
         indices: the images that training uses; objects to paste are taken from these.
-        transform: of :func:`instseg.data.batches.transforms.training`.
+        transform: what happens to them.
         seed: the run's.
     """
 
-    def __init__(
-        self, dataset: InstanceDataset, indices: list[int], transform: transforms.TrainTransform, seed: int
-    ) -> None:
+    def __init__(self, dataset: InstanceDataset, indices: list[int], transform: TrainTransform, seed: int) -> None:
         self.dataset, self.indices, self.transform, self.seed = dataset, indices, transform, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -121,7 +119,7 @@ class TrainingSamples(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
         """
         index, position = key
         with seeds.stream(self.seed, "augmentation", position):
-            return transforms.apply(self.transform, self.dataset[index], self._partner)
+            return self.transform(self.dataset[index], self._partner)
 
     def _partner(self) -> Sample:
         return self.dataset[self.indices[int(torch.randint(len(self.indices), ()))]]

@@ -16,25 +16,12 @@ PADDING = (124, 116, 104)
 """The mean colour of ImageNet's images, which is what batches are padded with."""
 
 
-def training(
-    *,
-    flip: float = 0.5,
-    vertical_flip: float = 0.0,
-    scale: Sequence[float] | None = None,
-    crop: int | None = None,
-    photometric: float = 0.0,
-    jpeg: float = 0.0,
-    jpeg_quality: Sequence[int] = (30, 95),
-    copy_paste: float = 0.0,
-    min_area: int = 10,
-    min_visible: float = 0.1,
-    min_size: Sequence[int],
-    max_size: int,
-) -> "TrainTransform":
+class TrainTransform:
     """Flips, scaling, cropping, copy-paste and changes of colour, of which by default only a flip happens.
 
-    With ``scale``, ``crop`` or ``copy_paste`` instances that keep fewer than ``min_area`` pixels are dropped, the boxes
-    of those that were cut or covered are put around what is left, and ``area`` is that of the masks as they are.
+    Random choices are from torch's generator. With ``scale``, ``crop`` or ``copy_paste`` instances that keep fewer than
+    ``min_area`` pixels are dropped, the boxes of those that were cut or covered are put around what is left, and
+    ``area`` is that of the masks as they are.
 
     Args:
         flip, vertical_flip: probabilities of the flips left to right and upside down.
@@ -51,78 +38,73 @@ def training(
         min_size: sizes of the short side, in pixels, to choose from.
         max_size: of the long side, in pixels.
     """
-    moves: list[v2.Transform] = [v2.RandomHorizontalFlip(flip)]
-    if vertical_flip:
-        moves.append(v2.RandomVerticalFlip(vertical_flip))
-    side = crop or max_size
-    if scale is None:
-        moves.append(v2.RandomShortestSize(list(min_size), max_size=max_size, antialias=True))
-    else:
-        moves.append(_ScaleJitter((side, side), (scale[0], scale[1]), antialias=True))
-    if crop is not None:
-        moves.append(_crop((crop, crop)))
-    colours: list[v2.Transform] = []
-    if photometric:
-        colours.append(v2.RandomPhotometricDistort(p=photometric))
-    if jpeg:
-        colours.append(v2.RandomApply([v2.JPEG(list(jpeg_quality))], p=jpeg))
-    drops = scale is not None or crop is not None or copy_paste > 0
-    return TrainTransform(
-        moves,
-        colours,
-        side**2,
-        copy_paste=copy_paste,
-        min_area=min_area if drops else None,
-        min_visible=min_visible,
-    )
-
-
-class TrainTransform:
-    """(image, target) -> (image, target), with random choices from torch's generator; made by :func:`training`.
-
-    Args:
-        moves: geometric transforms, of image, boxes and masks alike.
-        colours: transforms of the image alone.
-        pixels: colours are applied before the moves to images of at most so many pixels and after them to larger
-            ones, as their cost grows with the pixels.
-        copy_paste: see :func:`training`.
-        min_area: see :func:`training`; None: instances stay as they were moved.
-        min_visible: see :func:`training`.
-    """
 
     def __init__(
         self,
-        moves: Sequence[v2.Transform],
-        colours: Sequence[v2.Transform],
-        pixels: int,
         *,
-        copy_paste: float,
-        min_area: int | None,
-        min_visible: float,
+        flip: float = 0.5,
+        vertical_flip: float = 0.0,
+        scale: Sequence[float] | None = None,
+        crop: int | None = None,
+        photometric: float = 0.0,
+        jpeg: float = 0.0,
+        jpeg_quality: Sequence[int] = (30, 95),
+        copy_paste: float = 0.0,
+        min_area: int = 10,
+        min_visible: float = 0.1,
+        min_size: Sequence[int],
+        max_size: int,
     ) -> None:
-        self.moves, self.colours, self.pixels = moves, colours, pixels
+        # geometric transforms, of image, boxes and masks alike
+        self.moves: list[v2.Transform] = [v2.RandomHorizontalFlip(flip)]
+        if vertical_flip:
+            self.moves.append(v2.RandomVerticalFlip(vertical_flip))
+        side = crop or max_size
+        if scale is None:
+            self.moves.append(v2.RandomShortestSize(list(min_size), max_size=max_size, antialias=True))
+        else:
+            self.moves.append(_ScaleJitter((side, side), (scale[0], scale[1]), antialias=True))
+        if crop is not None:
+            self.moves.append(_crop((crop, crop)))
+        # transforms of the image alone: before the moves, or after them where the image has more pixels than a moved
+        # one, as their cost grows with the pixels
+        self.colours: list[v2.Transform] = []
+        if photometric:
+            self.colours.append(v2.RandomPhotometricDistort(p=photometric))
+        if jpeg:
+            self.colours.append(v2.RandomApply([v2.JPEG(list(jpeg_quality))], p=jpeg))
+        self.pixels = side**2
+        self.drops = scale is not None or crop is not None or copy_paste > 0
         self.copy_paste, self.min_area, self.min_visible = copy_paste, min_area, min_visible
 
-    def __call__(self, image: tv_tensors.Image, target: Target, partner: Callable[[], Sample] | None = None) -> Sample:
-        """One sample.
+    def __call__(
+        self, sample: Sample, partner: Callable[[], Sample] | None = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """A training sample: without crowds, transformed, as plain tensors.
 
         Args:
-            image, target: as a data set gives them.
+            sample: as a data set gives it.
             partner: called for an image to paste from; None: from the same one.
-        """
-        sample = self._alone(image, target)
-        if self.copy_paste and torch.rand(()) < self.copy_paste:
-            assert self.min_area is not None
-            other_image, other = (image, target) if partner is None else partner()
-            height, width = sample[0].shape[-2:]
-            moved = self._alone(other_image, without_crowds(other), _crop((height, width)))
-            sample = paste(sample, moved, min_area=self.min_area, min_visible=self.min_visible)
-        return sample
 
-    def _alone(self, image: tv_tensors.Image, target: Target, *further: v2.Transform) -> Sample:
+        Returns:
+            (3, H, W) uint8, and the target (see :class:`instseg.data.dataset.InstanceDataset`), which may have lost
+            all of its instances.
+        """
+        image, target = self._move(sample)
+        if self.copy_paste and torch.rand(()) < self.copy_paste:
+            height, width = image.shape[-2:]
+            moved = self._move(sample if partner is None else partner(), _crop((height, width)))
+            image, target = paste((image, target), moved, min_area=self.min_area, min_visible=self.min_visible)
+        target = {k: v.as_subclass(torch.Tensor) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
+        return image.as_subclass(torch.Tensor), target
+
+    def _move(self, sample: Sample, *further: v2.Transform) -> Sample:
+        """The sample without crowds, moved and coloured."""
+        image, target = sample
         large = image.shape[-2:].numel() > self.pixels
-        image, target = PackedMasks(*self.moves, *further)(image if large else self._coloured(image), target)
-        if self.min_area is not None:
+        moves = PackedMasks(*self.moves, *further)
+        image, target = moves(image if large else self._coloured(image), without_crowds(target))
+        if self.drops:
             target = sanitized(target, outside(target["boxes"], image.shape), self.min_area)
         return self._coloured(image) if large else image, target
 
@@ -178,23 +160,3 @@ def _crop(size: tuple[int, int]) -> v2.Transform:
     """A random crop of (H, W), padded where the image is smaller; boxes may then reach beyond it."""
     fill = {tv_tensors.Image: PADDING, "others": 0}
     return v2.Compose([v2.SetClampingMode(None), v2.RandomCrop(size, pad_if_needed=True, fill=fill)])
-
-
-def apply(
-    transform: TrainTransform, sample: Sample, partner: Callable[[], Sample] | None = None
-) -> tuple[torch.Tensor, dict[str, Any]]:
-    """A training sample: without crowds, transformed, as plain tensors.
-
-    Args:
-        transform: of :func:`training`.
-        sample: as a data set gives it.
-        partner: called for an image to paste from; None: from the same one.
-
-    Returns:
-        (3, H, W) uint8, and the target (see :class:`instseg.data.dataset.InstanceDataset`), which may have lost all of
-        its instances.
-    """
-    image, target = sample
-    image, target = transform(image, without_crowds(target), partner)
-    target = {k: v.as_subclass(torch.Tensor) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
-    return image.as_subclass(torch.Tensor), target

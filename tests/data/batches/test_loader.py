@@ -21,7 +21,7 @@ from instseg.errors import DataError
 
 
 def batches(data: InstanceDataset, *, iterations: int = 4, batch_size: int = 3, **options: Any) -> list[loader.Batch]:
-    transform = transforms.training(flip=0.5, min_size=[48, 64], max_size=96)
+    transform = transforms.TrainTransform(flip=0.5, min_size=[48, 64], max_size=96)
     return list(
         loader.training_batches(
             data, data.trainable_indices(), transform, batch_size=batch_size, iterations=iterations, seed=1, **options

@@ -105,24 +105,14 @@ def backdrop(dice: Dice, height: int, width: int, horizon: float, ground: Colour
         top, deep = horizon + dice.between(0.15, 1) * (height - horizon), dice.between(0.01, 0.05) * height
         box(0, top, width, top + deep, shade(ground, dice.between(0.6, 1.5)))
     for _ in range(dice.whole(8, 30)):  # stains, leaves, litter
-        x, y, r = (
-            dice.between(0, 1) * width,
-            dice.between(horizon, height),
-            dice.between(0.005, 0.035) * height,
-        )
+        x, y = dice.between(0, 1) * width, dice.between(horizon, height)
+        r = dice.between(0.005, 0.035) * height
         colour = dice.vivid() if dice.chance(0.2) else shade(ground, dice.between(0.6, 1.4))
         draw.ellipse((x - r, y - r * 0.4, x + r, y + r * 0.4), (*colour, 0))
     return canvas
 
 
-def _house(
-    dice: Dice,
-    box: Callable[[float, float, float, float, Colour], None],
-    left: float,
-    top: float,
-    right: float,
-    bottom: float,
-) -> None:
+def _house(dice: Dice, box: Callable[..., None], left: float, top: float, right: float, bottom: float) -> None:
     wall = shade(dice.vivid(), 0.8) if dice.chance(0.1) else dice.dull()
     box(left, top, right, bottom, wall)
     glass, columns, rows = dice.dull(), dice.whole(2, 5), dice.whole(2, 4)

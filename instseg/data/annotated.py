@@ -123,11 +123,8 @@ class AnnotatedImages(InstanceDataset):
         if self.id_shift:
             for annotation in annotations:
                 annotation["id"] += self.id_shift
-        return {
-            "images": images,
-            "annotations": annotations,
-            "categories": [dict(category) for category in self._categories],
-        }
+        categories = [dict(category) for category in self._categories]
+        return {"images": images, "annotations": annotations, "categories": categories}
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self._packed + repr(self._categories).encode()).hexdigest()[:16]
@@ -142,10 +139,7 @@ class AnnotatedImages(InstanceDataset):
         return str(self._folder / self._files[index])
 
     def _image(self, index: int) -> ImageRecord:
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
+        index = range(len(self))[index]
         start = int(self._ends[index - 1]) if index else 0
         record, annotations, unfit = pickle.loads(self._packed[start : int(self._ends[index])])
         return ImageRecord(record, annotations, unfit, self._files[index])

@@ -155,9 +155,9 @@ def _add_masks(folder: Path, images: list[ImageRecord], files: _Files) -> list[s
     todo = [(image, *mask) for image in images for mask in files.masks[Path(image.file).stem]]
     faults = Faults(folder)
     lines = []
-    with ThreadPoolExecutor(_READERS) as pool, bar(total=len(todo), desc="masks") as shown:
-        for number, ((image, category, path), rle) in enumerate(zip(todo, pool.map(_read, todo), strict=True), 1):
-            shown.update()
+    with ThreadPoolExecutor(_READERS) as pool:
+        rles = bar(iterable=pool.map(_read, todo), total=len(todo), desc="masks")
+        for number, ((image, category, path), rle) in enumerate(zip(todo, rles, strict=True), start=1):
             if isinstance(rle, DataError):
                 faults.add("damaged", str(rle))
             elif isinstance(rle, str):

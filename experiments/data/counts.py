@@ -49,8 +49,7 @@ class Split:
     def resized(self) -> np.ndarray:
         """Mask area of each instance of :meth:`alone` when its image has the size of evaluation, in pixels."""
         alone = self.alone()
-        scale = self.images["scale"].to_numpy()[alone["image"]]
-        return alone["pixels"].to_numpy() * scale**2
+        return alone["pixels"].to_numpy() * self.images["scale"].to_numpy()[alone["image"]] ** 2
 
 
 def read(name: str, data: InstanceDataset, config: DatasetConfig) -> Split:
@@ -67,12 +66,9 @@ def read(name: str, data: InstanceDataset, config: DatasetConfig) -> Split:
         file_id = annotation["id"] - data.id_shift
         twin = shapes.setdefault((image, label, rle["counts"]), file_id)
         box = [float(side) for side in annotation["bbox"]]
-        rows.append(
-            (
-                *(file_id, image, label, annotation["iscrowd"], annotation["area"], int(coco_mask.area(rle)), box),
-                *(_misfit(box, coco_mask.toBbox(rle), sizes[image]), None if twin == file_id else twin),
-            )
-        )
+        misfit = _misfit(box, coco_mask.toBbox(rle), sizes[image])
+        pixels, twin_id = int(coco_mask.area(rle)), None if twin == file_id else twin
+        rows.append((file_id, image, label, annotation["iscrowd"], annotation["area"], pixels, box, misfit, twin_id))
     columns = ["id", "image", "label", "iscrowd", "area", "pixels", "box", "misfit", "twin"]
     # without these a split without instances would have columns without a type; ids stay Python's integers
     kinds = {"image": "int64", "label": "int64", "iscrowd": "int64", "area": "float64", "pixels": "int64"}

@@ -18,19 +18,12 @@ _UNREADABLE = ".heic .heif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .orf .raf .r
 
 @dataclass
 class Listing:
-    """Images and other files in a folder, as :func:`list_images` returns them.
+    """Images and other files in a folder, as :func:`list_images` returns them."""
 
-    Attributes:
-        paths: of the images, sorted.
-        others: how many further files there are.
-        subfolders: how many folders were not looked into.
-        unread: one line for each folder that can't be read.
-    """
-
-    paths: list[Path] = field(default_factory=list)
-    others: int = 0
-    subfolders: int = 0
-    unread: list[str] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)  # of the images, sorted
+    others: int = 0  # how many further files there are
+    subfolders: int = 0  # how many folders were not looked into
+    unread: list[str] = field(default_factory=list)  # one line for each folder that can't be read
 
 
 @cache

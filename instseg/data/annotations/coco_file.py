@@ -177,17 +177,16 @@ def _add_annotations(
             continue
         known.add(annotation_id)
         image_id, category_id = whole(given.get("image_id")), whole(given.get("category_id"))
+        name = f"annotation {annotation_id}"
         if image_id not in image_ids or image_id is None:
-            line = f"annotation {annotation_id} is of image {short(given.get('image_id'))}, which is not in 'images'"
-            faults.add("image", line)
+            faults.add("image", f"{name} is of image {short(given.get('image_id'))}, which is not in 'images'")
             continue
         if category_id not in category_ids:
-            line = f"annotation {annotation_id} is of category {short(given.get('category_id'))}"
-            faults.add("category", f"{line}, which is not in 'categories'")
+            line = f"{name} is of category {short(given.get('category_id'))}, which is not in 'categories'"
+            faults.add("category", line)
             continue
         if given.get("iscrowd") not in (0, 1, None):
-            line = f"annotation {annotation_id} has iscrowd {short(given['iscrowd'])}; it must be 0 or 1"
-            faults.add("iscrowd", line)
+            faults.add("iscrowd", f"{name} has iscrowd {short(given['iscrowd'])}; it must be 0 or 1")
             continue
         image = images.get(image_id)
         if image is None:
@@ -205,12 +204,12 @@ def _add_annotations(
             else:
                 fault = shape_fault(annotation, height, width)
         except ValueError as error:
-            faults.add("rle", f"annotation {annotation_id} of image {image_id}: {error}")
+            faults.add("rle", f"{name} of image {image_id}: {error}")
             continue
         if fault is None or fault.scorable:
             image.annotations.append(annotation)
         if fault is not None:
             image.unfit.add(annotation_id)
-            lines.append(f"annotation {annotation_id} of image {image_id}: {fault.reason}")
+            lines.append(f"{name} of image {image_id}: {fault.reason}")
     faults.raise_first()
     return lines

@@ -15,21 +15,13 @@ _SLACK = 1.02  # file systems give whole blocks to files
 
 
 class Archive(NamedTuple):
-    """One zip file.
-
-    Attributes:
-        url: where it is.
-        top: the folder in it.
-        size: in bytes; where ``sha256`` is None it is about so large and not checked.
-        unpacked: about how many bytes ``top`` takes.
-        sha256: of the file, in hex; None where nobody publishes it.
-    """
+    """One zip file."""
 
     url: str
-    top: str
-    size: int
-    unpacked: int
-    sha256: str | None = None
+    top: str  # the folder in it
+    size: int  # in bytes; where ``sha256`` is None it is about so large and not checked
+    unpacked: int  # about how many bytes ``top`` takes
+    sha256: str | None = None  # of the file, in hex; None where nobody publishes it
 
     @property
     def name(self) -> str:
@@ -38,19 +30,12 @@ class Archive(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where a data set is published.
+    """Where a data set is published."""
 
-    Attributes:
-        folder: the name of the data set's folder.
-        parts: the folders in it.
-        archives: what they are unpacked from, in the order of downloading.
-        automatic: so small that it is downloaded when it is used and no root is given.
-    """
-
-    folder: str
-    parts: tuple[str, ...]
-    archives: tuple[Archive, ...]
-    automatic: bool = False
+    folder: str  # the name of the data set's folder
+    parts: tuple[str, ...]  # the folders in it
+    archives: tuple[Archive, ...]  # what they are unpacked from, in the order of downloading
+    automatic: bool = False  # so small that it is downloaded when it is used and no root is given
 
 
 def fetch(source: Source, root: Path) -> Path:

@@ -1,14 +1,21 @@
 """Data sets, one a file: ``sets/NAME.py`` holds the one :class:`InstanceDataset` that is built as ``NAME``.
 
-Its constructor takes the split and, by keyword, what it needs of
+Its constructor takes the split, ``train`` or ``val``, and, by keyword, what it needs of
 
 - ``root``: the folder that holds the data set, or that holds the folder of it;
-- ``images``: how many images of the split to use; None: all;
+- ``images``: how many images of the split to use, the first by id; None: all;
 - ``fold``: which fold is held out; a data set without this argument has fold 0 alone;
 - ``files``: annotation files and folders by the keys in ``FILES``, an attribute of the class.
 
-All other keyword arguments are the data set's own options. A data set that can be downloaded says from where in
-``SOURCE``, and has the option ``download_dir``: where it lies when no root is given.
+All other keyword arguments are the data set's own options. Several data sets have these:
+
+- ``invalid``: whether instances that cannot be used are left out (``drop``, with a line for each) or an ``error``;
+- ``folds``, ``split_seed``: how many folds images are dealt out to, and the seed of the order; see
+  :class:`instseg.data.split.FoldSplit`.
+
+It raises a UserError where an argument has no such value, and a DataError where a folder or file is missing or cannot
+be used, in one line with the file and the id. A data set that can be downloaded says from where in ``SOURCE``, and has
+the option ``download_dir``: where it lies when no root is given.
 """
 
 import inspect

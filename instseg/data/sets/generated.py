@@ -43,9 +43,9 @@ MAX_FIGURES = 20
 class Generated(InstanceDataset):
     """Generated images of people, with exact masks.
 
+    No image is in both splits; image ``i`` is the same for any number of ``images``, and None is an error.
+
     Args:
-        split: ``"train"`` or ``"val"``; no image is in both.
-        images: number of images; image ``i`` is the same for any number, and None is an error.
         size: (height, width) in pixels, each at least 64.
         seed: what the images are made from, not negative.
         figures: fewest and most people in an image; where one would hardly be seen, there are fewer.
@@ -83,12 +83,8 @@ class Generated(InstanceDataset):
         image_id = self.image_ids[index]
         image, owners = self._draw(image_id)
         masks = torch.from_numpy(_masks(owners))
-        target = make_target(
-            masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1]),  # x2 and y2 one past the last column and row
-            torch.ones(len(masks), dtype=torch.int64),
-            masks,
-            image_id,
-        )
+        boxes = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # x2 and y2 one past the last column and row
+        target = make_target(boxes, torch.ones(len(masks), dtype=torch.int64), masks, image_id)
         return tv_tensors.Image(torch.from_numpy(image.transpose(2, 0, 1).copy())), target
 
     def ground_truth(self) -> dict[str, Any]:
@@ -143,22 +139,15 @@ def _masks(owners: Bytes) -> Bytes:
 
 
 class Thing(NamedTuple):
-    """Something that stands in the street.
+    """Something that stands in the street."""
 
-    Attributes:
-        unit: height of a grown person at its place, in canvas pixels: what is nearer has a larger unit,
-            stands lower in the image and is drawn later.
-        x: where it stands, in canvas pixels from the left edge.
-        draw: draws it; :func:`person` for people.
-        values: the numbers that decide what it looks like.
-        flip: -1 where it is mirrored, else 1.
-    """
-
+    # height in canvas pixels of a grown person at its place: what is nearer has a larger unit, stands lower in the
+    # image and is drawn later
     unit: float
-    x: float
-    draw: Callable[[Brush, Dice], None]
-    values: list[float]
-    flip: float
+    x: float  # where it stands, in canvas pixels from the left edge
+    draw: Callable[[Brush, Dice], None]  # :func:`person` for people
+    values: list[float]  # that decide what it looks like
+    flip: float  # -1 where it is mirrored, else 1
 
 
 def render(numbers: np.random.Generator, size: tuple[int, int], figures: tuple[int, int]) -> tuple[Bytes, Bytes]:

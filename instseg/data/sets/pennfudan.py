@@ -39,16 +39,6 @@ class PennFudan(AnnotatedImages):
     Image ``i`` (from 0, in the sorted order of all file names) is held out in fold ``i mod 5``. ``image_ids`` are the
     1-based positions in that order, so they are the same in every fold. Annotation ``100000 * image_id + k`` is an
     image's ``k``-th pedestrian.
-
-    Args:
-        split: ``"train"``, or ``"val"`` for the images held out.
-        root: the folder ``PennFudanPed`` or the one that holds it.
-        fold: 0 to 4.
-        images: keep only the first so many images of the split.
-
-    Raises:
-        UserError: no such split or fold, or ``images`` is below 1.
-        DataError: the folder or a file is missing, a mask cannot be read, or an image and its mask differ in size.
     """
 
     SOURCE = Source(

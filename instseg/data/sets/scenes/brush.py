@@ -84,21 +84,13 @@ def elbow(shoulder: Point, hand: Point, upper: float, fore: float, side: float) 
 
 @dataclass(frozen=True)
 class Brush:
-    """Draws shapes of one thing's own frame onto an RGBA canvas whose alpha is no opacity but the owner.
-
-    Attributes:
-        draw: draws on the canvas.
-        origin: where the frame's origin lies on the canvas, (x, y) in canvas pixels.
-        scale: canvas pixels of one unit.
-        owner: the number written into the alpha channel; 0 for what belongs to nobody.
-        flip: -1 mirrors left and right.
-    """
+    """Draws shapes of one thing's own frame onto an RGBA canvas whose alpha is no opacity but the owner."""
 
     draw: ImageDraw.ImageDraw
-    origin: Point
-    scale: float
-    owner: int = 0
-    flip: float = 1.0
+    origin: Point  # where the frame's origin lies on the canvas, (x, y) in canvas pixels
+    scale: float  # canvas pixels of one unit
+    owner: int = 0  # the number written into the alpha channel; 0 for what belongs to nobody
+    flip: float = 1.0  # -1 mirrors left and right
 
     def disowned(self) -> "Brush":
         """The same brush for things that belong to nobody."""

@@ -24,23 +24,18 @@ _NAMED = 12  # classes that the terminal names; the files name all
 
 @dataclass
 class Split:
-    """One split in numbers.
+    """One split in numbers."""
 
-    Attributes:
-        name: ``train`` or ``val``.
-        data: where it is from.
-        images: a row an image, in the data set's order: ``id``, ``height``, ``width``, ``scale`` (by which a run
-            resizes it for evaluation), ``instances`` (crowd regions not among them).
-        instances: a row an annotation, crowd regions included: ``id`` as in the annotation file, ``image`` (a row of
-            ``images``), ``label`` (from 1), ``iscrowd``, ``area`` as COCO counts it, ``pixels`` of the mask, ``box``
-            (x, y, width, height), ``misfit`` (pixels by which an edge of the box is off the mask's) and ``twin`` (id of
-            an earlier one with the same class and mask in the image, or None).
-    """
-
-    name: str
+    name: str  # ``train`` or ``val``
     data: InstanceDataset
     images: pd.DataFrame
+    """A row an image, in the data set's order: ``id``, ``height``, ``width``, ``scale`` (by which a run resizes it for
+    evaluation), ``instances`` (crowd regions not among them)."""
     instances: pd.DataFrame
+    """A row an annotation, crowd regions included: ``id`` as in the annotation file, ``image`` (a row of ``images``),
+    ``label`` (from 1), ``iscrowd``, ``area`` as COCO counts it, ``pixels`` of the mask, ``box`` (x, y, width, height),
+    ``misfit`` (pixels by which an edge of the box is off the mask's) and ``twin`` (id of an earlier one with the same
+    class and mask in the image, or None)."""
 
     def alone(self) -> pd.DataFrame:
         """The instances that are no crowd regions."""

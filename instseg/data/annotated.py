@@ -21,19 +21,12 @@ ORIENTATION = "exif_orientation"
 
 
 class ImageRecord(NamedTuple):
-    """An image and its annotations.
+    """An image and its annotations."""
 
-    Attributes:
-        record: its entry in COCO's ``images``: ``id, file_name, height, width``, and whatever else is known.
-        annotations: its entries in COCO's ``annotations``, without those that nothing can be scored against.
-        unfit: ids of annotations that cannot be instances of a target, as they are degenerate.
-        file: its path relative to the data set's folder, with forward slashes.
-    """
-
-    record: dict[str, Any]
-    annotations: list[dict[str, Any]]
-    unfit: set[int]
-    file: str
+    record: dict[str, Any]  # its entry in COCO's ``images``: ``id, file_name, height, width``, and what else is known
+    annotations: list[dict[str, Any]]  # its entries in COCO's ``annotations``, less those nothing can be scored against
+    unfit: set[int]  # ids of annotations that cannot be instances of a target, as they are degenerate
+    file: str  # its path relative to the data set's folder, with forward slashes
 
 
 class Contents(NamedTuple):

@@ -40,11 +40,7 @@ def read_image(path: Path, orientation: int = 1) -> np.ndarray:
     """An image as RGB, in the pixels as they are stored.
 
     Greyscale is repeated, palettes are looked up, 16-bit greyscale is scaled to 8 bits and an alpha channel
-    is dropped.
-
-    Args:
-        path: of the image.
-        orientation: EXIF's, by which it is turned; 1 leaves it as it is stored.
+    is dropped. EXIF's ``orientation`` is that by which it is turned; 1 leaves it as it is stored.
 
     Returns:
         (H, W, 3) uint8, writable.
@@ -67,10 +63,8 @@ def read_upright(path: Path, largest: int) -> np.ndarray:
 
     Of several frames the first is read. All else is as in :func:`read_image`.
 
-    Args:
-        path: of the image.
-        largest: how many pixels it may have; Pillow's own limit, which guards against files that unpack to more than
-            memory holds, is set to it.
+    It may have at most ``largest`` pixels; Pillow's own limit, which guards against files that unpack to more than
+    memory holds, is set to that.
 
     Returns:
         (H, W, 3) uint8, writable.

@@ -20,11 +20,8 @@ def drops(invalid: str) -> bool:
 
 
 class Faults:
-    """Faults by kind. The error's message is the first kind's first line, its ``lines`` are all of them.
-
-    Args:
-        path: the file or folder that every line begins with.
-    """
+    """Faults by kind, in the file or folder that every line begins with. The error's message is the first kind's first
+    line, its ``lines`` are all of them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

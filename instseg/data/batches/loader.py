@@ -99,13 +99,8 @@ class TrainingSamples(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
     """Augmented training samples: ``samples[index, position]`` is image ``index`` as it is augmented at a position,
     counted in samples from the start of training. It depends on the seed and these two numbers alone.
 
-    A sample is (3, H, W) uint8 and the target, as plain tensors; see :class:`TrainTransform`.
-
-    Args:
-        dataset: what images are read from.
-        indices: the images that training uses; objects to paste are taken from these.
-        transform: what happens to them.
-        seed: the run's.
+    A sample is (3, H, W) uint8 and the target, as plain tensors; see :class:`TrainTransform`. Objects to paste are
+    taken from the images ``indices``.
     """
 
     def __init__(self, dataset: InstanceDataset, indices: list[int], transform: TrainTransform, seed: int) -> None:

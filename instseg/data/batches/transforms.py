@@ -122,9 +122,6 @@ class PackedMasks(v2.Transform):
 
     That is exact where masks are resampled by nearest neighbour and filled with 0, as by v2's geometric transforms,
     and takes a quarter of the time. Transforms that add, drop or reorder instances must not be among them.
-
-    Args:
-        transforms: called with (image, target).
     """
 
     def __init__(self, *transforms: v2.Transform) -> None:

@@ -19,11 +19,8 @@ Point = tuple[float, float]
 
 
 class Dice:
-    """Random choices read off a fixed list of numbers, so that the same thing can be drawn again.
-
-    Args:
-        values: numbers in [0, 1); read from the start again when they run out.
-    """
+    """Random choices read off a fixed list of numbers in [0, 1), so that the same thing can be drawn again; they are
+    read from the start again when they run out."""
 
     def __init__(self, values: Sequence[float]) -> None:
         self._next = itertools.cycle(values).__next__

@@ -77,13 +77,8 @@ def fence(brush: Brush, dice: Dice) -> None:
 
 
 def backdrop(dice: Dice, height: int, width: int, horizon: float, ground: Colour) -> Image.Image:
-    """Sky, houses with windows and the ground with its marks, as an RGBA canvas that nobody owns.
-
-    Args:
-        height, width: of the canvas, in pixels.
-        horizon: its distance from the upper edge, in pixels.
-        ground: colour of the street.
-    """
+    """Sky, houses with windows and the ground with its marks, as an RGBA canvas of (height, width) that nobody owns;
+    ``horizon`` is its distance from the upper edge, in pixels."""
     canvas = Image.new("RGBA", (width, height))
     draw = ImageDraw.Draw(canvas)
 

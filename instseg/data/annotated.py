@@ -46,7 +46,7 @@ class AnnotatedImages(InstanceDataset):
     Args:
         contents: as a reader of annotations returns them (:mod:`instseg.data.annotations`).
         folder: the images' files are relative to it.
-        name: short name for messages and result files.
+        name: of the data set.
         source: the file or folder that the annotations are from, for messages.
     """
 

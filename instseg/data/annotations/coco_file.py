@@ -135,8 +135,7 @@ def _files(path: Path, folder: Path, records: list[Entry]) -> dict[int, str]:
     if not folder.is_dir():
         fault = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"image folder {folder} {fault}; {path} names its images relative to it")
-    finder = FileFinder(folder)
-    faults = Faults(path)
+    finder, faults = FileFinder(folder), Faults(path)
     files: dict[int, str] = {}
     owners: dict[str, int] = {}
     searched = False

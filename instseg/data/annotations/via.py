@@ -63,8 +63,7 @@ def _entries(path: Path) -> dict[str, list[tuple[str, Any]]]:
         raise DataError(f"{path} holds no object; {_FORM}")
     if not data:
         raise DataError(f"{path} holds no image; {_FORM}")
-    finder = FileFinder(path.parent)
-    faults = Faults(path)
+    finder, faults = FileFinder(path.parent), Faults(path)
     entries: dict[str, list[tuple[str, Any]]] = {}
     for key, entry in data.items():
         name, regions = (entry.get(k) if isinstance(entry, dict) else None for k in ("filename", "regions"))

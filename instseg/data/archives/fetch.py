@@ -78,10 +78,12 @@ def fetch(source: Source, root: Path) -> Path:
 
 def _check_room(archives: list[Archive], folder: Path, root: Path) -> None:
     """Raise a DataError where the disk can't hold what is to be fetched; else say how much that is."""
-    paths = [root / archive.name for archive in archives]
-    have = [max(_size(path), _size(path.with_name(path.name + ".part"))) for path in paths]
     unpacked = [_SLACK * archive.unpacked for archive in archives]
-    rest = [max(archive.size - size, 0) for archive, size in zip(archives, have, strict=True)]
+    rest = []
+    for archive in archives:
+        paths = [root / archive.name, root / f"{archive.name}.part"]
+        have = max((path.stat().st_size for path in paths if path.exists()), default=0)
+        rest.append(max(archive.size - have, 0))
     # an archive is gone before the next one comes
     needed = max(sum(unpacked[: i + 1]) + rest[i] for i in range(len(archives)))
     free = shutil.disk_usage(root).free
@@ -94,10 +96,6 @@ def _check_room(archives: list[Archive], folder: Path, root: Path) -> None:
         f"{folder.name}: {_gigabytes(sum(rest))} to download, {_gigabytes(sum(unpacked))} when unpacked to {folder}, "
         f"{_gigabytes(free)} free; archives are deleted once unpacked"
     )
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def _gigabytes(size: float) -> str:

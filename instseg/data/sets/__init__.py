@@ -69,15 +69,9 @@ def build(
 ) -> InstanceDataset:
     """A data set by name.
 
-    Args:
-        name: one of :func:`names`.
-        split: ``train`` or ``val``.
-        fold: which fold is held out, where the data set has folds.
-        root: the folder that holds the data set, or that holds the folder of it; None: it is generated, or lies in
-            the option ``download_dir``, where a small one is downloaded to unless it is there.
-        images: how many images of the split to use; None: all.
-        files: annotation files and folders, for data sets that take them (``coco_json``).
-        chosen: the data set's options; see :func:`options`.
+    The arguments are those of its constructor, as above; those that it does not need must be left out, except ``root``
+    and ``images``. Without a ``root`` it is generated, or lies in the option ``download_dir``, where a small one is
+    downloaded to unless it is there. ``chosen`` are its own options; see :func:`options`.
 
     Raises:
         UserError: an unknown name or option, or data that can't be used.

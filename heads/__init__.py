@@ -14,13 +14,11 @@ Shapes in the docstrings: R RoIs, C ``in_channels``, K ``num_classes``. Costs ar
 channels and COCO's 81 classes, per RoI of 100 in an image of 800 × 1066 pixels, RoIAlign left out.
 """
 
-import importlib
-import inspect
 import math
-import pkgutil
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from instseg import plugins
 from instseg.detector.mask_head import MaskHead
 from instseg.errors import UserError, unknown_name
 
@@ -30,30 +28,17 @@ COMMON = ("class_agnostic", "dice_weight", "boundary_weight")
 
 def names() -> list[str]:
     """Names of all heads."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return plugins.names(__name__)
 
 
 def head_class(name: str) -> type[MaskHead]:
-    """The class of a head.
-
-    Raises:
-        UserError: there is no such head.
-        TypeError: its file does not define exactly one MaskHead.
-    """
-    if name not in names():
-        raise unknown_name("head", name, names())
-    module = importlib.import_module(f"{__name__}.{name}")
-    classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
-    defined = [c for c in classes if issubclass(c, MaskHead)]
-    if len(defined) != 1:
-        raise TypeError(f"heads/{name}.py must define one MaskHead, and defines {len(defined)}")
-    return defined[0]
+    """The class of a head; see :func:`instseg.plugins.load`."""
+    return plugins.load(__name__, name, MaskHead, "head")
 
 
 def options(name: str) -> dict[str, Any]:
     """The options of a head and their defaults."""
-    parameters = inspect.signature(head_class(name)).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return plugins.options(head_class(name))
 
 
 def build(

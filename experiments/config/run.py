@@ -81,7 +81,9 @@ class Config:
     def make_transform(self) -> transforms.TrainTransform:
         """The transform of training images."""
         d = self.dataset
-        return transforms.training(**vars(self.augmentation), min_size=d.train_min_size, max_size=d.train_max_size)
+        return transforms.TrainTransform(
+            **vars(self.augmentation), min_size=d.train_min_size, max_size=d.train_max_size
+        )
 
     def check_resolved(self) -> None:
         """Raise a ValueError where a control is asked for and not yet found, as the head is another one then."""

@@ -24,23 +24,18 @@ _NAMED = 12  # classes that the terminal names; the files name all
 
 @dataclass
 class Split:
-    """One split in numbers.
+    """One split in numbers."""
 
-    Attributes:
-        name: ``train`` or ``val``.
-        data: where it is from.
-        images: a row an image, in the data set's order: ``id``, ``height``, ``width``, ``scale`` (by which a run
-            resizes it for evaluation), ``instances`` (crowd regions not among them).
-        instances: a row an annotation, crowd regions included: ``id`` as in the annotation file, ``image`` (a row of
-            ``images``), ``label`` (from 1), ``iscrowd``, ``area`` as COCO counts it, ``pixels`` of the mask, ``box``
-            (x, y, width, height), ``misfit`` (pixels by which an edge of the box is off the mask's) and ``twin`` (id of
-            an earlier one with the same class and mask in the image, or None).
-    """
-
-    name: str
+    name: str  # ``train`` or ``val``
     data: InstanceDataset
     images: pd.DataFrame
+    """A row an image, in the data set's order: ``id``, ``height``, ``width``, ``scale`` (by which a run resizes it for
+    evaluation), ``instances`` (crowd regions not among them)."""
     instances: pd.DataFrame
+    """A row an annotation, crowd regions included: ``id`` as in the annotation file, ``image`` (a row of ``images``),
+    ``label`` (from 1), ``iscrowd``, ``area`` as COCO counts it, ``pixels`` of the mask, ``box`` (x, y, width, height),
+    ``misfit`` (pixels by which an edge of the box is off the mask's) and ``twin`` (id of an earlier one with the same
+    class and mask in the image, or None)."""
 
     def alone(self) -> pd.DataFrame:
         """The instances that are no crowd regions."""
@@ -49,8 +44,7 @@ class Split:
     def resized(self) -> np.ndarray:
         """Mask area of each instance of :meth:`alone` when its image has the size of evaluation, in pixels."""
         alone = self.alone()
-        scale = self.images["scale"].to_numpy()[alone["image"]]
-        return alone["pixels"].to_numpy() * scale**2
+        return alone["pixels"].to_numpy() * self.images["scale"].to_numpy()[alone["image"]] ** 2
 
 
 def read(name: str, data: InstanceDataset, config: DatasetConfig) -> Split:
@@ -67,12 +61,9 @@ def read(name: str, data: InstanceDataset, config: DatasetConfig) -> Split:
         file_id = annotation["id"] - data.id_shift
         twin = shapes.setdefault((image, label, rle["counts"]), file_id)
         box = [float(side) for side in annotation["bbox"]]
-        rows.append(
-            (
-                *(file_id, image, label, annotation["iscrowd"], annotation["area"], int(coco_mask.area(rle)), box),
-                *(_misfit(box, coco_mask.toBbox(rle), sizes[image]), None if twin == file_id else twin),
-            )
-        )
+        misfit = _misfit(box, coco_mask.toBbox(rle), sizes[image])
+        pixels, twin_id = int(coco_mask.area(rle)), None if twin == file_id else twin
+        rows.append((file_id, image, label, annotation["iscrowd"], annotation["area"], pixels, box, misfit, twin_id))
     columns = ["id", "image", "label", "iscrowd", "area", "pixels", "box", "misfit", "twin"]
     # without these a split without instances would have columns without a type; ids stay Python's integers
     kinds = {"image": "int64", "label": "int64", "iscrowd": "int64", "area": "float64", "pixels": "int64"}
@@ -93,10 +84,8 @@ def read(name: str, data: InstanceDataset, config: DatasetConfig) -> Split:
 def _misfit(box: list[float], tight: np.ndarray, size: np.ndarray) -> float:
     """Pixels by which an edge of a box, cut at the image's edge, is off that of the mask's box."""
     height, width = size
-    limits = np.array([width, height, width, height])
-    given = np.array([box[0], box[1], box[0] + box[2], box[1] + box[3]]).clip(0, limits)
-    edges = np.array([tight[0], tight[1], tight[0] + tight[2], tight[1] + tight[3]])
-    return float(np.abs(given - edges).max())
+    given, edges = (np.array([x, y, x + w, y + h]) for x, y, w, h in (box, tight))
+    return float(np.abs(given.clip(0, [width, height, width, height]) - edges).max())
 
 
 def by_class(splits: list[Split]) -> pd.DataFrame:
@@ -123,24 +112,20 @@ def by_class(splits: list[Split]) -> pd.DataFrame:
 
 def in_one_split(splits: list[Split]) -> dict[str, list[str]]:
     """Names of the classes with instances in one split alone, by that split, and, under ``none``, in no split."""
-    names = [category["name"] for category in splits[0].data.categories]
-    has = {split.name: set(split.alone()["label"]) for split in splits}
-    classes: dict[str, list[str]] = {"train": [], "val": [], "none": []}
-    for label, name in enumerate(names, start=1):
-        where = [split for split, labels in has.items() if label in labels]
-        if len(where) < 2:
-            classes[where[0] if where else "none"].append(name)
-    return classes
+    names = {label: category["name"] for label, category in enumerate(splits[0].data.categories, start=1)}
+    train, val = (set(split.alone()["label"]) for split in splits)
+    labels = {"train": train - val, "val": val - train, "none": names.keys() - train - val}
+    return {where: [names[label] for label in sorted(some)] for where, some in labels.items()}
 
 
 def overview(splits: list[Split], classes: pd.DataFrame) -> pd.DataFrame:
     """The table on top of ``summary.md``: a row a quantity, a column a split."""
-    columns: dict[str, list[str]] = {"": [], **{split.name: [] for split in splits}}
+    columns: dict[str, dict[str, str]] = {}
     for split in splits:
         counts = classes[(classes["split"] == split.name) & (classes["label"] == 0)].iloc[0]
         images, resized = split.images, split.resized()
         total = max(len(resized), 1)
-        cells = {
+        columns[split.name] = {
             "images": f"{len(images):,}",
             "without instances": f"{(images['instances'] == 0).sum():,}",
             "instances": f"{counts['instances']:,}",
@@ -153,9 +138,7 @@ def overview(splits: list[Split], classes: pd.DataFrame) -> pd.DataFrame:
             "median mask area, resized": f"{np.median(resized):,.0f}" if len(resized) else MISSING,
             "too small masks, resized": f"{(resized < CELL).sum():,}",
         }
-        columns[split.name] = list(cells.values())
-        columns[""] = list(cells)
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns).rename_axis("").reset_index()
 
 
 def _three(values: pd.Series) -> str:
@@ -179,27 +162,23 @@ def notes(splits: list[Split], config: DatasetConfig, most: int | None = None) -
     return lines
 
 
-def write(folder: Path, name: str, splits: list[Split], config: DatasetConfig) -> list[Path]:
+def write(folder: Path, name: str, splits: list[Split], config: DatasetConfig) -> None:
     """``summary.md`` and ``counts.csv``."""
     classes = by_class(splits)
     table = overview(splits, classes)
-    align = ["left", *["right"] * len(splits)]
     parts = [classes[(classes["split"] == split.name) & (classes["label"] > 0)] for split in splits]
     columns = {"class": [str(name).replace("|", r"\|") for name in parts[0]["class"]]}
     for split, part in zip(splits, parts, strict=True):
         for key in ("images", "instances", "crowd", *SIZES):
             columns[f"{split.name} {key}"] = [f"{count:,}" for count in part[key]]
-    every = pd.DataFrame(columns)
-    text = [
-        f"# {name}",
-        table.to_markdown(index=False, disable_numparse=True, colalign=align),
-        *notes(splits, config),
-        every.to_markdown(index=False, disable_numparse=True, colalign=["left", *["right"] * (every.shape[1] - 1)]),
-    ]
-    return [
-        write_atomically(folder / "summary.md", "\n\n".join(text) + "\n"),
-        write_atomically(folder / "counts.csv", classes.drop(columns="label").to_csv(index=False, lineterminator="\n")),
-    ]
+    text = [f"# {name}", _markdown(table), *notes(splits, config), _markdown(pd.DataFrame(columns))]
+    write_atomically(folder / "summary.md", "\n\n".join(text) + "\n")
+    write_atomically(folder / "counts.csv", classes.drop(columns="label").to_csv(index=False, lineterminator="\n"))
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    align = ["left", *["right"] * (table.shape[1] - 1)]
+    return table.to_markdown(index=False, disable_numparse=True, colalign=align)
 
 
 def terminal(name: str, splits: list[Split], config: DatasetConfig) -> str:

@@ -55,15 +55,13 @@ def augmented(config: Config, data: InstanceDataset, index: int, turn: int) -> t
 def samples(splits: list[Split], images: int) -> Figure | None:
     """Images of both splits, evenly spaced over those with instances; None where none can be read."""
     train_images = min(math.ceil(images / 2), len(splits[0].data.trainable_indices()))
-    shown = []
+    rows: list[list[Shown]] = []
     for split, count in zip(splits, (train_images, images - train_images), strict=True):
         for index in evenly(split.data.trainable_indices(), count):
-            shown += _readable(lambda split=split, index=index: _stored(split.data, index, split.name))
-    rows: list[list[Shown]] = []
-    for image in shown:
-        if not rows or _height(rows[-1]) < _TALLEST:
-            rows.append([])
-        rows[-1].append(image)
+            for image in _stored(split.data, index, split.name):
+                if not rows or _height(rows[-1]) < _TALLEST:
+                    rows.append([])
+                rows[-1].append(image)
     return _mosaic(rows)
 
 
@@ -72,7 +70,7 @@ def augmentations(config: Config, train: Split) -> Figure | None:
     images, times = AUGMENTED
     rows = []
     for row, index in enumerate(evenly(train.data.trainable_indices(), images)):
-        shown = _readable(lambda index=index: _stored(train.data, index, "stored"))
+        shown = _stored(train.data, index, "stored")
         for turn in range(row * times, (row + 1) * times) if shown else ():
             image, target = augmented(config, train.data, index, turn)
             title = f"{image.shape[2]} × {image.shape[1]}, {_instances(len(target['labels']))}"
@@ -89,18 +87,15 @@ def save(path: Path, figure: Figure | None) -> None:
         write_atomically(path, data.getvalue())
 
 
-def _readable(make: Any) -> list[Shown]:
+def _stored(data: InstanceDataset, index: int, what: str) -> list[Shown]:
     """A list of one image, or an empty one where it can't be read, which ``problems.txt`` then says."""
     try:
-        return [make()]
+        image, target = data[index]
     except UserError:
         return []
-
-
-def _stored(data: InstanceDataset, index: int, what: str) -> Shown:
-    image, target = data[index]
     file = data.describe(index).replace("\\", "/").rpartition("/")[2]
-    return _shown(image.as_subclass(torch.Tensor), target, data, f"{what}: {file}, {_instances(len(target['labels']))}")
+    title = f"{what}: {file}, {_instances(len(target['labels']))}"
+    return [_shown(image.as_subclass(torch.Tensor), target, data, title)]
 
 
 def _instances(count: int) -> str:
@@ -161,13 +156,9 @@ def _name(axes: Axes, shown: Shown) -> None:
     height, width = shown.image.shape[:2]
     for name, box, tint in list(zip(shown.names, shown.instances.boxes, shown.instances.colours, strict=True))[:_NAMED]:
         x, y = np.clip(box[:2], 0, [0.97 * width, 0.96 * height])
+        ink = "black" if np.dot(tint, (0.299, 0.587, 0.114)) > 0.5 else "white"
         patch = {"boxstyle": "square,pad=0.12", "facecolor": tint, "edgecolor": "none", "alpha": 0.75}
-        axes.text(x, y, name, fontsize=6, color=_ink(tint), va="top", bbox=patch, clip_on=True, parse_math=False)
-
-
-def _ink(tint: tuple[float, float, float]) -> str:
-    """Black on light colours, white on dark ones."""
-    return "black" if float(np.dot(tint, (0.299, 0.587, 0.114))) > 0.5 else "white"
+        axes.text(x, y, name, fontsize=6, color=ink, va="top", bbox=patch, clip_on=True, parse_math=False)
 
 
 def _shortened(text: str, most: int) -> str:

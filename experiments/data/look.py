@@ -90,11 +90,11 @@ def _read(config: Config, problems: Path) -> list[Split]:
         except DataError as error:
             wrong["both"] = error
     # both splits may be of one file, and then have the same faults
-    names: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
     for name, fault in wrong.items():
         for line in fault.lines:
-            names.setdefault(line, []).append(name)
-    errors = [data_problems.Problem("error", "both" if len(n) > 1 else n[0], line) for line, n in names.items()]
+            names[line] = "both" if line in names else name
+    errors = [data_problems.Problem("error", name, line) for line, name in names.items()]
     data_problems.write(problems, errors, f"{config.dataset.name} can't be used")
     first = next(iter(wrong.values()))
     raise DataError(f"{first}; {len(errors)} line{'s' if len(errors) > 1 else ''} in {problems}")

@@ -50,9 +50,7 @@ def _classes(axes: Axes, splits: list[Split], most: int) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_yticks(places, [name if len(name) <= 24 else f"{name[:23]}…" for name in names])
     axes.tick_params(axis="y", labelsize=10 if len(order) <= 30 else 7.5, length=0)
-    axes.set_ylim(len(order) - 0.4, -0.6)
-    if len(order) == 1:
-        axes.set_ylim(1.2, -1.2)
+    axes.set_ylim(*((1.2, -1.2) if len(order) == 1 else (len(order) - 0.4, -0.6)))
     axes.grid(axis="y", visible=False)
     left = counts.shape[1] - len(order)
     axes.set_title("instances by class" + (f", the {most} most frequent; {left} more in counts.csv" if left else ""))

@@ -70,13 +70,8 @@ def _suspicious(split: Split) -> list[Problem]:
 
 
 def in_images(splits: list[Split], decode: str | int, workers: int) -> list[Problem]:
-    """Problems that show when images and masks are read: unreadable ones, and images with equal pixels.
-
-    Args:
-        splits: both.
-        decode: how many images of each split to read, or ``all``.
-        workers: processes that read.
-    """
+    """Problems that show when ``decode`` images of each split, or ``all``, are read with their masks: unreadable ones,
+    and images with equal pixels."""
     problems = []
     by_digest: dict[bytes, tuple[Split, int]] = {}
     for split in splits:

@@ -21,19 +21,12 @@ ORIENTATION = "exif_orientation"
 
 
 class ImageRecord(NamedTuple):
-    """An image and its annotations.
+    """An image and its annotations."""
 
-    Attributes:
-        record: its entry in COCO's ``images``: ``id, file_name, height, width``, and whatever else is known.
-        annotations: its entries in COCO's ``annotations``, without those that nothing can be scored against.
-        unfit: ids of annotations that cannot be instances of a target, as they are degenerate.
-        file: its path relative to the data set's folder, with forward slashes.
-    """
-
-    record: dict[str, Any]
-    annotations: list[dict[str, Any]]
-    unfit: set[int]
-    file: str
+    record: dict[str, Any]  # its entry in COCO's ``images``: ``id, file_name, height, width``, and what else is known
+    annotations: list[dict[str, Any]]  # its entries in COCO's ``annotations``, less those nothing can be scored against
+    unfit: set[int]  # ids of annotations that cannot be instances of a target, as they are degenerate
+    file: str  # its path relative to the data set's folder, with forward slashes
 
 
 class Contents(NamedTuple):
@@ -53,7 +46,7 @@ class AnnotatedImages(InstanceDataset):
     Args:
         contents: as a reader of annotations returns them (:mod:`instseg.data.annotations`).
         folder: the images' files are relative to it.
-        name: short name for messages and result files.
+        name: of the data set.
         source: the file or folder that the annotations are from, for messages.
     """
 
@@ -123,11 +116,8 @@ class AnnotatedImages(InstanceDataset):
         if self.id_shift:
             for annotation in annotations:
                 annotation["id"] += self.id_shift
-        return {
-            "images": images,
-            "annotations": annotations,
-            "categories": [dict(category) for category in self._categories],
-        }
+        categories = [dict(category) for category in self._categories]
+        return {"images": images, "annotations": annotations, "categories": categories}
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self._packed + repr(self._categories).encode()).hexdigest()[:16]
@@ -142,10 +132,7 @@ class AnnotatedImages(InstanceDataset):
         return str(self._folder / self._files[index])
 
     def _image(self, index: int) -> ImageRecord:
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
+        index = range(len(self))[index]
         start = int(self._ends[index - 1]) if index else 0
         record, annotations, unfit = pickle.loads(self._packed[start : int(self._ends[index])])
         return ImageRecord(record, annotations, unfit, self._files[index])

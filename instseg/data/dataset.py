@@ -17,27 +17,16 @@ Sample = tuple[tv_tensors.Image, Target]
 
 
 class InstanceDataset(Dataset[Sample], ABC):
-    """A data set of images with instance masks.
+    """A data set of images with instance masks."""
 
-    Attributes:
-        name: short name used in messages and result files.
-        categories: COCO categories, ``{"id": int, "name": str}``; label ``i + 1`` is ``categories[i]``, label 0
-            is the background.
-        image_ids: one id an image, in the order of the images.
-        skipped: one line for each instance or image that the reader left out, and why.
-        id_shift: what :meth:`ground_truth` adds to the annotation ids of the file that it was read from.
-        FILES: keys of the annotation files and folders that are given to it; see :mod:`instseg.data.sets`.
-        SOURCE: where it is published; None: it can't be downloaded.
-    """
+    FILES: ClassVar[tuple[str, ...]] = ()  # keys of the annotation files and folders that are given to it
+    SOURCE: ClassVar[Source | None] = None  # where it is published; None: it can't be downloaded
 
-    FILES: ClassVar[tuple[str, ...]] = ()
-    SOURCE: ClassVar[Source | None] = None
-
-    name: str
-    categories: list[dict[str, Any]]
-    image_ids: list[int]
-    skipped: list[str]
-    id_shift: int = 0
+    name: str  # short, for messages and result files
+    categories: list[dict[str, Any]]  # COCO's, ``{"id": int, "name": str}``; ``categories[i]`` has label ``i + 1``
+    image_ids: list[int]  # one id an image, in the order of the images
+    skipped: list[str]  # one line for each instance or image that the reader left out, and why
+    id_shift: int = 0  # what :meth:`ground_truth` adds to the annotation ids of the file that it was read from
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -18,19 +18,12 @@ _UNREADABLE = ".heic .heif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .orf .raf .r
 
 @dataclass
 class Listing:
-    """Images and other files in a folder, as :func:`list_images` returns them.
+    """Images and other files in a folder, as :func:`list_images` returns them."""
 
-    Attributes:
-        paths: of the images, sorted.
-        others: how many further files there are.
-        subfolders: how many folders were not looked into.
-        unread: one line for each folder that can't be read.
-    """
-
-    paths: list[Path] = field(default_factory=list)
-    others: int = 0
-    subfolders: int = 0
-    unread: list[str] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)  # of the images, sorted
+    others: int = 0  # how many further files there are
+    subfolders: int = 0  # how many folders were not looked into
+    unread: list[str] = field(default_factory=list)  # one line for each folder that can't be read
 
 
 @cache
@@ -44,10 +37,7 @@ def endings() -> frozenset[str]:
 def list_images(folder: Path, *, recursive: bool = False, leave_out: Path | None = None) -> Listing:
     """Look for images by the endings of their names. Hidden files and links to folders are passed over.
 
-    Args:
-        folder: where to look.
-        recursive: whether to look into subfolders, too.
-        leave_out: a folder that is not looked into.
+    With ``recursive`` it looks into subfolders, too, except ``leave_out``.
 
     Raises:
         DataError: the folder itself can't be read.
@@ -79,18 +69,12 @@ def list_images(folder: Path, *, recursive: bool = False, leave_out: Path | None
 def find_root(root: Path, folder: str, parts: Sequence[str], layout: str) -> Path:
     """The folder of a data set: ``root / folder``, or else ``root`` itself, whichever has one of its parts.
 
-    Args:
-        root: what the user gave.
-        folder: the name of the data set's folder.
-        parts: names or patterns of what is in it.
-        layout: what is expected there, for messages.
-
     Raises:
-        DataError: neither has a part.
+        DataError: neither has a part, a name or a pattern; the line ends with ``layout``, what is expected.
     """
     if not root.is_dir():
         raise DataError(f"folder {root} does not exist; {layout}")
     for path in (root / folder, root):
-        if any(True for part in parts for _ in path.glob(part)):
+        if any(any(path.glob(part)) for part in parts):
             return path
     raise DataError(f"{root} holds no {folder}: {layout}")

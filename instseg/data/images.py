@@ -19,16 +19,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", 
 
 # Besides OSError, Pillow's decoders raise these on damaged files.
 _DECODER_ERRORS = (
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    LookupError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
+    *(SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, MemoryError, RuntimeError),
+    *(struct.error, zlib.error),
 )
 
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -48,11 +40,7 @@ def read_image(path: Path, orientation: int = 1) -> np.ndarray:
     """An image as RGB, in the pixels as they are stored.
 
     Greyscale is repeated, palettes are looked up, 16-bit greyscale is scaled to 8 bits and an alpha channel
-    is dropped.
-
-    Args:
-        path: of the image.
-        orientation: EXIF's, by which it is turned; 1 leaves it as it is stored.
+    is dropped. EXIF's ``orientation`` is that by which it is turned; 1 leaves it as it is stored.
 
     Returns:
         (H, W, 3) uint8, writable.
@@ -75,10 +63,8 @@ def read_upright(path: Path, largest: int) -> np.ndarray:
 
     Of several frames the first is read. All else is as in :func:`read_image`.
 
-    Args:
-        path: of the image.
-        largest: how many pixels it may have; Pillow's own limit, which guards against files that unpack to more than
-            memory holds, is set to it.
+    It may have at most ``largest`` pixels; Pillow's own limit, which guards against files that unpack to more than
+    memory holds, is set to that.
 
     Returns:
         (H, W, 3) uint8, writable.
@@ -102,21 +88,13 @@ def read_upright(path: Path, largest: int) -> np.ndarray:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image in pixels, from its header only.
-
-    Raises:
-        DataError: the file is missing, its header is damaged or it is no image.
-    """
+    """Height and width of an image in pixels, from its header only; a DataError where that can't be read."""
     with _opened(path) as image:
         return image.height, image.width
 
 
 def image_header(path: Path) -> tuple[int, int, int]:
-    """Height and width of an image in pixels as it is stored, and its EXIF orientation, 1 to 8, from its header only.
-
-    Raises:
-        DataError: as :func:`image_size`.
-    """
+    """:func:`image_size` as the image is stored, and its EXIF orientation, 1 to 8."""
     with _opened(path) as image:
         # Pillow turns TIFF while it reads it
         orientation = 1 if image.format == "TIFF" else _orientation(image)
@@ -165,8 +143,7 @@ def _pillow_limit(pixels: int) -> Iterator[None]:
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = pixels
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
@@ -188,21 +165,15 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise DataError(f"image {path} does not exist") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path} is {_unidentified(path)}") from None
+        empty = path.stat().st_size == 0
+        fault = "an empty file, not an image" if empty else "no image in a known format, or its header is damaged"
+        raise DataError(f"{path} is {fault}") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is too large: {_reason(error)}") from None
-    except OSError as error:
-        if error.errno is not None:
+    except (OSError, *_DECODER_ERRORS) as error:
+        if isinstance(error, OSError) and error.errno is not None:
             raise DataError(f"image {path} cannot be opened: {error.strerror}") from None
         raise DataError(f"{path} is truncated or damaged: {_reason(error)}") from None
-    except _DECODER_ERRORS as error:
-        raise DataError(f"{path} is truncated or damaged: {_reason(error)}") from None
-
-
-def _unidentified(path: Path) -> str:
-    if path.stat().st_size == 0:
-        return "an empty file, not an image"
-    return "no image in a known format, or its header is damaged"
 
 
 def _reason(error: BaseException) -> str:

@@ -19,13 +19,7 @@ def check_split(split: str, images: int | None = None) -> None:
 @dataclass(frozen=True)
 class FoldSplit:
     """One split of one fold. Images are dealt out to the folds in an order drawn from the seed and their names, so
-    that neither the order in a file nor the number of images asked for changes which are held out.
-
-    Args:
-        split: ``"train"``, or ``"val"`` for the images held out.
-        fold: which of the folds is held out.
-        folds: how many there are.
-        seed: of the order.
+    that neither the order in a file nor the number of images asked for changes which are held out: those of ``fold``.
 
     Raises:
         UserError: there is no such split or fold.
@@ -56,9 +50,7 @@ class FoldSplit:
             DataError: there are fewer images than folds.
         """
         if len(names) < self.folds:
-            raise DataError(
-                f"{source} has {len(names)} image(s), too few for {self.folds} folds; "
-                f"set dataset.options.folds, 2 or more"
-            )
+            fault = f"has {len(names)} image(s), too few for {self.folds} folds"
+            raise DataError(f"{source} {fault}; set dataset.options.folds, 2 or more")
         order = sorted(names, key=lambda n: (names[n], hashlib.sha256(f"{self.seed}/{n}".encode()).digest()))
         return {n for i, n in enumerate(order) if (i % self.folds == self.fold) == (self.split == "val")}

@@ -52,7 +52,7 @@ def recipe(iterations: int = 4, **others: Any) -> Schedule:
 
 def batches(iterations: int, start: int = 0, *, batch_size: int = 2, workers: int = 0, seed: int = 0) -> Any:
     dataset = data()
-    transform = transforms.training(flip=0.5, min_size=[48, 64], max_size=80)
+    transform = transforms.TrainTransform(flip=0.5, min_size=[48, 64], max_size=80)
     return loader.training_batches(
         dataset,
         dataset.trainable_indices(),

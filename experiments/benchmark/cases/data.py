@@ -13,7 +13,6 @@ from experiments.benchmark.outcome import BenchmarkResult, Row
 from experiments.benchmark.setup import Setup
 from experiments.runs.end_to_end import training_batches
 from instseg.data import InstanceDataset
-from instseg.data.batches import transforms
 
 PREFETCH = 2
 """Batches that each loader process may have ready."""
@@ -43,11 +42,11 @@ def measure(setup: Setup) -> BenchmarkResult:
 
     def augment() -> None:
         for sample in samples:
-            transforms.apply(transform, sample, lambda: next(copy_paste_sources))
+            transform(sample, lambda: next(copy_paste_sources))
 
     def both() -> None:
         for _ in range(size):
-            transforms.apply(transform, data[next(indices)], lambda: data[next(indices)])
+            transform(data[next(indices)], lambda: data[next(indices)])
 
     work: dict[str, Callable[[], Any]] = {ALONE: both, "reading, one core": read, "transform, one core": augment}
     threads = torch.get_num_threads()

@@ -39,7 +39,7 @@ def read_coco(
     Args:
         path: the JSON file.
         folder: that its file names refer to.
-        invalid: what to do about degenerate instances, ``error`` or ``drop``.
+        invalid: what to do about degenerate instances.
         limit: keep only the first so many images, by id; files and shapes of the others are not checked.
         part: keep only this part of the images, before ``limit``; None: all.
         headers: see at once, by their headers, whether the images can be read and are as large as the file says.
@@ -55,11 +55,9 @@ def read_coco(
     known = [own[i] for i in sorted(own)] if categories is None else _among(path, own, categories)
     records = _by_id(path, data, "images", "file_name")
     chosen = sorted(records)
-    if part is None:
-        files = _files(path, folder, [records[i] for i in chosen[:limit]])
-    else:
-        # all files, since one that stands for two images could be in both splits
-        files = _files(path, folder, [records[i] for i in chosen])
+    # of a part all files, since one that stands for two images could be in both splits
+    files = _files(path, folder, [records[i] for i in (chosen[:limit] if part is None else chosen)])
+    if part is not None:
         names = {i: records[i]["file_name"].replace("\\", "/") for i in chosen}
         in_part = part.choose(dict.fromkeys(names.values(), ""), path)
         chosen = [i for i in chosen if names[i] in in_part]
@@ -70,11 +68,7 @@ def read_coco(
 
 
 def read_categories(path: Path) -> list[Entry]:
-    """The categories of a COCO file, sorted by id.
-
-    Raises:
-        DataError: they cannot be read.
-    """
+    """The categories of a COCO file, sorted by id; a DataError where they cannot be read."""
     categories = _by_id(path, _load(path), "categories", "name")
     return [categories[i] for i in sorted(categories)]
 
@@ -113,7 +107,7 @@ def _by_id(path: Path, data: dict[str, list[Any]], key: str, text: str) -> dict[
         for side in ("height", "width") if key == "images" else ():
             if (value := entry.get(side)) is not None:
                 entry[side] = whole(value)
-                if entry[side] is None or entry[side] < 1:
+                if (entry[side] or 0) < 1:
                     line = f"id {entry_id} of {key!r} has {side} {short(value)}; it must be a whole number above 0"
                     faults.add(side, line)
         entries[entry_id] = entry
@@ -126,12 +120,12 @@ def _among(path: Path, own: dict[int, Entry], known: list[Entry]) -> list[Entry]
     names = {category["id"]: category["name"] for category in known}
     faults = Faults(path)
     for category_id, category in own.items():
+        name = category["name"]
         if category_id not in names:
-            line = f"category {category_id}, {category['name']!r}, is not in the file that is trained on"
-            faults.add("unknown", line)
-        elif category["name"] != names[category_id]:
-            line = f"category {category_id} is {category['name']!r}, in the file that is trained on "
-            faults.add("other", line + repr(names[category_id]))
+            faults.add("unknown", f"category {category_id}, {name!r}, is not in the file that is trained on")
+        elif name != names[category_id]:
+            line = f"category {category_id} is {name!r}, in the file that is trained on {names[category_id]!r}"
+            faults.add("other", line)
     faults.raise_first()
     return known
 
@@ -141,8 +135,7 @@ def _files(path: Path, folder: Path, records: list[Entry]) -> dict[int, str]:
     if not folder.is_dir():
         fault = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"image folder {folder} {fault}; {path} names its images relative to it")
-    finder = FileFinder(folder)
-    faults = Faults(path)
+    finder, faults = FileFinder(folder), Faults(path)
     files: dict[int, str] = {}
     owners: dict[str, int] = {}
     searched = False
@@ -168,14 +161,8 @@ def _files(path: Path, folder: Path, records: list[Entry]) -> dict[int, str]:
 def _add_annotations(
     path: Path, annotations: list[Any], images: dict[int, ImageRecord], image_ids: set[int], category_ids: set[int]
 ) -> list[str]:
-    """Add each annotation to its image, if that is among those kept; return a line for each degenerate one.
-
-    Args:
-        path: the file.
-        annotations: its entries.
-        images: those that are kept, by id.
-        image_ids, category_ids: all that the file may refer to.
-    """
+    """Add each annotation to its image, if that is among ``images``, which are kept; return a line for each degenerate
+    one. The file may refer to all of ``image_ids`` and ``category_ids``."""
     known: set[int] = set()
     lines: list[str] = []
     faults = Faults(path)
@@ -189,17 +176,16 @@ def _add_annotations(
             continue
         known.add(annotation_id)
         image_id, category_id = whole(given.get("image_id")), whole(given.get("category_id"))
+        name = f"annotation {annotation_id}"
         if image_id not in image_ids or image_id is None:
-            line = f"annotation {annotation_id} is of image {short(given.get('image_id'))}, which is not in 'images'"
-            faults.add("image", line)
+            faults.add("image", f"{name} is of image {short(given.get('image_id'))}, which is not in 'images'")
             continue
         if category_id not in category_ids:
-            line = f"annotation {annotation_id} is of category {short(given.get('category_id'))}"
-            faults.add("category", f"{line}, which is not in 'categories'")
+            line = f"{name} is of category {short(given.get('category_id'))}, which is not in 'categories'"
+            faults.add("category", line)
             continue
         if given.get("iscrowd") not in (0, 1, None):
-            line = f"annotation {annotation_id} has iscrowd {short(given['iscrowd'])}; it must be 0 or 1"
-            faults.add("iscrowd", line)
+            faults.add("iscrowd", f"{name} has iscrowd {short(given['iscrowd'])}; it must be 0 or 1")
             continue
         image = images.get(image_id)
         if image is None:
@@ -217,12 +203,12 @@ def _add_annotations(
             else:
                 fault = shape_fault(annotation, height, width)
         except ValueError as error:
-            faults.add("rle", f"annotation {annotation_id} of image {image_id}: {error}")
+            faults.add("rle", f"{name} of image {image_id}: {error}")
             continue
         if fault is None or fault.scorable:
             image.annotations.append(annotation)
         if fault is not None:
             image.unfit.add(annotation_id)
-            lines.append(f"annotation {annotation_id} of image {image_id}: {fault.reason}")
+            lines.append(f"{name} of image {image_id}: {fault.reason}")
     faults.raise_first()
     return lines

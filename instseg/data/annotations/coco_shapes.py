@@ -4,6 +4,7 @@ The format is that of https://cocodataset.org/#format-data and of pycocotools, w
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -28,14 +29,9 @@ class Fault(NamedTuple):
 
 
 def shape_fault(annotation: dict[str, Any], height: int, width: int) -> Fault | None:
-    """Why an annotation cannot be an instance of an image, or None.
+    """Why an entry of ``annotations`` cannot be an instance of an image of ``height`` x ``width`` pixels, or None.
 
     Polygons are rasterised to see that they cover a pixel, about 15 microseconds for an instance of COCO's.
-
-    Args:
-        annotation: an entry of ``annotations``.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
 
     Raises:
         ValueError: the run-length code is damaged or made for another image.
@@ -120,12 +116,10 @@ def mask_annotation(rle: dict[str, Any], annotation_id: int, image_id: int, cate
 
 
 def _malformed_box(bbox: Any) -> str | None:
-    try:
+    with suppress(TypeError, ValueError, OverflowError):
         x, y, box_width, box_height = bbox
         if isfinite(x + y + box_width + box_height):
             return None
-    except (TypeError, ValueError, OverflowError):
-        pass
     return f"bbox is {short(bbox)}; 4 numbers [x, y, width, height] are needed"
 
 
@@ -183,11 +177,7 @@ def _foreground(rle: dict[str, Any], height: int, width: int) -> int:
 
 
 def run_lengths(counts: str) -> list[int] | None:
-    """The run lengths in COCO's compressed string: base 32, differences to the run before the last.
-
-    Returns:
-        None where the string is damaged.
-    """
+    """The run lengths in COCO's compressed string (see :mod:`instseg.masks.rle`); None where it is damaged."""
     runs: list[int] = []
     value = shift = 0
     for character in counts:

@@ -20,11 +20,8 @@ def drops(invalid: str) -> bool:
 
 
 class Faults:
-    """Faults by kind. The error's message is the first kind's first line, its ``lines`` are all of them.
-
-    Args:
-        path: the file or folder that every line begins with.
-    """
+    """Faults by kind, in the file or folder that every line begins with. The error's message is the first kind's first
+    line, its ``lines`` are all of them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -35,23 +32,18 @@ class Faults:
 
     def raise_first(self) -> None:
         """Raise a DataError where there are any."""
-        for lines in self._lines.values():
-            more = len(lines) - 1
-            every = [f"{self._path}: {line}" for of_kind in self._lines.values() for line in of_kind]
-            raise DataError(f"{self._path}: {lines[0]}" + (f" (and {more} more like it)" if more else ""), every)
+        if self._lines:
+            first = next(iter(self._lines.values()))
+            more = f" (and {len(first) - 1} more like it)" if len(first) > 1 else ""
+            every = [f"{self._path}: {line}" for lines in self._lines.values() for line in lines]
+            raise DataError(f"{self._path}: {first[0]}{more}", every)
 
 
 def skipped(path: Path, lines: list[str], *, what: str, drop: bool) -> list[str]:
-    """The lines, if instances that cannot be used are left out.
-
-    Args:
-        path: the file or folder.
-        lines: a line for each such instance.
-        what: the name of such an instance, e.g. ``annotation``.
-        drop: whether they are left out.
+    """The lines, one for each instance (``what``, such as ``annotation``) that is left out.
 
     Raises:
-        DataError: they are not, and there are some.
+        DataError: there are some, and they are not to be left out (``drop``).
     """
     if lines and not drop:
         raise DataError(

@@ -10,9 +10,6 @@ class FileFinder:
 
     Tools write names relative to folders of their own, with Windows' separators or percent-encoded as in a URL. So a
     name is tried as it is written, then without its first folder, and so on; then decoded.
-
-    Args:
-        folder: where to look, with its subfolders.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -21,11 +21,8 @@ def check_headers(source: Path, folder: Path, images: list[ImageRecord], *, ever
     Today's annotation tools show photographs upright. So an image that has an EXIF orientation is turned upright, as
     detectron2 does, unless its record gives the size in which it is stored.
 
-    Args:
-        source: the file that the records are from, for messages.
-        folder: that the images lie in.
-        images: their records may lack ``height`` and ``width``.
-        every: read the headers of those that have both, too.
+    ``source`` is the file that the records are from, for messages. With ``every`` the headers of images that have both
+    sides are read, too.
 
     Raises:
         DataError: an image cannot be read, or is not as large as its record says, or too large for anything.

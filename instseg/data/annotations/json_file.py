@@ -12,11 +12,7 @@ _LONGEST = 1000  # characters of a text; no name or path is longer
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        DataError: it is missing, cannot be read, or is no JSON.
-    """
+    """The content of a JSON file; a DataError where it is missing, cannot be read, or is no JSON."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:

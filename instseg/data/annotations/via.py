@@ -27,13 +27,7 @@ def read_via(path: Path, *, category: str, invalid: Invalid, limit: int | None) 
 
     Polygons, closed polylines, rectangles, circles and ellipses are instances, all of one category; points and
     open lines have no inside and are degenerate. Images are in the order of their names, and their ids are
-    their positions in that order, from 1.
-
-    Args:
-        path: the JSON file.
-        category: the name of the one category.
-        invalid: what to do about degenerate regions, ``error`` or ``drop``.
-        limit: keep only the first so many images.
+    their positions in that order, from 1; with ``limit`` only the first so many are kept.
 
     Raises:
         UserError: ``invalid`` has no such value.
@@ -63,18 +57,16 @@ def read_via(path: Path, *, category: str, invalid: Invalid, limit: int | None) 
 def _entries(path: Path) -> dict[str, list[tuple[str, Any]]]:
     """The regions, each with its number or key, of every image by its file, which is there."""
     data = read_json(path)
-    if isinstance(data, dict) and _PROJECT in data:
-        data = data[_PROJECT]
+    if isinstance(data, dict):
+        data = data.get(_PROJECT, data)
     if not isinstance(data, dict):
         raise DataError(f"{path} holds no object; {_FORM}")
     if not data:
         raise DataError(f"{path} holds no image; {_FORM}")
-    finder = FileFinder(path.parent)
-    faults = Faults(path)
+    finder, faults = FileFinder(path.parent), Faults(path)
     entries: dict[str, list[tuple[str, Any]]] = {}
     for key, entry in data.items():
-        name = entry.get("filename") if isinstance(entry, dict) else None
-        regions = entry.get("regions") if isinstance(entry, dict) else None
+        name, regions = (entry.get(k) if isinstance(entry, dict) else None for k in ("filename", "regions"))
         if not is_text(name):
             faults.add("entry", f"entry {short(key)} is no object with a text as 'filename'; {_FORM}")
         elif not isinstance(regions, dict | list):
@@ -104,16 +96,8 @@ def _add(image: ImageRecord, annotation_id: int, region: Any) -> str | None:
     box, fault = missing_box(segmentation, image.record["height"], image.record["width"])
     if fault is not None:
         return fault.reason
-    image.annotations.append(
-        {
-            "id": annotation_id,
-            "image_id": image.record["id"],
-            "category_id": 1,
-            "segmentation": segmentation,
-            "bbox": box,
-            "iscrowd": 0,
-        }
-    )
+    ids = {"id": annotation_id, "image_id": image.record["id"], "category_id": 1}
+    image.annotations.append({**ids, "segmentation": segmentation, "bbox": box, "iscrowd": 0})
     return None
 
 

@@ -15,21 +15,13 @@ _SLACK = 1.02  # file systems give whole blocks to files
 
 
 class Archive(NamedTuple):
-    """One zip file.
-
-    Attributes:
-        url: where it is.
-        top: the folder in it.
-        size: in bytes; where ``sha256`` is None it is about so large and not checked.
-        unpacked: about how many bytes ``top`` takes.
-        sha256: of the file, in hex; None where nobody publishes it.
-    """
+    """One zip file."""
 
     url: str
-    top: str
-    size: int
-    unpacked: int
-    sha256: str | None = None
+    top: str  # the folder in it
+    size: int  # in bytes; where ``sha256`` is None it is about so large and not checked
+    unpacked: int  # about how many bytes ``top`` takes
+    sha256: str | None = None  # of the file, in hex; None where nobody publishes it
 
     @property
     def name(self) -> str:
@@ -38,32 +30,20 @@ class Archive(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where a data set is published.
+    """Where a data set is published."""
 
-    Attributes:
-        folder: the name of the data set's folder.
-        parts: the folders in it.
-        archives: what they are unpacked from, in the order of downloading.
-        automatic: so small that it is downloaded when it is used and no root is given.
-    """
-
-    folder: str
-    parts: tuple[str, ...]
-    archives: tuple[Archive, ...]
-    automatic: bool = False
+    folder: str  # the name of the data set's folder
+    parts: tuple[str, ...]  # the folders in it
+    archives: tuple[Archive, ...]  # what they are unpacked from, in the order of downloading
+    automatic: bool = False  # so small that it is downloaded when it is used and no root is given
 
 
-def fetch(source: Source, root: Path, *, progress: bool = True) -> Path:
+def fetch(source: Source, root: Path) -> Path:
     """Bring a data set to ``root / source.folder``, unless it is there or ``root`` is that folder.
 
     Free disk is checked first. A broken-off download goes on where it stopped, a killed unpacking begins again, and
     what is whole is kept. An archive is deleted once it is unpacked; one that lay there before, such as one that was
     downloaded by hand, is not.
-
-    Args:
-        source: what there is to fetch.
-        root: where to.
-        progress: show progress bars.
 
     Returns:
         The data set's folder.
@@ -76,41 +56,34 @@ def fetch(source: Source, root: Path, *, progress: bool = True) -> Path:
     for path in (folder, root):
         if all((path / part).is_dir() for part in source.parts):
             return path
-    todo = [archive for archive in source.archives if not (_into(source, archive, root) / archive.top).is_dir()]
+    into = {archive: root if archive.top == source.folder else folder for archive in source.archives}
+    todo = [archive for archive in source.archives if not (into[archive] / archive.top).is_dir()]
     if not todo:
         missing = next(part for part in source.parts if not (folder / part).is_dir())
         raise DataError(f"{folder} is there and has no {missing}: complete it, or move it away to have it fetched")
     with _locked(root):
         _check_room(todo, folder, root)
         for archive in todo:
-            _bring(archive, root, _into(source, archive, root), progress)
+            path = root / archive.name
+            by_hand = path.exists()
+            size = archive.size if archive.sha256 else None
+            download(archive.url, path, sha256=archive.sha256, size=size)
+            unpack_zip(path, into[archive], top=archive.top)
+            if by_hand:
+                say(f"{path} is unpacked and no longer needed; it was there before, so it is kept")
+            else:
+                path.unlink()
     return folder
-
-
-def _bring(archive: Archive, root: Path, into: Path, progress: bool) -> None:
-    path = root / archive.name
-    by_hand = path.exists()
-    size = archive.size if archive.sha256 else None
-    download(archive.url, path, sha256=archive.sha256, size=size, progress=progress)
-    # the lock is held, so no other process is unpacking what lies there half unpacked
-    unpack_zip(path, into, top=archive.top, stale=0, progress=progress)
-    if by_hand:
-        say(f"{path} is unpacked and no longer needed; it was there before, so it is kept")
-    else:
-        path.unlink()
-
-
-def _into(source: Source, archive: Archive, root: Path) -> Path:
-    """The folder that an archive's top folder goes to."""
-    return root if archive.top == source.folder else root / source.folder
 
 
 def _check_room(archives: list[Archive], folder: Path, root: Path) -> None:
     """Raise a DataError where the disk can't hold what is to be fetched; else say how much that is."""
-    paths = [root / archive.name for archive in archives]
-    have = [max(_size(path), _size(path.with_name(path.name + ".part"))) for path in paths]
     unpacked = [_SLACK * archive.unpacked for archive in archives]
-    rest = [max(archive.size - size, 0) for archive, size in zip(archives, have, strict=True)]
+    rest = []
+    for archive in archives:
+        paths = [root / archive.name, root / f"{archive.name}.part"]
+        have = max((path.stat().st_size for path in paths if path.exists()), default=0)
+        rest.append(max(archive.size - have, 0))
     # an archive is gone before the next one comes
     needed = max(sum(unpacked[: i + 1]) + rest[i] for i in range(len(archives)))
     free = shutil.disk_usage(root).free
@@ -123,10 +96,6 @@ def _check_room(archives: list[Archive], folder: Path, root: Path) -> None:
         f"{folder.name}: {_gigabytes(sum(rest))} to download, {_gigabytes(sum(unpacked))} when unpacked to {folder}, "
         f"{_gigabytes(free)} free; archives are deleted once unpacked"
     )
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def _gigabytes(size: float) -> str:

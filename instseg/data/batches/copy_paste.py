@@ -15,8 +15,7 @@ def paste(sample: Sample, partner: Sample, *, min_area: int, min_visible: float)
     new tight boxes. Edges are not blended, which made no difference in the paper.
 
     Args:
-        sample: the image that is pasted into; ``area`` is that of its masks.
-        partner: the image that is pasted from, of the same size.
+        sample, partner: of one size; ``area`` is that of the masks.
         min_area: least pixels of a mask that was covered in part.
         min_visible: least share of its pixels that must stay visible.
 

@@ -3,16 +3,17 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from instseg import seeds
-from instseg.data.batches import transforms
 from instseg.data.batches.packed_batch import PackedBatch
+from instseg.data.batches.transforms import TrainTransform
 from instseg.data.dataset import InstanceDataset, Sample
 from instseg.errors import UserError
 
@@ -22,7 +23,7 @@ Batch = tuple[list[torch.Tensor], list[dict[str, Any]]]
 def training_batches(
     dataset: InstanceDataset,
     indices: list[int],
-    transform: transforms.TrainTransform,
+    transform: TrainTransform,
     *,
     batch_size: int,
     iterations: int,
@@ -43,17 +44,10 @@ def training_batches(
     """
     sizes = dataset.sizes()
     tall = [sizes[index][0] > sizes[index][1] for index in indices]
-    loader = DataLoader(
-        ErrorsAsItems(TrainingSamples(dataset, indices, transform, seed)),
-        batch_sampler=BatchOrder(indices, tall, batch_size, iterations, seed, start),
-        collate_fn=_collate,
-        num_workers=_processes(workers),
-        multiprocessing_context=_context(workers),
-        pin_memory=pin,
-        generator=torch.Generator(),
-        prefetch_factor=2 if workers else None,
-    )
-    return _batches(loader)
+    samples = TrainingSamples(dataset, indices, transform, seed)
+    # which images are left over depends on all batches before, so a resumed run draws these again
+    order = islice(batch_order(indices, tall, batch_size, seed), start, iterations)
+    return _batches(_loader(samples.__getitem__, workers, batch_sampler=order, collate_fn=_collate, pin_memory=pin))
 
 
 def read_images(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) -> Iterator[tuple[list[int], Any]]:
@@ -62,29 +56,31 @@ def read_images(dataset: InstanceDataset, *, batch_size: int, workers: int = 0) 
     Raises:
         UserError: see :func:`training_batches`.
     """
-    loader = DataLoader(
-        ErrorsAsItems(_Images(dataset)),
-        batch_size=batch_size,
-        collate_fn=_collate,
-        num_workers=_processes(workers),
-        multiprocessing_context=_context(workers),
-        generator=torch.Generator(),
-    )
-    return _batches(loader)
+    read, indices = partial(_indexed_image, dataset), range(len(dataset))
+    return _batches(_loader(read, workers, sampler=indices, batch_size=batch_size, collate_fn=_collate))
 
 
 def verify_images(
     dataset: InstanceDataset, indices: Sequence[int], *, workers: int = 0
 ) -> Iterator[tuple[int, str | None, bytes]]:
     """Read images and their masks once, in order: (index, what is wrong or None, digest of the image's pixels)."""
-    loader = DataLoader(
-        _VerifiedImages(dataset, indices),
-        batch_size=None,
-        num_workers=_processes(workers),
-        multiprocessing_context=_context(workers),
+    digests = _loader(partial(_digest, dataset), workers, sampler=indices, batch_size=None)
+    for index, digest in zip(indices, digests, strict=True):
+        yield (index, str(digest), b"") if isinstance(digest, UserError) else (index, None, digest)
+
+
+def _loader(read: Callable[[Any], Any], workers: int, **options: Any) -> DataLoader[Any]:
+    """A loader of what ``read`` returns for each key of its sampler; ``options`` are torch's own."""
+    # more workers than cores are no faster, and torch warns of them
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return DataLoader(
+        ErrorsAsItems(read),
+        num_workers=min(workers, cores),
+        # not torch's default: in a sweep's processes joblib sets one that workers can't use
+        multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if workers else None,
         generator=torch.Generator(),
+        **options,
     )
-    return iter(loader)
 
 
 def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -99,35 +95,15 @@ def to_unit(image: torch.Tensor, device: torch.device) -> torch.Tensor:
     return image.to(device, non_blocking=True).float() / 255
 
 
-def _processes(workers: int) -> int:
-    """At most as many as there are cores: more are no faster, and torch warns of them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(workers, cores)
-
-
-def _context(workers: int) -> str | None:
-    """How workers are started. Not torch's default: in a sweep's processes joblib sets one that workers can't use."""
-    if not workers:
-        return None
-    return "fork" if sys.platform == "linux" else "spawn"
-
-
 class TrainingSamples(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
     """Augmented training samples: ``samples[index, position]`` is image ``index`` as it is augmented at a position,
     counted in samples from the start of training. It depends on the seed and these two numbers alone.
 
-    A sample is (3, H, W) uint8 and the target, as plain tensors; see :func:`instseg.data.batches.transforms.apply`.
-
-    Args:
-        dataset: what images are read from.
-        indices: the images that training uses; objects to paste are taken from these.
-        transform: of :func:`instseg.data.batches.transforms.training`.
-        seed: the run's.
+    A sample is (3, H, W) uint8 and the target, as plain tensors; see :class:`TrainTransform`. Objects to paste are
+    taken from the images ``indices``.
     """
 
-    def __init__(
-        self, dataset: InstanceDataset, indices: list[int], transform: transforms.TrainTransform, seed: int
-    ) -> None:
+    def __init__(self, dataset: InstanceDataset, indices: list[int], transform: TrainTransform, seed: int) -> None:
         self.dataset, self.indices, self.transform, self.seed = dataset, indices, transform, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -138,98 +114,60 @@ class TrainingSamples(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
         """
         index, position = key
         with seeds.stream(self.seed, "augmentation", position):
-            return transforms.apply(self.transform, self.dataset[index], self._partner)
+            return self.transform(self.dataset[index], self._partner)
 
     def _partner(self) -> Sample:
         return self.dataset[self.indices[int(torch.randint(len(self.indices), ()))]]
 
 
-class _Images(Dataset[Any]):
-    def __init__(self, dataset: InstanceDataset) -> None:
-        self.dataset = dataset
+def _indexed_image(dataset: InstanceDataset, index: int) -> tuple[int, torch.Tensor]:
+    return index, dataset[index][0].as_subclass(torch.Tensor)
 
-    def __len__(self) -> int:
-        return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Any:
-        return index, self.dataset[index][0].as_subclass(torch.Tensor)
+def _digest(dataset: InstanceDataset, index: int) -> bytes:
+    pixels = dataset[index][0].permute(1, 2, 0).contiguous().numpy()
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest.update(pixels)
+    return digest.digest()
 
 
 class ErrorsAsItems(Dataset[Any]):
-    """Another data set's items; a UserError that it raises is an item, as torch wraps exceptions of workers in a
-    traceback."""
+    """What ``read`` returns for each key; a UserError that it raises is an item, as torch wraps exceptions of workers
+    in a traceback."""
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        self.read = read
 
     def __getitem__(self, key: Any) -> Any:
         try:
-            return self.dataset[key]
+            return self.read(key)
         except UserError as error:
             return error
 
 
-class _VerifiedImages(Dataset[Any]):
-    def __init__(self, dataset: InstanceDataset, indices: Sequence[int]) -> None:
-        self.dataset, self.indices = dataset, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, place: int) -> tuple[int, str | None, bytes]:
-        index = self.indices[place]
-        try:
-            pixels = self.dataset[index][0].permute(1, 2, 0).contiguous().numpy()
-        except UserError as error:
-            return index, str(error), b""
-        digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-        digest.update(pixels)
-        return index, None, digest.digest()
-
-
-class BatchOrder(Sampler[list[tuple[int, int]]]):
-    """For each iteration a list of (index, position); position counts samples from the start of training.
+def batch_order(indices: list[int], tall: list[bool], batch_size: int, seed: int) -> Iterator[list[tuple[int, int]]]:
+    """For each iteration, without end, a list of (index, position); position counts samples from the start of training.
 
     Images are drawn epoch by epoch, and a batch is complete as soon as enough of one orientation (tall or wide) are
     drawn, so that little of it is padding. Images left over at an epoch's end go first in the next. Where an
     orientation has fewer images than a batch, a batch may hold an image twice.
     """
-
-    def __init__(
-        self, indices: list[int], tall: list[bool], batch_size: int, iterations: int, seed: int, start: int
-    ) -> None:
-        self.indices, self.tall, self.batch_size, self.iterations = indices, tall, batch_size, iterations
-        self.seed, self.start = seed, start
-
-    def __len__(self) -> int:
-        return max(0, self.iterations - self.start)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        # which images are left over depends on all batches before, so a resumed run draws these again
-        return islice(self._from_the_start(), self.start, self.iterations)
-
-    def _from_the_start(self) -> Iterator[list[tuple[int, int]]]:
-        waiting: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
-        for position, i in enumerate(self._drawn()):
-            group = waiting[self.tall[i]]
-            group.append((self.indices[i], position))
-            if len(group) == self.batch_size:
+    waiting: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+    position = 0
+    for epoch in count():
+        generator = torch.Generator().manual_seed(seeds.derive(seed, "order", epoch))
+        for i in torch.randperm(len(indices), generator=generator).tolist():
+            group = waiting[tall[i]]
+            group.append((indices[i], position))
+            position += 1
+            if len(group) == batch_size:
                 yield group.copy()
                 group.clear()
-
-    def _drawn(self) -> Iterator[int]:
-        for epoch in count():
-            generator = torch.Generator().manual_seed(seeds.derive(self.seed, "order", epoch))
-            yield from torch.randperm(len(self.indices), generator=generator).tolist()
 
 
 def _collate(samples: list[Any]) -> Any:
     for sample in samples:
         if isinstance(sample, UserError):
             return sample
-    first, second = zip(*samples, strict=True)
-    batch = list(first), list(second)
+    batch = tuple(list(values) for values in zip(*samples, strict=True))
     return batch if get_worker_info() is None else PackedBatch(batch)

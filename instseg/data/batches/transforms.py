@@ -50,90 +50,69 @@ class Augmentation:
     min_visible: float = 0.1
 
 
-def training(*, min_size: Sequence[int], max_size: int, **options: Any) -> "TrainTransform":
-    """The transform of training images.
+class TrainTransform:
+    """(image, target) -> (image, target), with random choices from torch's generator.
 
     Args:
         min_size: sizes of the short side, in pixels, to choose from.
         max_size: of the long side, in pixels.
-        options: those of :class:`Augmentation`.
-
-    Raises:
-        TypeError: an option of another name.
-    """
-    a = Augmentation(**options)
-    moves: list[v2.Transform] = [v2.RandomHorizontalFlip(a.flip)]
-    if a.vertical_flip:
-        moves.append(v2.RandomVerticalFlip(a.vertical_flip))
-    side = a.crop or max_size
-    if a.scale is None:
-        moves.append(v2.RandomShortestSize(list(min_size), max_size=max_size, antialias=True))
-    else:
-        moves.append(_ScaleJitter((side, side), (a.scale[0], a.scale[1]), antialias=True))
-    if a.crop is not None:
-        moves.append(_crop((a.crop, a.crop)))
-    colours: list[v2.Transform] = []
-    if a.photometric:
-        colours.append(v2.RandomPhotometricDistort(p=a.photometric))
-    if a.jpeg:
-        colours.append(v2.RandomApply([v2.JPEG(list(a.jpeg_quality))], p=a.jpeg))
-    drops = a.scale is not None or a.crop is not None or a.copy_paste > 0
-    return TrainTransform(
-        moves,
-        colours,
-        side**2,
-        copy_paste=a.copy_paste,
-        min_area=a.min_area if drops else None,
-        min_visible=a.min_visible,
-    )
-
-
-class TrainTransform:
-    """(image, target) -> (image, target), with random choices from torch's generator; made by :func:`training`.
-
-    Args:
-        moves: what changes the size and place of image, boxes and masks alike.
-        colours: what changes the image alone.
-        pixels: colours come before the moves on images of so many, and behind them on larger ones, as they are what
-            takes time.
-        copy_paste, min_visible: see :class:`Augmentation`.
-        min_area: see :class:`Augmentation`; None: instances stay as they were moved.
+        options: those of :class:`Augmentation`; another name is a TypeError.
     """
 
-    def __init__(
-        self,
-        moves: Sequence[v2.Transform],
-        colours: Sequence[v2.Transform],
-        pixels: int,
-        *,
-        copy_paste: float,
-        min_area: int | None,
-        min_visible: float,
-    ) -> None:
-        self.moves, self.colours, self.pixels = moves, colours, pixels
-        self.copy_paste, self.min_area, self.min_visible = copy_paste, min_area, min_visible
+    def __init__(self, *, min_size: Sequence[int], max_size: int, **options: Any) -> None:
+        self.options = augmentation = Augmentation(**options)
+        # geometric transforms, of image, boxes and masks alike
+        self.moves: list[v2.Transform] = [v2.RandomHorizontalFlip(augmentation.flip)]
+        if augmentation.vertical_flip:
+            self.moves.append(v2.RandomVerticalFlip(augmentation.vertical_flip))
+        side = augmentation.crop or max_size
+        if augmentation.scale is None:
+            self.moves.append(v2.RandomShortestSize(list(min_size), max_size=max_size, antialias=True))
+        else:
+            low, high = augmentation.scale
+            self.moves.append(_ScaleJitter((side, side), (low, high), antialias=True))
+        if augmentation.crop is not None:
+            self.moves.append(_crop((augmentation.crop, augmentation.crop)))
+        # transforms of the image alone: before the moves, or after them where the image has more pixels than a moved
+        # one, as their cost grows with the pixels
+        self.colours: list[v2.Transform] = []
+        if augmentation.photometric:
+            self.colours.append(v2.RandomPhotometricDistort(p=augmentation.photometric))
+        if augmentation.jpeg:
+            self.colours.append(v2.RandomApply([v2.JPEG(list(augmentation.jpeg_quality))], p=augmentation.jpeg))
+        self.pixels = side**2
+        self.drops = augmentation.scale is not None or augmentation.crop is not None or augmentation.copy_paste > 0
 
-    def __call__(self, image: tv_tensors.Image, target: Target, partner: Callable[[], Sample] | None = None) -> Sample:
-        """One sample.
+    def __call__(
+        self, sample: Sample, partner: Callable[[], Sample] | None = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """A training sample: without crowds, transformed, as plain tensors.
 
         Args:
-            image, target: as a data set gives them.
+            sample: as a data set gives it.
             partner: called for an image to paste from; None: from the same one.
-        """
-        sample = self._alone(image, target)
-        if self.copy_paste and torch.rand(()) < self.copy_paste:
-            assert self.min_area is not None
-            other_image, other = (image, target) if partner is None else partner()
-            height, width = sample[0].shape[-2:]
-            moved = self._alone(other_image, without_crowds(other), _crop((height, width)))
-            sample = paste(sample, moved, min_area=self.min_area, min_visible=self.min_visible)
-        return sample
 
-    def _alone(self, image: tv_tensors.Image, target: Target, *further: v2.Transform) -> Sample:
+        Returns:
+            (3, H, W) uint8, and the target (see :class:`instseg.data.dataset.InstanceDataset`), which may have lost
+            all of its instances.
+        """
+        image, target = self._move(sample)
+        options = self.options
+        if options.copy_paste and torch.rand(()) < options.copy_paste:
+            height, width = image.shape[-2:]
+            moved = self._move(sample if partner is None else partner(), _crop((height, width)))
+            image, target = paste((image, target), moved, min_area=options.min_area, min_visible=options.min_visible)
+        target = {k: v.as_subclass(torch.Tensor) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
+        return image.as_subclass(torch.Tensor), target
+
+    def _move(self, sample: Sample, *further: v2.Transform) -> Sample:
+        """The sample without crowds, moved and coloured."""
+        image, target = sample
         large = image.shape[-2:].numel() > self.pixels
-        image, target = PackedMasks(*self.moves, *further)(image if large else self._coloured(image), target)
-        if self.min_area is not None:
-            target = sanitized(target, outside(target["boxes"], image.shape), self.min_area)
+        moves = PackedMasks(*self.moves, *further)
+        image, target = moves(image if large else self._coloured(image), without_crowds(target))
+        if self.drops:
+            target = sanitized(target, outside(target["boxes"], image.shape), self.options.min_area)
         return self._coloured(image) if large else image, target
 
     def _coloured(self, image: tv_tensors.Image) -> tv_tensors.Image:
@@ -150,9 +129,6 @@ class PackedMasks(v2.Transform):
 
     That is exact where masks are resampled by nearest neighbour and filled with 0, as by v2's geometric transforms,
     and takes a quarter of the time. Transforms that add, drop or reorder instances must not be among them.
-
-    Args:
-        transforms: called with (image, target).
     """
 
     def __init__(self, *transforms: v2.Transform) -> None:
@@ -188,23 +164,3 @@ def _crop(size: tuple[int, int]) -> v2.Transform:
     """A random crop of (H, W), padded where the image is smaller; boxes may then reach beyond it."""
     fill = {tv_tensors.Image: PADDING, "others": 0}
     return v2.Compose([v2.SetClampingMode(None), v2.RandomCrop(size, pad_if_needed=True, fill=fill)])
-
-
-def apply(
-    transform: TrainTransform, sample: Sample, partner: Callable[[], Sample] | None = None
-) -> tuple[torch.Tensor, dict[str, Any]]:
-    """A training sample: without crowds, transformed, as plain tensors.
-
-    Args:
-        transform: of :func:`training`.
-        sample: as a data set gives it.
-        partner: called for an image to paste from; None: from the same one.
-
-    Returns:
-        (3, H, W) uint8, and the target (see :class:`instseg.data.dataset.InstanceDataset`), which may have lost all of
-        its instances.
-    """
-    image, target = sample
-    image, target = transform(image, without_crowds(target), partner)
-    target = {k: v.as_subclass(torch.Tensor) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
-    return image.as_subclass(torch.Tensor), target

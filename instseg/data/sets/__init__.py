@@ -1,23 +1,29 @@
 """Data sets, one a file: ``sets/NAME.py`` holds the one :class:`InstanceDataset` that is built as ``NAME``.
 
-Its constructor takes the split and, by keyword, what it needs of
+Its constructor takes the split, ``train`` or ``val``, and, by keyword, what it needs of
 
 - ``root``: the folder that holds the data set, or that holds the folder of it;
-- ``images``: how many images of the split to use; None: all;
+- ``images``: how many images of the split to use, the first by id; None: all;
 - ``fold``: which fold is held out; a data set without this argument has fold 0 alone;
 - ``files``: annotation files and folders by the keys in ``FILES``, an attribute of the class.
 
-All other keyword arguments are the data set's own options. A data set that can be downloaded says from where in
-``SOURCE``, and has the option ``download_dir``: where it lies when no root is given.
+All other keyword arguments are the data set's own options. Several data sets have these:
+
+- ``invalid``: whether instances that cannot be used are left out (``drop``, with a line for each) or an ``error``;
+- ``folds``, ``split_seed``: how many folds images are dealt out to, and the seed of the order; see
+  :class:`instseg.data.split.FoldSplit`.
+
+It raises a UserError where an argument has no such value, and a DataError where a folder or file is missing or cannot
+be used, in one line with the file and the id. A data set that can be downloaded says from where in ``SOURCE``, and has
+the option ``download_dir``: where it lies when no root is given.
 """
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from instseg import plugins
 from instseg.data.archives.download import DEFAULT_DIR
 from instseg.data.archives.fetch import Source, fetch
 from instseg.data.dataset import InstanceDataset
@@ -28,34 +34,18 @@ _COMMON = ("root", "images", "fold", "files")
 
 def names() -> list[str]:
     """Every data set that :func:`build` knows."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+    return plugins.names(__name__)
 
 
 def dataset_class(name: str) -> type[InstanceDataset]:
-    """The class of a data set.
-
-    Raises:
-        UserError: there is no such data set.
-        TypeError: its file does not define exactly one data set.
-    """
-    if name not in names():
-        raise unknown_name("data set", name, names())
-    module = importlib.import_module(f"{__name__}.{name}")
-    defined = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, InstanceDataset) and value.__module__ == module.__name__
-    ]
-    if len(defined) != 1:
-        raise TypeError(f"sets/{name}.py must define one InstanceDataset, and defines {len(defined)}")
-    return defined[0]
+    """The class of a data set; see :func:`instseg.plugins.load`."""
+    return plugins.load(__name__, name, InstanceDataset, "data set")
 
 
 def options(name: str) -> dict[str, Any]:
     """The options of a data set and their defaults."""
     dataset = dataset_class(name)
-    parameters = inspect.signature(dataset).parameters.values()
-    own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _COMMON}
+    own = {name: default for name, default in plugins.options(dataset).items() if name not in _COMMON}
     return own if dataset.SOURCE is None else {**own, "download_dir": DEFAULT_DIR}
 
 
@@ -79,24 +69,17 @@ def build(
 ) -> InstanceDataset:
     """A data set by name.
 
-    Args:
-        name: one of :func:`names`.
-        split: ``train`` or ``val``.
-        fold: which fold is held out, where the data set has folds.
-        root: the folder that holds the data set, or that holds the folder of it; None: it is generated, or lies in
-            the option ``download_dir``, where a small one is downloaded to unless it is there.
-        images: how many images of the split to use; None: all.
-        files: annotation files and folders, for data sets that take them (``coco_json``).
-        chosen: the data set's options; see :func:`options`.
+    The arguments are those of its constructor, as above; those that it does not need must be left out, except ``root``
+    and ``images``. Without a ``root`` it is generated, or lies in the option ``download_dir``, where a small one is
+    downloaded to unless it is there. ``chosen`` are its own options; see :func:`options`.
 
     Raises:
         UserError: an unknown name or option, or data that can't be used.
     """
     dataset, known = dataset_class(name), options(name)
     check_files(name, files or {})
-    for option in chosen:
-        if option not in known:
-            raise unknown_name(f"option of data set {name}:", option, known)
+    if unknown := [option for option in chosen if option not in known]:
+        raise unknown_name(f"option of data set {name}:", unknown[0], known)
     accepted = inspect.signature(dataset).parameters
     if "fold" not in accepted and fold != 0:
         raise UserError(f"dataset.fold={fold}: {name} has fold 0 alone")
@@ -106,9 +89,8 @@ def build(
             fetch(dataset.SOURCE, download_dir)
         root = root or download_dir
     common = {"fold": fold, "root": root, "images": images, "files": files or {}}
-    arguments = {key: value for key, value in common.items() if key in accepted} | chosen
-    # each data set has a constructor of its own, which was looked at above
-    return dataset(split, **arguments)  # type: ignore[call-arg]
+    arguments: dict[str, Any] = {key: value for key, value in common.items() if key in accepted}
+    return dataset(split, **arguments, **chosen)  # type: ignore[call-arg]
 
 
 def check_files(name: str, files: Mapping[str, Any]) -> None:

@@ -24,18 +24,7 @@ _LAYOUT = (
 
 
 class Balloon(AnnotatedImages):
-    """Balloon, one split.
-
-    Args:
-        split: ``"train"`` or ``"val"``.
-        root: the folder ``balloon`` or the one that holds it.
-        images: keep only the first so many images of the split, by name.
-        invalid: whether regions that cannot be instances are left out, or an error.
-
-    Raises:
-        UserError: no such split, or ``images`` or ``invalid`` has no such value.
-        DataError: a folder or file is missing or cannot be used, in one line with the file.
-    """
+    """Balloon, one split; its images are in the order of their names."""
 
     # neither the publisher nor enough independent projects give a checksum
     SOURCE = Source("balloon", ("train", "val"), (Archive(URL, "balloon", size=39_000_000, unpacked=40_000_000),))

@@ -17,19 +17,7 @@ _SERVER = "http://images.cocodataset.org"
 
 
 class Coco2017(AnnotatedImages):
-    """COCO 2017 as its archives unpack, one split: ``annotations/instances_{split}2017.json`` and ``{split}2017/``.
-
-    Args:
-        split: ``"train"`` or ``"val"``.
-        root: the folder ``coco`` or the one that holds it.
-        images: keep only the first so many images of the split, by id.
-        invalid: whether degenerate instances (see :func:`instseg.data.annotations.coco_file.read_coco`) are an error,
-            or left out.
-
-    Raises:
-        UserError: no such split, or ``images`` or ``invalid`` has no such value.
-        DataError: a folder or file is missing or cannot be used, in one line with the file and the id.
-    """
+    """COCO 2017 as its archives unpack, one split: ``annotations/instances_{split}2017.json`` and ``{split}2017/``."""
 
     # The publisher gives no checksums. These sizes and SHA-256 are those that independent public projects record
     # alike, KerasCV's and ParlAI's lists of downloads among them. Small archives first: what is wrong with the network

@@ -19,21 +19,8 @@ class CocoJson(AnnotatedImages):
     Without ``val_annotations`` the images are dealt out to folds (see :class:`instseg.data.split.FoldSplit`). With
     it, that file is the validation split as a whole; its categories must be among those of the other.
 
-    Args:
-        split: ``"train"`` or ``"val"``.
-        files: ``annotations``, and where they are: ``images``, by default the folder of ``annotations``;
-            ``val_annotations``; and ``val_images``, by default ``images`` if given, else the folder of
-            ``val_annotations``.
-        fold: which fold is held out, where there is no ``val_annotations``.
-        images: keep only the first so many images of the split, by id.
-        folds: how many there are.
-        split_seed: of the order in which images are dealt out.
-        invalid: whether degenerate instances (see :func:`instseg.data.annotations.coco_file.read_coco`) are left out,
-            or an error.
-
-    Raises:
-        UserError: ``annotations`` is not given, or an argument has no such value.
-        DataError: a file is missing or cannot be used, in one line with the file and the id.
+    ``files`` has ``annotations``, and where they are: ``images``, by default the folder of ``annotations``;
+    ``val_annotations``; and ``val_images``, by default ``images`` if given, else the folder of ``val_annotations``.
     """
 
     FILES = ("annotations", "images", "val_annotations", "val_images")

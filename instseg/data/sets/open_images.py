@@ -33,24 +33,13 @@ class OpenImages(AnnotatedImages):
     """Open Images, one split of one fold.
 
     Every folder of a class is a category. An image in the folders of several classes is one image with the
-    instances of all. Images without a mask file are left out with a line each: in Open Images a missing mask
-    says nothing about what is in the image, as not every box was segmented. Masks are resized to
-    their image by nearest neighbour. Ids are positions in the order of all names, from 1.
+    instances of all. Images without a mask file are left out with a line each: in Open Images a missing mask says
+    nothing about what is in the image, as not every box was segmented. Masks are resized to their image by nearest
+    neighbour. Ids are positions in the order of all names, from 1. Masks that cannot be instances (``invalid``) are
+    empty ones, those without an image and those of another shape.
 
     Args:
-        split: ``"train"``, or ``"val"`` for the images held out.
-        root: the folder that holds the classes' folders, or the one that holds it as ``open_images``.
-        fold: which fold is held out; each class is dealt out evenly (see :class:`instseg.data.split.FoldSplit`).
-        images: keep only the first so many images of the split.
         classes: the folders to use; None: every one that has both subfolders.
-        folds: how many there are.
-        split_seed: of the order in which images are dealt out.
-        invalid: whether masks that cannot be instances (empty ones, those without an image or of another
-            shape) are left out, or an error.
-
-    Raises:
-        UserError: an argument has no such value.
-        DataError: a folder is missing or a file cannot be used, in one line with the file.
     """
 
     def __init__(
@@ -91,19 +80,12 @@ class OpenImages(AnnotatedImages):
 
 
 class _Files(NamedTuple):
-    """The files in the folders of the classes.
+    """The files in the folders of the classes."""
 
-    Attributes:
-        images: name of an image -> its file, relative to the data set's folder.
-        masks: name of an image -> (category id, file) of its masks; only images that have some.
-        unpaired: a line for each mask without an image.
-        bare: a line for each image without a mask.
-    """
-
-    images: dict[str, str]
-    masks: dict[str, list[tuple[int, Path]]]
-    unpaired: list[str]
-    bare: list[str]
+    images: dict[str, str]  # name of an image -> its file, relative to the data set's folder
+    masks: dict[str, list[tuple[int, Path]]]  # name of an image that has some -> (category id, file) of each
+    unpaired: list[str]  # a line for each mask without an image
+    bare: list[str]  # a line for each image without a mask
 
 
 def _class_names(folder: Path, classes: Sequence[str] | None) -> list[str]:
@@ -155,9 +137,9 @@ def _add_masks(folder: Path, images: list[ImageRecord], files: _Files) -> list[s
     todo = [(image, *mask) for image in images for mask in files.masks[Path(image.file).stem]]
     faults = Faults(folder)
     lines = []
-    with ThreadPoolExecutor(_READERS) as pool, bar(total=len(todo), desc="masks") as shown:
-        for number, ((image, category, path), rle) in enumerate(zip(todo, pool.map(_read, todo), strict=True), 1):
-            shown.update()
+    with ThreadPoolExecutor(_READERS) as pool:
+        rles = bar(iterable=pool.map(_read, todo), total=len(todo), desc="masks")
+        for number, ((image, category, path), rle) in enumerate(zip(todo, rles, strict=True), start=1):
             if isinstance(rle, DataError):
                 faults.add("damaged", str(rle))
             elif isinstance(rle, str):

@@ -23,6 +23,9 @@ from instseg.data.split import check_split
 from instseg.errors import DataError, UserError
 
 FOLDS = 5
+# The publisher gives no checksum. Several independent public projects record this one with this size, e.g.
+# SurveilX's scripts/acquire_dataset.py (EXPECTED_SHA256) and its notes on detection data sets.
+_SHA256 = "9095a9613c95586f1c7f2a327d454833d16e0f5e17e5f83d35027ffd315b48e2"
 URL = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
 _LAYOUT = (
     f"PennFudanPed/ with PNGImages/ and PedMasks/ is expected, as {URL} unpacks; "
@@ -36,32 +39,12 @@ class PennFudan(AnnotatedImages):
     Image ``i`` (from 0, in the sorted order of all file names) is held out in fold ``i mod 5``. ``image_ids`` are the
     1-based positions in that order, so they are the same in every fold. Annotation ``100000 * image_id + k`` is an
     image's ``k``-th pedestrian.
-
-    Args:
-        split: ``"train"``, or ``"val"`` for the images held out.
-        root: the folder ``PennFudanPed`` or the one that holds it.
-        fold: 0 to 4.
-        images: keep only the first so many images of the split.
-
-    Raises:
-        UserError: no such split or fold, or ``images`` is below 1.
-        DataError: the folder or a file is missing, a mask cannot be read, or an image and its mask differ in size.
     """
 
-    # The publisher gives no checksum. Several independent public projects record this one with this size, e.g.
-    # SurveilX's scripts/acquire_dataset.py (EXPECTED_SHA256) and its notes on detection data sets.
     SOURCE = Source(
         "PennFudanPed",
         ("PNGImages", "PedMasks"),
-        (
-            Archive(
-                URL,
-                "PennFudanPed",
-                size=53_723_336,
-                unpacked=54_000_000,
-                sha256="9095a9613c95586f1c7f2a327d454833d16e0f5e17e5f83d35027ffd315b48e2",
-            ),
-        ),
+        (Archive(URL, "PennFudanPed", size=53_723_336, unpacked=54_000_000, sha256=_SHA256),),
         automatic=True,
     )
 

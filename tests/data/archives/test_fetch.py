@@ -98,7 +98,7 @@ def names(folder: Path) -> list[str]:
 def test_archives_become_the_readers_layout_and_are_deleted(server: Served, tmp_path: Path) -> None:
     root = tmp_path / "new"
     for _ in range(2):
-        assert fetch(server.coco, root, progress=False) == root / "coco"
+        assert fetch(server.coco, root) == root / "coco"
     assert names(root) == ["coco"]
     assert names(root / "coco") == sorted(PARTS)
     assert names(root / "coco" / "val2017") == ["0.jpg", "1.jpg", "2.jpg"]
@@ -106,7 +106,7 @@ def test_archives_become_the_readers_layout_and_are_deleted(server: Served, tmp_
 
 
 def test_an_archive_may_be_the_data_set_s_folder(server: Served, tmp_path: Path) -> None:
-    assert fetch(server.balloon, tmp_path, progress=False) == tmp_path / "balloon"
+    assert fetch(server.balloon, tmp_path) == tmp_path / "balloon"
     assert names(tmp_path) == ["balloon"]
     assert names(tmp_path / "balloon") == ["train", "val"]
 
@@ -119,17 +119,17 @@ def test_what_is_there_is_not_fetched(server: Served, tmp_path: Path) -> None:
     assert fetch(server.coco, tmp_path / "coco") == tmp_path / "coco"
     assert Handler.asked == []
     shutil.rmtree(tmp_path / "coco" / "val2017")
-    fetch(server.coco, tmp_path, progress=False)
+    fetch(server.coco, tmp_path)
     assert [name for name, _ in Handler.asked] == ["val2017.zip"]
 
 
 def test_a_broken_off_download_goes_on(server: Served, tmp_path: Path, refused: Refused) -> None:
     Handler.breaks.add("val2017.zip")
-    refused(lambda: fetch(server.coco, tmp_path, progress=False), "val2017.zip", "broke off", "run again")
+    refused(lambda: fetch(server.coco, tmp_path), "val2017.zip", "broke off", "run again")
     assert names(tmp_path) == ["coco", "val2017.zip.part"]
     assert names(tmp_path / "coco") == ["annotations"]
     Handler.asked.clear()
-    fetch(server.coco, tmp_path, progress=False)
+    fetch(server.coco, tmp_path)
     half = len(FILES["val2017.zip"]) // 2
     assert Handler.asked == [("val2017.zip", f"bytes={half}-"), ("train2017.zip", None)]
     assert names(tmp_path) == ["coco"]
@@ -139,7 +139,7 @@ def test_a_killed_unpacking_begins_again_and_leaves_nothing(server: Served, tmp_
     left = tmp_path / "coco" / ".val2017.unpacking-x" / "val2017"
     left.mkdir(parents=True)
     (left / "0.jpg").write_bytes(b"half")
-    fetch(server.coco, tmp_path, progress=False)
+    fetch(server.coco, tmp_path)
     assert names(tmp_path / "coco") == sorted(PARTS)
     assert (tmp_path / "coco" / "val2017" / "0.jpg").stat().st_size == 3000
 
@@ -148,7 +148,7 @@ def test_an_archive_fetched_by_hand_is_used_and_kept(
     server: Served, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "val2017.zip").write_bytes(FILES["val2017.zip"])
-    fetch(server.coco, tmp_path, progress=False)
+    fetch(server.coco, tmp_path)
     assert names(tmp_path) == ["coco", "val2017.zip"]
     assert "val2017.zip" not in [name for name, _ in Handler.asked]
     assert "no longer needed" in capfd.readouterr().err
@@ -161,30 +161,30 @@ def test_without_room_nothing_is_fetched(
     # all folders, and the last archive beside them: the others are gone by then
     needed = 1.02 * sum(archive.unpacked for archive in archives) + archives[-1].size
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
-    refused(lambda: fetch(server.coco, tmp_path, progress=False), "coco needs", "free disk", tmp_path, "data_root=")
+    refused(lambda: fetch(server.coco, tmp_path), "coco needs", "free disk", tmp_path, "data_root=")
     assert Handler.asked == [] and names(tmp_path) == []
     # what is there already needs no room
     (tmp_path / "train2017.zip.part").write_bytes(FILES["train2017.zip"][:1000])
-    fetch(server.coco, tmp_path, progress=False)
+    fetch(server.coco, tmp_path)
 
 
 def test_a_wrong_or_damaged_archive_is_refused(server: Served, tmp_path: Path, refused: Refused) -> None:
     right = FILES["val2017.zip"]
     FILES["val2017.zip"] = right[:-1] + b"x"
-    refused(lambda: fetch(server.coco, tmp_path, progress=False), f"{server.url}/val2017.zip", "SHA-256", "by hand")
+    refused(lambda: fetch(server.coco, tmp_path), f"{server.url}/val2017.zip", "SHA-256", "by hand")
     FILES["balloon.zip"] = FILES["balloon.zip"][:4000]
-    refused(lambda: fetch(server.balloon, tmp_path, progress=False), tmp_path / "balloon.zip", "truncated", "delete it")
+    refused(lambda: fetch(server.balloon, tmp_path), tmp_path / "balloon.zip", "truncated", "delete it")
     assert names(tmp_path) == ["balloon.zip", "coco"]
     FILES["val2017.zip"] = right
-    fetch(server.coco, tmp_path, progress=False)
+    fetch(server.coco, tmp_path)
 
 
 def test_without_a_network_the_way_by_hand_is_said(server: Served, tmp_path: Path, refused: Refused) -> None:
     del FILES["annotations.zip"]
     by_hand = f"put it at {tmp_path / 'annotations.zip'}"
-    refused(lambda: fetch(server.coco, tmp_path, progress=False), f"{server.url}/annotations.zip", "404", by_hand)
+    refused(lambda: fetch(server.coco, tmp_path), f"{server.url}/annotations.zip", "404", by_hand)
     (tmp_path / "file").touch()
-    refused(lambda: fetch(server.coco, tmp_path / "file", progress=False), "cannot write", tmp_path / "file")
+    refused(lambda: fetch(server.coco, tmp_path / "file"), "cannot write", tmp_path / "file")
 
 
 def test_half_a_data_set_from_elsewhere_is_not_touched(server: Served, tmp_path: Path, refused: Refused) -> None:
@@ -200,9 +200,9 @@ def test_two_processes_do_not_fetch_to_one_folder(server: Served, tmp_path: Path
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        refused(lambda: fetch(server.balloon, tmp_path, progress=False), "another process", tmp_path, "wait")
+        refused(lambda: fetch(server.balloon, tmp_path), "another process", tmp_path, "wait")
         other.kill()
-    fetch(server.balloon, tmp_path, progress=False)
+    fetch(server.balloon, tmp_path)
 
 
 def test_only_published_ones_can_be_fetched(refused: Refused) -> None:

@@ -38,7 +38,9 @@ DROPPING = [name for name, setting in SETTINGS.items() if {"scale", "crop", "cop
 
 def samples(data: InstanceDataset | None = None, seed: int = 0, **setting: Any) -> loader.TrainingSamples:
     data = data or Coloured()
-    return loader.TrainingSamples(data, data.trainable_indices(), transforms.training(**{**SAME, **setting}), seed)
+    return loader.TrainingSamples(
+        data, data.trainable_indices(), transforms.TrainTransform(**{**SAME, **setting}), seed
+    )
 
 
 def drawn(count: int = 30, **setting: Any) -> list[tuple[torch.Tensor, dict[str, Any]]]:
@@ -145,9 +147,9 @@ def test_colours_are_changed_where_a_image_has_fewer_pixels() -> None:
             return inputs[0]
 
     for size in (32, 64):
-        one = transforms.training(min_size=[size], max_size=size)
+        one = transforms.TrainTransform(min_size=[size], max_size=size)
         one.colours = [Watched()]
-        transforms.apply(one, Coloured()[0])
+        one(Coloured()[0])
     assert seen == [(3, 24, 32), (3, HEIGHT, WIDTH)]
 
 
@@ -184,7 +186,7 @@ def test_instances_that_a_crop_leaves_too_little_of_are_dropped() -> None:
     kept = set()
     for position in range(40):
         with loader.seeds.stream(0, position):
-            _, found = transforms.apply(transforms.training(flip=0.0, crop=40, min_area=60, **SAME), (image, target))
+            _, found = transforms.TrainTransform(flip=0.0, crop=40, min_area=60, **SAME)((image, target))
         assert (found["area"] >= 60).all() and 3 not in found["labels"]
         for label, box, mask, area in zip(*(found[k] for k in ("labels", "boxes", "masks", "area")), strict=True):
             whole = area == (100 if label == 1 else 150)
@@ -198,14 +200,14 @@ def test_instances_that_a_crop_leaves_too_little_of_are_dropped() -> None:
 
 def test_a_long_and_thin_image_keeps_a_pixel() -> None:
     thin = v2.Resize([2, 200])(*Coloured()[0])
-    found, _ = transforms.apply(transforms.training(scale=[0.1, 0.1], **SAME), thin)
+    found, _ = transforms.TrainTransform(scale=[0.1, 0.1], **SAME)(thin)
     assert found.shape == (3, 1, 6)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_batches_are_functions_of_seed_and_position(name: str) -> None:
     data = Coloured(images=4, instances=4)
-    transform = transforms.training(**{**SAME, **SETTINGS[name]})
+    transform = transforms.TrainTransform(**{**SAME, **SETTINGS[name]})
 
     def batches(**options: Any) -> list[loader.Batch]:
         options = {"batch_size": 2, "iterations": 5, "seed": 3, **options}
@@ -225,7 +227,7 @@ def test_batches_are_functions_of_seed_and_position(name: str) -> None:
 
 def test_what_is_pasted_comes_from_the_images_to_learn_from() -> None:
     data = Coloured()
-    one = loader.TrainingSamples(data, [1, 4], transforms.training(copy_paste=1.0, **SAME), 0)
+    one = loader.TrainingSamples(data, [1, 4], transforms.TrainTransform(copy_paste=1.0, **SAME), 0)
     partners = set()
     for position in range(12):
         image, target = one[0, position]
@@ -240,7 +242,7 @@ def test_an_unreadable_image_to_paste_from_is_named_in_one_line(tmp_path: Path, 
     bad, good = data.image_ids.index(7), data.image_ids.index(8)
     path = files.images / "7.png"
     path.write_bytes(path.read_bytes()[:40])
-    transform = transforms.training(copy_paste=1.0, min_size=[20], max_size=30)
+    transform = transforms.TrainTransform(copy_paste=1.0, min_size=[20], max_size=30)
     with pytest.raises(DataError, match=r"7\.png"):
         loader.TrainingSamples(data, [bad], transform, 0)[good, 0]
     with pytest.raises(DataError, match=r"7\.png"):

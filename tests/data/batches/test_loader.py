@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from instseg.errors import DataError
 
 
 def batches(data: InstanceDataset, *, iterations: int = 4, batch_size: int = 3, **options: Any) -> list[loader.Batch]:
-    transform = transforms.training(flip=0.5, min_size=[48, 64], max_size=96)
+    transform = transforms.TrainTransform(flip=0.5, min_size=[48, 64], max_size=96)
     return list(
         loader.training_batches(
             data, data.trainable_indices(), transform, batch_size=batch_size, iterations=iterations, seed=1, **options
@@ -94,29 +95,25 @@ def test_a_batch_from_a_worker_holds_few_files_open(data: Generated) -> None:
         time.sleep(0.05)
 
 
-def test_a_parcel_gives_back_what_was_put_in() -> None:
+def test_a_packed_batch_gives_back_what_was_put_in() -> None:
     wide = torch.arange(24.0).reshape(2, 3, 4)
-    content = {
-        "nested": [(wide, wide.permute(1, 2, 0)), {"ids": torch.tensor([3, 4])}],
-        "empty": [torch.zeros(0, 4), torch.zeros((2, 0), dtype=torch.int64)],
-        "gaps": wide[:, ::2],
-        "scalar": torch.tensor(2, dtype=torch.uint8),
-        "rest": [1, "two", None],
-    }
-    again = PackedBatch(content).open()
-    assert torch.equal(again["nested"][0][0], wide)
-    assert again["nested"][0][1].stride() == wide.permute(1, 2, 0).stride()
-    assert torch.equal(again["nested"][0][1], wide.permute(1, 2, 0))
-    assert again["nested"][1]["ids"].tolist() == [3, 4]
-    assert [tuple(tensor.shape) for tensor in again["empty"]] == [(0, 4), (2, 0)]
-    assert torch.equal(again["gaps"], wide[:, ::2])
-    assert again["scalar"].item() == 2
-    assert again["rest"] == content["rest"]
+    images = [wide, wide.permute(1, 2, 0), wide[:, ::2]]
+    targets: list[dict[str, Any]] = [
+        {"ids": torch.tensor([3, 4]), "image_id": 7, "boxes": torch.zeros(0, 4)},
+        {"ids": torch.zeros((2, 0), dtype=torch.int64), "area": torch.tensor(2, dtype=torch.uint8), "rest": [1, None]},
+    ]
+    unpacked_images, unpacked = PackedBatch((images, targets)).open()
+    assert all(torch.equal(a, b) for a, b in zip(unpacked_images, images, strict=True))
+    assert unpacked_images[1].stride() == wide.permute(1, 2, 0).stride()
+    assert unpacked[0]["ids"].tolist() == [3, 4] and unpacked[0]["image_id"] == 7
+    assert unpacked[1]["area"].item() == 2 and unpacked[1]["rest"] == [1, None]
+    assert [tuple(tensor.shape) for tensor in (unpacked[0]["boxes"], unpacked[1]["ids"])] == [(0, 4), (2, 0)]
+    assert [list(target) for target in unpacked] == [list(target) for target in targets]
 
 
 def test_batches_are_of_tall_or_of_wide_images_and_leave_nobody_out() -> None:
     indices, tall = list(range(100, 111)), [i % 4 == 0 for i in range(11)]
-    order = list(loader.BatchOrder(indices, tall, 3, 40, 0, 0))
+    order = list(islice(loader.batch_order(indices, tall, 3, 0), 40))
     assert [len(batch) for batch in order] == [3] * 40
     for batch in order:
         assert len({tall[index - 100] for index, _ in batch}) == 1
@@ -126,11 +123,11 @@ def test_batches_are_of_tall_or_of_wide_images_and_leave_nobody_out() -> None:
     # 120 samples of 11 images, and no image waits for longer than until its kind is drawn again
     assert set(counts) == set(indices)
     assert max(counts.values()) - min(counts.values()) <= 2
-    assert list(loader.BatchOrder(indices, tall, 3, 40, 0, 17)) == order[17:]
+    assert list(islice(loader.batch_order(indices, tall, 3, 0), 17, 40)) == order[17:]
 
 
 def test_images_of_one_kind_come_in_the_order_they_are_drawn() -> None:
-    order = list(loader.BatchOrder(list(range(7)), [False] * 7, 2, 14, 3, 0))
+    order = list(islice(loader.batch_order(list(range(7)), [False] * 7, 2, 3), 14))
     assert [position for batch in order for _, position in batch] == list(range(28))
     for epoch in range(4):
         flat = [index for batch in order for index, _ in batch][7 * epoch : 7 * epoch + 7]

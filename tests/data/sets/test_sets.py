@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from composition import composed
 
-from instseg import data
+from instseg import data, plugins
 from instseg.data import sets
 from instseg.data.annotated import AnnotatedImages
 from instseg.errors import UserError
@@ -28,7 +28,7 @@ def test_one_of_two_data_sets_in_a_file_is_not_guessed(monkeypatch: pytest.Monke
     module = SimpleNamespace(__name__="instseg.data.sets.balloon")
     for name in ("A", "B"):
         setattr(module, name, type(name, (AnnotatedImages,), {"__module__": module.__name__}))
-    monkeypatch.setattr(sets.importlib, "import_module", lambda _: module)
+    monkeypatch.setattr(plugins.importlib, "import_module", lambda _: module)
     with pytest.raises(TypeError, match=r"balloon\.py must define one InstanceDataset, and defines 2"):
         sets.dataset_class("balloon")
 

@@ -8,6 +8,7 @@ import colorsys
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from PIL import ImageDraw
@@ -18,11 +19,8 @@ Point = tuple[float, float]
 
 
 class Dice:
-    """Random choices read off a fixed list of numbers, so that the same thing can be drawn again.
-
-    Args:
-        values: numbers in [0, 1); read from the start again when they run out.
-    """
+    """Random choices read off a fixed list of numbers in [0, 1), so that the same thing can be drawn again; they are
+    read from the start again when they run out."""
 
     def __init__(self, values: Sequence[float]) -> None:
         self._next = itertools.cycle(values).__next__
@@ -81,35 +79,22 @@ def elbow(shoulder: Point, hand: Point, upper: float, fore: float, side: float) 
     return shoulder[0] + (dx * along - dy * out) / reach, shoulder[1] + (dy * along + dx * out) / reach
 
 
+@dataclass(frozen=True)
 class Brush:
-    """Draws shapes of one thing's own frame onto an RGBA canvas whose alpha is no opacity but the owner.
+    """Draws shapes of one thing's own frame onto an RGBA canvas whose alpha is no opacity but the owner."""
 
-    Args:
-        draw: draws on the canvas.
-        origin: where the frame's origin lies on the canvas, (x, y) in canvas pixels.
-        scale: canvas pixels of one unit.
-        owner: the number written into the alpha channel; 0 for what belongs to nobody.
-        flip: -1 mirrors left and right.
-    """
-
-    def __init__(
-        self, draw: ImageDraw.ImageDraw, origin: Point, scale: float, owner: int = 0, flip: float = 1.0
-    ) -> None:
-        self.draw = draw
-        self.origin = origin
-        self.scale = scale
-        self.owner = owner
-        self.flip = flip
+    draw: ImageDraw.ImageDraw
+    origin: Point  # where the frame's origin lies on the canvas, (x, y) in canvas pixels
+    scale: float  # canvas pixels of one unit
+    owner: int = 0  # the number written into the alpha channel; 0 for what belongs to nobody
+    flip: float = 1.0  # -1 mirrors left and right
 
     def disowned(self) -> "Brush":
         """The same brush for things that belong to nobody."""
-        return Brush(self.draw, self.origin, self.scale, 0, self.flip)
+        return replace(self, owner=0)
 
     def at(self, point: Point) -> Point:
-        return (
-            self.origin[0] + self.flip * self.scale * point[0],
-            self.origin[1] - self.scale * point[1],
-        )
+        return self.origin[0] + self.flip * self.scale * point[0], self.origin[1] - self.scale * point[1]
 
     def polygon(self, points: Sequence[Point], colour: Colour) -> None:
         self.draw.polygon([self.at(point) for point in points], (*colour, self.owner))
@@ -131,12 +116,6 @@ class Brush:
                 length = math.hypot(qx - px, qy - py) or 1.0
                 nx, ny = (py - qy) / length / 2, (qx - px) / length / 2
                 p, q = widths[i - 1], width
-                self.polygon(
-                    (
-                        (px + nx * p, py + ny * p),
-                        (qx + nx * q, qy + ny * q),
-                        (qx - nx * q, qy - ny * q),
-                        (px - nx * p, py - ny * p),
-                    ),
-                    colour,
-                )
+                left = (px + nx * p, py + ny * p), (qx + nx * q, qy + ny * q)
+                right = (qx - nx * q, qy - ny * q), (px - nx * p, py - ny * p)
+                self.polygon((*left, *right), colour)

@@ -197,8 +197,8 @@ def _torso(brush: Brush, dice: Dice, body: Body) -> None:
         step = (body.shoulders - hem[0]) / (2 * count)
         for i in range(count):
             upper = body.shoulders - (2 * i + 0.5) * step
-            wide, narrow = _half_width(levels, upper), _half_width(levels, upper - step)
             lower = upper - step
+            wide, narrow = _half_width(levels, upper), _half_width(levels, lower)
             brush.polygon(((-wide, upper), (wide, upper), (narrow, lower), (-narrow, lower)), second)
     elif pattern == "down":
         for left in (-0.8, -0.3, 0.2, 0.7):

@@ -77,13 +77,8 @@ def fence(brush: Brush, dice: Dice) -> None:
 
 
 def backdrop(dice: Dice, height: int, width: int, horizon: float, ground: Colour) -> Image.Image:
-    """Sky, houses with windows and the ground with its marks, as an RGBA canvas that nobody owns.
-
-    Args:
-        height, width: of the canvas, in pixels.
-        horizon: its distance from the upper edge, in pixels.
-        ground: colour of the street.
-    """
+    """Sky, houses with windows and the ground with its marks, as an RGBA canvas of (height, width) that nobody owns;
+    ``horizon`` is its distance from the upper edge, in pixels."""
     canvas = Image.new("RGBA", (width, height))
     draw = ImageDraw.Draw(canvas)
 
@@ -105,24 +100,14 @@ def backdrop(dice: Dice, height: int, width: int, horizon: float, ground: Colour
         top, deep = horizon + dice.between(0.15, 1) * (height - horizon), dice.between(0.01, 0.05) * height
         box(0, top, width, top + deep, shade(ground, dice.between(0.6, 1.5)))
     for _ in range(dice.whole(8, 30)):  # stains, leaves, litter
-        x, y, r = (
-            dice.between(0, 1) * width,
-            dice.between(horizon, height),
-            dice.between(0.005, 0.035) * height,
-        )
+        x, y = dice.between(0, 1) * width, dice.between(horizon, height)
+        r = dice.between(0.005, 0.035) * height
         colour = dice.vivid() if dice.chance(0.2) else shade(ground, dice.between(0.6, 1.4))
         draw.ellipse((x - r, y - r * 0.4, x + r, y + r * 0.4), (*colour, 0))
     return canvas
 
 
-def _house(
-    dice: Dice,
-    box: Callable[[float, float, float, float, Colour], None],
-    left: float,
-    top: float,
-    right: float,
-    bottom: float,
-) -> None:
+def _house(dice: Dice, box: Callable[..., None], left: float, top: float, right: float, bottom: float) -> None:
     wall = shade(dice.vivid(), 0.8) if dice.chance(0.1) else dice.dull()
     box(left, top, right, bottom, wall)
     glass, columns, rows = dice.dull(), dice.whole(2, 5), dice.whole(2, 4)

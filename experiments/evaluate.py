@@ -21,6 +21,7 @@ from experiments.render.table import MARK, MISSING, difference, number
 from instseg.errors import DataError, UserError
 from instseg.evaluation import coco
 from instseg.evaluation.coco import Kind
+from instseg.evaluation.kinds import METRIC_KINDS
 from instseg.evaluation.matches import match
 from instseg.files import faults_of, read_json, write_atomically
 from instseg.statistics.estimate import Estimate
@@ -63,7 +64,7 @@ def _score(annotations: tuple[Path, Any], predictions: tuple[Path, Any], engine:
 
 def _lacks(results: Any, kind: str) -> str | None:
     """What to say where no result has what this kind is scored by."""
-    needed = "bbox" if kind == "box" else "segmentation"
+    needed = METRIC_KINDS[kind].needs
     if isinstance(results, list) and results and all(isinstance(r, dict) and needed not in r for r in results):
         return f"{kind}: not scored, no result has {needed}"
     return None

@@ -13,6 +13,7 @@ from experiments.render.plot import row_figure
 from experiments.report.compare import Mean, StudyScores, ranked
 from experiments.report.predictions import THIRDS, Edges, Predictions
 from experiments.report.section import Content, Findings, Section
+from instseg.evaluation.kinds import METRIC_KINDS
 
 _SIZES = {"APs": ("small", "small (< 32² px)"), "APm": ("medium", "medium"), "APl": ("large", "large (> 96² px)")}
 # From light to dark, apart in grey too.
@@ -37,7 +38,7 @@ def make(findings: Findings) -> Content:
         row: dict[str, Any] = {"variant": variant.label}
         cells = {"variant": variant.label}
         for kind in scores.kinds:
-            for metric, (size, _) in _SIZES.items() if kind != "box" else ():
+            for metric, (size, _) in _SIZES.items() if METRIC_KINDS[kind].of_masks else ():
                 row |= variant.metrics[kind][metric].columns(f"{kind}_{metric}")
                 cells[f"{kind} {size}"] = str(variant.metrics[kind][metric])
         for third, mean in zip(THIRDS, thirds, strict=True):
@@ -83,7 +84,7 @@ def dots(scores: StudyScores, complexity: dict[str, ByComplexity]) -> Figure | N
             {name: [row.metrics[kind][key].mean for row in rows] for key, (_, name) in _SIZES.items()}
         )
         for kind in scores.kinds
-        if kind != "box"
+        if METRIC_KINDS[kind].of_masks
     }
     edges = _all_edges(complexity)
     parted = "" if len(edges) != 1 else f" (parted at {edges[0][0]:.2f} and {edges[0][1]:.2f})"

@@ -25,6 +25,7 @@ from instseg.data import InstanceDataset
 from instseg.data.dataset import check_same_classes
 from instseg.errors import UserError
 from instseg.evaluation import coco, gt_boxes
+from instseg.evaluation.kinds import METRIC_KINDS
 from instseg.files import write_atomically
 from instseg.masks.rle import RLE
 from instseg.training.loop import HeadResult
@@ -133,8 +134,9 @@ def scores(
 
 
 def logged_scores(config: Config, held_out: InstanceDataset, results: coco.Results) -> dict[str, float | None]:
-    """AP of boxes and masks, which ``runtime.evaluate_every`` asks for in training, for ``metrics.jsonl``."""
-    return {f"{kind}_AP": metrics["AP"] for kind, metrics in scores(config, held_out, results, ("box", "mask")).items()}
+    """AP of the kinds that are logged, which ``runtime.evaluate_every`` asks for in training, for ``metrics.jsonl``."""
+    logged = [kind.name for kind in METRIC_KINDS.values() if kind.logged]
+    return {f"{kind}_AP": metrics["AP"] for kind, metrics in scores(config, held_out, results, logged).items()}
 
 
 def check_same_data(config: Config, write: bool = False) -> None:

@@ -17,12 +17,13 @@ from experiments.runs.study_files import PREDICTIONS
 from instseg import progress
 from instseg.errors import UserError
 from instseg.evaluation import coco
+from instseg.evaluation.kinds import METRIC_KINDS
 from instseg.evaluation.predict import predict_in_boxes
 from instseg.files import write_atomically
 
 FILE = "shared_boxes.json"
 """In a run's folder: ``of`` (whose detections: folder and digest), ``metrics`` by kind, and ``results``."""
-KINDS = tuple(kind for kind in coco.KINDS if kind != "box")
+KINDS = tuple(kind.name for kind in METRIC_KINDS.values() if kind.of_masks)
 """What is measured: the boxes are the same for all."""
 
 

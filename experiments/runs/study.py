@@ -17,13 +17,14 @@ import pandas as pd
 from experiments.runs.study_files import StudyFiles, number
 from instseg.errors import UserError
 from instseg.evaluation import coco
+from instseg.evaluation.kinds import METRIC_KINDS
 
 SETTINGS = ("trunk", "dataset", "protocol", "iterations")
 """What makes variants of one name differ, besides the head's options and the settings of the study."""
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 MAIN: coco.Kind = "mask"
 """The kind of AP that variants are ranked by."""
-REQUIRED: tuple[coco.Kind, ...] = ("box", "mask")
+REQUIRED = tuple(kind.name for kind in METRIC_KINDS.values() if not kind.optional)
 """Kinds that every result has; results of before another kind was measured lack it, and tables show "–"."""
 
 

@@ -45,8 +45,8 @@ def in_boxes(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> Ite
 def paste(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Full images of masks, as torchvision returns them: (R, M, M) in boxes (R, 4) -> (R, H, W)."""
     out = probabilities.new_zeros(len(boxes), *size)
-    for image, (mask, x, y) in zip(out, in_boxes(probabilities, boxes, size), strict=True):
-        image[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
+    for i, (mask, x, y) in enumerate(in_boxes(probabilities, boxes, size)):
+        out[i, y : y + mask.shape[0], x : x + mask.shape[1]] = mask
     return out
 
 

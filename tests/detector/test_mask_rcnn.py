@@ -36,6 +36,16 @@ def test_boxes_stay_exact_under_autocast() -> None:
     assert all(one["boxes"].dtype == one["scores"].dtype == torch.float32 for one in found)
 
 
+def test_detections_are_the_same_with_gradients_as_in_inference_mode() -> None:
+    net, (image, _) = small.model().eval(), _image()
+    net.options.box_score_thresh = 0.0
+    (with_gradients,) = net([image])
+    with torch.inference_mode():
+        (detections,) = net([image])
+    assert len(detections["masks"])
+    assert all(torch.equal(with_gradients[key].detach(), detections[key]) for key in detections)
+
+
 def test_regression_targets_stay_exact_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     net = small.model().train()
     image, target = _image()

@@ -22,7 +22,7 @@ from instseg import plugins
 from instseg.detector.mask_head import MaskHead
 from instseg.errors import UserError, unknown_name
 
-COMMON = ("class_agnostic", "dice_weight", "boundary_weight")
+COMMON = ("class_agnostic", "loss_weight", "dice_weight", "boundary_weight", "lr_mult", "decay_mult")
 """Options of :func:`build` that every head has."""
 
 
@@ -47,8 +47,11 @@ def build(
     num_classes: int,
     *,
     class_agnostic: bool = False,
+    loss_weight: float = 1.0,
     dice_weight: float = 0.0,
     boundary_weight: float = 0.0,
+    lr_mult: float = 1.0,
+    decay_mult: float = 1.0,
     **head_options: Any,
 ) -> MaskHead:
     """A mask head by name.
@@ -56,7 +59,9 @@ def build(
     Args:
         num_classes: the background included.
         class_agnostic: predict a single mask for all classes instead of one for each class.
-        dice_weight, boundary_weight: weights of the losses on shape; see :meth:`MaskHead.losses`.
+        loss_weight, dice_weight, boundary_weight: of its losses together, and of the losses on shape among them; see
+            :meth:`MaskHead.losses`.
+        lr_mult, decay_mult: its learning rate and weight decay, in multiples of the schedule's.
         head_options: see :func:`options`.
 
     Raises:
@@ -69,11 +74,14 @@ def build(
             raise unknown_name(f"option of head {name}:", option, [*known, *COMMON])
         if not _has_type(value, hints.get(option, Any)):
             raise UserError(f"option of head {name}: {option}={value!r} is no {_type_name(hints[option])}")
-    for weight, value in (("dice_weight", dice_weight), ("boundary_weight", boundary_weight)):
+    weights = {"loss_weight": loss_weight, "dice_weight": dice_weight, "boundary_weight": boundary_weight}
+    numbers = {**weights, "lr_mult": lr_mult, "decay_mult": decay_mult}
+    for key, value in numbers.items():
         if not 0 <= value < math.inf:
-            raise UserError(f"head.{weight}={value}: must be 0 or more")
+            raise UserError(f"head.{key}={value}: must be 0 or more")
     head = head_class(name)(in_channels, 1 if class_agnostic else num_classes, **head_options)
-    head.dice_weight, head.boundary_weight = dice_weight, boundary_weight
+    for key, value in numbers.items():
+        setattr(head, key, value)
     return head
 
 

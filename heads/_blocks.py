@@ -218,10 +218,18 @@ def check_depth(depth: int, roi_size: int) -> None:
         )
 
 
-def initialise(head: nn.Module) -> None:
-    """He et al.'s normal initialisation (ICCV 2015) of every convolution, biases zero, as in Mask R-CNN's heads."""
+def initialise(head: nn.Module, *mask_logits: nn.Module) -> None:
+    """He et al.'s normal initialisation (ICCV 2015) of every convolution, biases zero, as in Mask R-CNN's heads.
+
+    Args:
+        mask_logits: the layers that make mask logits, convolutions or linear. They begin so small (deviation 0.001, as
+            detectron2's mask predictor) that every head begins with logits near 0, however large its features are.
+    """
     for layer in head.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    for layer in mask_logits:
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        nn.init.normal_(layer.weight, std=0.001)

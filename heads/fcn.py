@@ -44,7 +44,7 @@ class FCN(MaskHead):
             layers["relu" if i == 0 else f"relu{i + 1}"] = nn.ReLU()
         layers["mask_fcn_logits"] = Pointwise(width, num_classes)
         self.predictor = Predictor(layers)
-        initialise(self)
+        initialise(self, self.predictor[-1])
         self.register_load_state_dict_pre_hook(_rename_first_release)
 
     def forward(self, rois: RoIs) -> Tensor:

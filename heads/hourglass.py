@@ -45,7 +45,7 @@ class Hourglass(MaskHead):
         self.stacks = nn.ModuleList(Stack(depth, width, norm) for _ in range(stacks))
         self.between = nn.ModuleList(Pointwise(width, width) for _ in range(stacks - 1))
         self.predictor = predictor(width, num_classes, doublings(roi_size, output_size))
-        initialise(self)
+        initialise(self, self.predictor[-1])
 
     def forward(self, rois: RoIs) -> Tensor:
         x = self.enter(rois.align(self.roi_size))

@@ -82,14 +82,11 @@ class PointRend(MaskHead):
         inputs = [in_channels, width, width]
         self.point_layers = nn.ModuleList(nn.Linear(channels + num_classes, width) for channels in inputs)
         self.point_logits = nn.Linear(width + num_classes, num_classes)
-        initialise(self)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
-        # so that both masks start with logits near 0
-        for layer in (coarse_logits, self.point_logits):
-            nn.init.normal_(layer.weight, std=0.001)
+        initialise(self, coarse_logits, self.point_logits)
 
     def forward(self, rois: RoIs) -> Tensor:
         return self.coarse(rois.align(self.roi_size, LEVEL))

@@ -56,7 +56,7 @@ class RefineMask(MaskHead):
         self.convs = conv_stack(in_channels, widths[0], norm)
         self.stages = nn.ModuleList(_Stage(in_channels, width, half, norm) for width, half in pairwise(widths))
         self.logits = nn.ModuleList(Pointwise(width, num_classes) for width in widths)
-        initialise(self)
+        initialise(self, *self.logits)
 
     def forward(self, rois: RoIs) -> Tensor:
         x = self.convs(rois.align(self.roi_size))

@@ -36,7 +36,7 @@ class ResNetHead(MaskHead):
             conv(in_channels, width, norm), *(Residual(width, width, norm) for _ in range(blocks))
         )
         self.predictor = predictor(width, num_classes, doublings(roi_size, output_size))
-        initialise(self)
+        initialise(self, self.predictor[-1])
 
     def forward(self, rois: RoIs) -> Tensor:
         return self.predictor(self.blocks(rois.align(self.roi_size)))

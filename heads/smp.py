@@ -158,7 +158,7 @@ class SMP(MaskHead):
         self.encoder = nn.ModuleList(conv(width if i else in_channels, width, norm) for i in range(depth + 1))
         self.decoder, channels = self._make_decoder(decoder, width, norm)
         self.predictor = predictor(channels, num_classes, steps, width)
-        initialise(self)
+        initialise(self, self.predictor[-1])
         _initialise_rest(self.decoder)
 
     def _make_decoder(self, name: str, width: int, norm: str) -> tuple[nn.Module, int]:

@@ -88,7 +88,7 @@ class UNet(MaskHead):
         self.up = nn.ModuleList(stage(joined * w, w) for w in upwards)
         self.gates = nn.ModuleList(AttentionGate(w) for w in upwards if skip == "attention")
         self.predictor = predictor(width, num_classes, doublings(roi_size, output_size))
-        initialise(self)
+        initialise(self, self.predictor[-1])
         for name, parameter in self.named_parameters():
             if name.endswith(WEIGHTS_FROM):
                 # nearly even weights, as CARAFE's paper starts them: from large ones a sigmoid or softmax hardly learns

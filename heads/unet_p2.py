@@ -57,7 +57,7 @@ class UNetP2(MaskHead):
             conv_stack(w + share * len(sources), w, norm) for w, share in zip(widths[1:], shares, strict=True)
         )
         self.predictor = Pointwise(widths[-1], num_classes)
-        initialise(self)
+        initialise(self, self.predictor)
 
     def forward(self, rois: RoIs) -> Tensor:
         x = self.coarse(rois.align(self.roi_size))

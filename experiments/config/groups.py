@@ -30,7 +30,9 @@ class Head:
         variant: its name in tables.
         name: of the file in ``heads/``.
         class_agnostic: one mask an RoI that serves every class, in place of one a class.
-        dice_weight, boundary_weight: of the losses on shape (``instseg.detector.shape_losses``).
+        loss_weight: of all its losses together.
+        dice_weight, boundary_weight: of the losses on shape (``instseg.detector.shape_losses``) among them.
+        lr_mult, decay_mult: its learning rate and weight decay, in multiples of the schedule's.
         options: the head's own.
         control: as the key ``control`` of the run, for this head alone; None: as that key says.
         paper: where the head is from.
@@ -40,8 +42,11 @@ class Head:
     variant: str = MISSING
     name: str = MISSING
     class_agnostic: bool = False
+    loss_weight: float = 1.0
     dice_weight: float = 0.0
     boundary_weight: float = 0.0
+    lr_mult: float = 1.0
+    decay_mult: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
     control: str | None = None
     paper: str = ""

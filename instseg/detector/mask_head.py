@@ -36,9 +36,14 @@ class MaskHead(nn.Module, ABC):
     """Prefixes of this head's parameters -> their prefix under ``roi_heads.`` in torchvision's Mask R-CNN, so
     that checkpoints pass both ways. Empty where torchvision has no such head."""
 
+    loss_weight: float = 1.0
     dice_weight: float = 0.0
     boundary_weight: float = 0.0
-    """Weights of the two losses on shape that any head can take; see :meth:`losses`."""
+    """Weights of all its losses together, and of the two losses on shape that any head can take; see :meth:`losses`."""
+
+    lr_mult: float = 1.0
+    decay_mult: float = 1.0
+    """Learning rate and weight decay of its parameters, in multiples of the schedule's."""
 
     @abstractmethod
     def forward(self, rois: RoIs) -> Tensor:
@@ -68,8 +73,9 @@ class MaskHead(nn.Module, ABC):
         return MaskPrediction(self.mask_logits(self(rois), rois, labels).float().sigmoid())
 
     def losses(self, logits: Tensor, rois: RoIs, targets: "MaskTargets") -> dict[str, Tensor]:
-        """All mask losses of a detector: :meth:`loss`, and where their weights are not 0 ``loss_mask_dice`` and
-        ``loss_mask_boundary`` of :mod:`instseg.detector.shape_losses`, on the masks as they are predicted."""
+        """All mask losses of a detector, times ``loss_weight``: :meth:`loss`, and where their weights are not 0
+        ``loss_mask_dice`` and ``loss_mask_boundary`` of :mod:`instseg.detector.shape_losses`, on the masks as they are
+        predicted."""
         losses = self.loss(logits, rois, targets)
         if self.dice_weight or self.boundary_weight:
             masks = self.mask_logits(logits, rois, targets.labels).float()
@@ -78,7 +84,7 @@ class MaskHead(nn.Module, ABC):
                 losses["loss_mask_dice"] = self.dice_weight * dice_loss(masks.sigmoid(), truth)
             if self.boundary_weight:
                 losses["loss_mask_boundary"] = self.boundary_weight * boundary_loss(masks, truth)
-        return losses
+        return {name: self.loss_weight * loss for name, loss in losses.items()}
 
 
 def class_channel(logits: Tensor, labels: Tensor) -> Tensor:

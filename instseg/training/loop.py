@@ -16,7 +16,7 @@ from instseg.detector.mask_rcnn import MaskRCNN
 from instseg.errors import DivergedError, UserError
 from instseg.files import write_atomically
 from instseg.training import checkpoint, frozen_core
-from instseg.training.schedule import Schedule
+from instseg.training.schedule import Schedule, set_lr
 from instseg.training.step import step
 
 
@@ -106,8 +106,7 @@ def train(
                 continue
             lr = schedule.lr_at(iteration)
             for learner in active:
-                for group in learner.optimizer.param_groups:
-                    group["lr"] = lr
+                set_lr(learner.optimizer, lr)
             optimizers = [learner.optimizer for learner in active]
             active_models = [learner.model for learner in active]
             outcomes = take_step(active_models, optimizers, schedule, batch, device, seed=seed, iteration=iteration)

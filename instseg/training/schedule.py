@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from instseg.detector.mask_head import MaskHead
 from instseg.errors import UserError, unknown_name
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -101,17 +102,30 @@ class Schedule:
         return self.lr * factor
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of a model's trainable parameters."""
-        norms: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
+        """The optimiser of a model's trainable parameters, its mask head's with the rate and decay that they ask for;
+        see :func:`set_lr`."""
+        heads = [module for module in model.modules() if isinstance(module, MaskHead)]
+        # a head may be wrapped in another one, whose multiples count
+        multiples = {id(part): (head.lr_mult, head.decay_mult) for head in heads[::-1] for part in head.modules()}
+        by_settings: dict[tuple[float, float], list[nn.Parameter]] = {}
         for module in model.modules():
             is_norm = isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm)
-            group = norms if is_norm and self.norm_weight_decay is not None else others
+            decay = self.norm_weight_decay if is_norm and self.norm_weight_decay is not None else self.weight_decay
+            lr_mult, decay_mult = multiples.get(id(module), (1.0, 1.0))
+            group = by_settings.setdefault((lr_mult, decay * decay_mult), [])
             group += [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [{"params": others}]
-        if norms:
-            groups.append({"params": norms, "weight_decay": self.norm_weight_decay})
-        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
+        groups: list[dict[str, Any]] = [
+            {"params": parameters, "lr_mult": lr_mult, "weight_decay": decay}
+            for (lr_mult, decay), parameters in by_settings.items()
+            if parameters
+        ]
+        options: dict[str, Any] = {"lr": self.lr, "fused": True}
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=self.momentum, **options)
         return torch.optim.AdamW(groups, **options)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the rate of an optimiser of :meth:`Schedule.make_optimizer`, times what each group of parameters asks for."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_mult"]

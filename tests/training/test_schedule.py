@@ -1,10 +1,11 @@
 """Learning rates and optimisers by hand."""
 
 import pytest
+import small
 import torch
 
 from instseg.errors import UserError
-from instseg.training.schedule import Schedule
+from instseg.training.schedule import Schedule, set_lr
 
 
 def test_warm_up_and_steps() -> None:
@@ -39,6 +40,20 @@ def test_normalisation_may_have_its_own_decay() -> None:
     plain = Schedule(iterations=1, batch_size=1, optimizer="adamw").make_optimizer(model)
     assert isinstance(plain, torch.optim.AdamW)
     assert len(plain.param_groups[0]["params"]) == 3
+
+
+def test_a_head_may_have_its_own_rate_and_decay() -> None:
+    model = small.model("maskiou", norm="batch")
+    # of a head around another one it is the outer head's that count
+    model.mask_head.lr_mult, model.mask_head.decay_mult = 4.0, 0.5
+    schedule = Schedule(iterations=1, batch_size=1, weight_decay=0.1)
+    optimizer = schedule.make_optimizer(model)
+    set_lr(optimizer, 0.01)
+    rates = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    own = {id(p) for p in model.mask_head.parameters()}
+    assert own < set(rates)
+    for key, rate in rates.items():
+        assert rate == ((0.04, 0.05) if key in own else (0.01, 0.1))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from experiments.benchmark import study as speed
 from experiments.config import checks, cli, control, expand, run
 from experiments.config.run import Config
 from experiments.report import build
-from experiments.runs import first_weights, frozen_core, shared_boxes
+from experiments.runs import first_weights, frozen_core, shared_boxes, tuning
 from experiments.runs.folder import ERROR, check_same_data, is_done
 from experiments.runs.pool import LocalPool
 from experiments.runs.provenance import now, provenance
@@ -29,11 +29,12 @@ CONFIG_FLAGS = ("-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-
 
 
 def plan(configs: Sequence[Config]) -> list[Config]:
-    """Check all runs of a sweep, their data and first weights; print and return the runs, their controls found. What
-    can't be used, and runs that are the same, are a UserError."""
+    """Check all runs of a sweep, their data and first weights; print and return the runs, their controls found and
+    their heads tuned. What can't be used, and runs that are the same, are a UserError."""
     for config in configs:
         checks.check(config)
     configs = [control.resolved(config) for config in configs]
+    configs = tuning.tuned(configs, LocalPool(configs[0].runtime.jobs))
     for folder, count in Counter(config.folder() for config in configs).items():
         if count > 1:
             raise UserError(f"two runs of this sweep are the same, {folder.name}: sweep over different values")

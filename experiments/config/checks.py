@@ -8,27 +8,37 @@ from operator import attrgetter
 
 import torch
 
-from experiments.config.run import COMPILE, PROTOCOLS, Config, torch_device
+import heads
+from experiments.config.run import COMPILE, CORE_HEADS, PROTOCOLS, Config, torch_device
+from experiments.config.trials import MULTIPLES
 from instseg import data, detector, transfer
 from instseg.errors import UserError, unknown_name
 from instseg.evaluation import engine
 
 LEAST = {
-    **dict.fromkeys(("seed", "runtime.workers", "runtime.evaluate_every"), 0),
+    **dict.fromkeys(("seed", "tuning", "runtime.workers", "runtime.evaluate_every"), 0),
     **dict.fromkeys(("runtime.jobs", "runtime.threads", "runtime.log_every", "runtime.checkpoint_every"), 1),
     **dict.fromkeys(("evaluation.batch_size", "evaluation.resamples", "trunk.out_channels"), 1),
+    "tuning_space.iterations": 1,
+    **dict.fromkeys(("dataset.inner_parts", "tuning_space.inner_parts"), 2),
 }
 """Smallest values of keys that are whole numbers, or None."""
 
 
 def check(config: Config) -> None:
     """Raise a UserError of one line, which names the key and what would be right."""
-    names = {"protocol": PROTOCOLS, "dataset.name": data.names(), "evaluation.engine": engine.ENGINES}
+    names = {
+        "protocol": PROTOCOLS,
+        "core_head": CORE_HEADS,
+        "dataset.name": data.names(),
+        "evaluation.engine": engine.ENGINES,
+    }
     for key, known in names.items():
         if (name := attrgetter(key)(config)) not in known:
             raise unknown_name(key, name, known)
     data.check_files(config.dataset.name, config.dataset.files())
     _check_ranges(config)
+    _check_tuning(config)
     _check_transfer(config)
     _check_augmentation(config)
     if config.trunk.norm == "frozen" and config.trunk.weights is None and not config.transferred():
@@ -56,12 +66,34 @@ def errors_of(key: str) -> Iterator[None]:
         raise UserError(f"{key}={error}") from error
 
 
+def _check_tuning(config: Config) -> None:
+    space = config.tuning_space
+    if config.tuning and "pull" in (config.control, config.head.control):
+        raise UserError(f"tuning={config.tuning}: control=pull sets the weight of the loss, which tuning would change")
+    for key in MULTIPLES:
+        bounds = getattr(space, key)
+        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] < math.inf:
+            raise UserError(f"tuning_space.{key}={bounds}: must be [low,high], both above 0")
+    if not space.norms:
+        raise UserError("tuning_space.norms=[]: at least one is needed")
+    with torch.device("meta"):
+        for norm in space.norms:
+            heads.build("fcn", 8, 2, norm=norm)
+    for key, known in {"choice": ("each_fold", "first_fold"), "score": ("mask_AP", "gt_box_IoU")}.items():
+        if (value := getattr(space, key)) not in known:
+            raise unknown_name(f"tuning_space.{key}", value, known)
+
+
 def _check_transfer(config: Config) -> None:
     if config.core is not None and config.protocol != "frozen_core":
         raise UserError(
             f"core={config.core}: only protocol=frozen_core has a core; to go on training from these weights give "
             f"init={config.core}"
         )
+    if config.core is not None and config.core_head != "fcn":
+        raise UserError(f"core_head={config.core_head}: core={config.core} is a core already, which is not trained")
+    if config.protocol != "frozen_core" and config.core_head != "fcn":
+        raise UserError(f"core_head={config.core_head}: only protocol=frozen_core has a core")
     for key, given in config.transferred().items():
         with errors_of(key):
             transfer.find(given)

@@ -37,6 +37,7 @@ class Head:
         control: as the key ``control`` of the run, for this head alone; None: as that key says.
         paper: where the head is from.
         control_of: of a control: the head that it matches, and both costs.
+        tuned: of a tuned head: the trial that was best, with its settings, its score and the number of trials.
     """
 
     variant: str = MISSING
@@ -51,6 +52,7 @@ class Head:
     control: str | None = None
     paper: str = ""
     control_of: dict[str, Any] = field(default_factory=dict)
+    tuned: dict[str, Any] = field(default_factory=dict)
 
     def common(self) -> dict[str, Any]:
         """The options that every head has."""
@@ -61,7 +63,9 @@ class Head:
 class DatasetConfig:
     """A data set, its split and the sizes of its images (``conf/dataset``); see ``instseg.data.build``.
 
-    ``annotations, images, val_annotations, val_images`` are for data sets that take files alone (``coco_json``).
+    ``annotations, images, val_annotations, val_images`` are for data sets that take files alone (``coco_json``). With
+    ``inner_parts`` a run learns from the training images alone but for one in so many, and is scored on these: trials
+    of a tuning are such runs.
     """
 
     name: str = MISSING
@@ -70,6 +74,7 @@ class DatasetConfig:
     val_annotations: str | None = None
     val_images: str | None = None
     fold: int = 0
+    inner_parts: int | None = None
     max_train_images: int | None = None
     max_val_images: int | None = None
     train_min_size: list[int] = MISSING
@@ -95,6 +100,30 @@ class DatasetConfig:
             if key.endswith("annotations"):
                 parts[key] = digest(path, f"dataset.{key}")[:8]
         return parts
+
+
+@dataclass
+class TuningSpace:
+    """What a head is tuned over, and by what (``tuning_space``); see :mod:`experiments.config.trials`.
+
+    Attributes:
+        lr_mult, decay_mult, loss_weight: lowest and highest, each in multiples of what the study has.
+        norms: normalisations of the head to choose from.
+        choice: ``each_fold``, by the fold's own training images, or ``first_fold``, once, by those of fold 0 for all.
+        score: what trials are chosen by, on the validation images: ``mask_AP``, or ``gt_box_IoU``, the mean IoU of the
+            masks in the boxes of the ground truth.
+        inner_parts: one in so many training images is held out for validation.
+        iterations: of each trial; None: as many as the run has.
+    """
+
+    lr_mult: list[float] = field(default_factory=lambda: [0.25, 4.0])
+    decay_mult: list[float] = field(default_factory=lambda: [0.1, 10.0])
+    loss_weight: list[float] = field(default_factory=lambda: [0.5, 4.0])
+    norms: list[str] = field(default_factory=lambda: ["none", "group", "batch"])
+    choice: str = "each_fold"
+    score: str = "mask_AP"
+    inner_parts: int = 5
+    iterations: int | None = None
 
 
 @dataclass
@@ -156,6 +185,7 @@ class StudyConfig:
 
     name: str = MISSING
     baseline: str = "fcn"
+    contrasts: list[dict[str, str]] = field(default_factory=list)
 
 
 def digest(path: Path, key: str) -> str:

@@ -15,10 +15,21 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import heads
-from experiments.config.groups import RENAMED, DatasetConfig, Evaluation, Head, Runtime, StudyConfig, Trunk, digest
+from experiments.config.groups import (
+    RENAMED,
+    DatasetConfig,
+    Evaluation,
+    Head,
+    Runtime,
+    StudyConfig,
+    Trunk,
+    TuningSpace,
+    digest,
+)
 from instseg import data, seeds, transfer
 from instseg.data import InstanceDataset
 from instseg.data.batches import transforms
+from instseg.data.inner_split import InnerSplit
 from instseg.detector.mask_head import MaskHead
 from instseg.detector.options import DetectorOptions
 from instseg.errors import UserError
@@ -28,6 +39,7 @@ from instseg.training.schedule import Schedule
 COMPILE = ("auto", "true", "false")
 CONTROLS = ("none", "params", "flops")
 PROTOCOLS = ("end_to_end", "frozen_core")
+CORE_HEADS = ("fcn", "unet", "none")
 
 
 @dataclass(kw_only=True)
@@ -53,6 +65,9 @@ class Config:
     head_norm: str = "none"
     init: str | None = None
     core: str | None = None
+    core_head: str = "fcn"
+    tuning: int = 0
+    tuning_space: TuningSpace = field(default_factory=TuningSpace)
     seed: int = 0
     data_root: str | None = None
     results_dir: str = "results"
@@ -76,7 +91,10 @@ class Config:
         images = d.max_train_images if split == "train" else d.max_val_images
         root = None if self.data_root is None else Path(self.data_root).expanduser()
         files, options = tuple(d.files().items()), json.dumps(d.options, sort_keys=True)
-        return _dataset(d.name, split, files, options, fold=d.fold, root=root, images=images)
+        if d.inner_parts is None:
+            return _dataset(d.name, split, files, options, fold=d.fold, root=root, images=images)
+        whole = _dataset(d.name, "train", files, options, fold=d.fold, root=root, images=d.max_train_images)
+        return InnerSplit(whole, split, d.inner_parts)
 
     def make_transform(self) -> transforms.TrainTransform:
         """The transform of training images."""
@@ -86,17 +104,21 @@ class Config:
         )
 
     def check_resolved(self) -> None:
-        """Raise a ValueError where a control is asked for and not yet found, as the head is another one then."""
+        """Raise a ValueError where a control is asked for and not yet found, or a tuning not yet done, as the head is
+        another one then."""
         if (self.head.control or self.control) != "none":
             raise ValueError("the control must be found first: experiments.config.control.resolved")
+        if self.tuning and not self.head.tuned:
+            raise ValueError("the head must be tuned first: experiments.runs.tuning.tuned")
 
     def hash(self) -> str:
         """Eight hex digits over everything that can change a run's numbers, and nothing else."""
         self.check_resolved()
         parts = asdict(self)
-        for key in ("runtime", "study", "data_root", "results_dir", "head_norm", "control", "init", "core"):
+        elsewhere = ("head_norm", "control", "init", "core", "core_head", "tuning", "tuning_space")
+        for key in ("runtime", "study", "data_root", "results_dir", *elsewhere):
             del parts[key]
-        for key in ("variant", "control", "paper", "control_of"):
+        for key in ("variant", "control", "paper", "control_of", "tuned"):
             del parts["head"][key]
         parts["evaluation"] = {"batch_size": self.evaluation.batch_size}
         parts["dataset"] = self.dataset.settings()
@@ -122,14 +144,20 @@ class Config:
         return seeds.derive(self.seed, "fold", fold) if fold else self.seed
 
     def core_run(self) -> "Config":
-        """The run whose detector is frozen under the head, with ``protocol=frozen_core``: the plain FCN end to end and
-        all else the same, in a study of its own inside this one's folder, ``results/<study>/cores``."""
-        options = {**heads.options("fcn"), "norm": self.head_norm}
+        """The run whose detector is frozen under the head, with ``protocol=frozen_core``: the plain FCN (or what
+        ``core_head`` names) end to end and all else the same, in a study of its own inside this one's folder,
+        ``results/<study>/cores``."""
+        name = "fcn" if self.core_head == "none" else self.core_head
+        options = {**heads.options(name), "norm": self.head_norm}
+        # a mask loss of no weight leaves the detector to its box losses
+        weight = 0.0 if self.core_head == "none" else 1.0
         return replace(
             self,
             protocol="end_to_end",
             control="none",
-            head=Head(variant="fcn", name="fcn", options=options),
+            core_head="fcn",
+            tuning=0,
+            head=Head(variant=name, name=name, loss_weight=weight, options=options),
             study=StudyConfig(name="cores", baseline="fcn"),
             results_dir=str(self.study_folder()),
         )
@@ -143,6 +171,9 @@ class Config:
         groups |= {key: asdict(getattr(self, key)) for key in ("augmentation", "trunk", "detector", "schedule")}
         flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
         flat |= {key: transfer.short_identity(given) for key, given in self.transferred().items()}
+        flat["tuning"] = self.tuning
+        if self.protocol == "frozen_core":
+            flat["core_head"] = self.core_head
         for key in ("dataset.name", "dataset.fold", "trunk.name", "schedule.iterations"):
             del flat[key]
         return flat

@@ -202,7 +202,7 @@ def _row(folder: Path) -> dict[str, Any]:
             "variant": str(result["variant"]),
             "name": str(result["variant"]),
             "head": result["head"]["name"],
-            "options": dict(result["head"].get("options") or {}),
+            "options": _stated_options(result["head"]),
             "settings": dict(result.get("settings") or {}),
             **{key: result.get(key) for key in SETTINGS},
             "fold": int(result["fold"]),
@@ -227,6 +227,12 @@ def _row(folder: Path) -> dict[str, Any]:
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): {remedy}") from error
     return row
+
+
+def _stated_options(head: dict[str, Any]) -> dict[str, Any]:
+    """A head's options but for those that were tuned, which may differ from fold to fold."""
+    tuned = (head.get("tuned") or {}).get("settings", {})
+    return {key: value for key, value in (head.get("options") or {}).items() if key not in tuned}
 
 
 def _mark_replaced(study: Study) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from experiments.config.run import Config, torch_device
-from experiments.runs import first_weights
+from experiments.runs import first_logits, first_weights
 from experiments.runs.folder import ActiveRun, begin, finish, is_done, log_skipped, logged_scores, only_process
 from instseg import detector, progress, seeds
 from instseg import device as memory
@@ -59,6 +59,9 @@ def run_at_once(configs: Sequence[Config], make_models: MakeModels) -> Errors:
                     runs.append(begin(config, device))
             except UserError as error:
                 errors[config.hash()] = error
+        for active in runs:
+            if active.config.init is None:
+                first_logits.warn(active.config, active.data.num_classes)
         if runs:
             log_skipped(runs[0])
             errors |= _passes(runs, make_models, device)

@@ -108,8 +108,8 @@ def make(findings: Findings) -> Content:
         f"1,000 iterations where it was logged {FEWEST} times there, else of the mask loss in percent of it per tenth "
         "of training; with a 95 % interval over runs, or over blocks of a single run. Still rising: the interval "
         f"excludes 0, AP rises or the loss falls, and the last fifth changed AP by more than {LEAST['mask AP']} or the "
-        f"loss by more than {LEAST['mask loss']:.0f} %. Where the rate goes down to 0 a flat end does not show that longer "
-        f"training gives nothing. {table.MISSING}: not logged."
+        f"loss by more than {LEAST['mask loss']:.0f} %. Where the rate goes down to 0 a flat end does not show that "
+        f"longer training gives nothing. {table.MISSING}: not logged."
     )
     shown = text(ends)
     told = any(each.until_plateau or each.is_rising for each in ends)

@@ -105,8 +105,8 @@ def make(findings: Findings) -> Content:
     note = (
         "Iterations: mean over runs (least to most). Slope: over the last fifth of training, or with "
         "schedule.until=plateau of what comes before the rate goes down; of mask AP on held-out images in points per "
-        f"1,000 iterations where it was logged {FEWEST} times there, else of the mask loss in percent of it per tenth "
-        "of training; with a 95 % interval over runs, or over blocks of a single run. Still rising: the interval "
+        f"1,000 iterations where it was logged {FEWEST} times or more, else of the mask loss in percent of it per "
+        "tenth of training; with a 95 % interval over runs, or over blocks of a single run. Still rising: the interval "
         f"excludes 0, AP rises or the loss falls, and the last fifth changed AP by more than {LEAST['mask AP']} or the "
         f"loss by more than {LEAST['mask loss']:.0f} %. Where the rate goes down to 0 a flat end does not show that "
         f"longer training gives nothing. {table.MISSING}: not logged."

@@ -46,7 +46,9 @@ def plan(configs: Sequence[Config]) -> list[Config]:
     for config in configs:
         state = "to be resumed" if (config.folder() / "checkpoint.pt").exists() else "to do"
         state = "done" if is_done(config) else state
-        print(f"  {config.folder().name}: {state}, {config.make_schedule().iterations} iterations")
+        schedule = config.make_schedule()
+        most = "at most " if schedule.until == "plateau" else ""
+        print(f"  {config.folder().name}: {state}, {most}{schedule.iterations} iterations")
     for group in frozen_core.groups(todo):
         core = frozen_core.core_of(group[0])
         state = f"{core.hash()}, {'done' if is_done(core) else 'trained first'}"

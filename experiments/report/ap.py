@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.render import table
 from experiments.render.plot import caption, looks, rival_name, row_figure
+from experiments.report import trained
 from experiments.report.compare import SETTINGS, StudyScores, difference_columns, ranked, verdict_columns
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.study import METRICS
@@ -28,6 +29,7 @@ def make(findings: Findings) -> Content:
     )
     if any(variant.folds > 1 for variant in scores.variants):
         note += " Folds share training images: what others than these would give is not covered."
+    note += trained.caption(trained.trends(findings.study, scores.order))
     return Content(
         table.Table(numbers(scores), text(scores, findings.baseline), note, rule_every=len(scores.variants)),
         text=terminal(scores),

@@ -3,13 +3,26 @@
 from pathlib import Path
 
 from experiments.render import plot
-from experiments.report import ap, by_image, by_object, cost, curves, disagreement, gt_boxes, panels, runs, shared_boxes
+from experiments.report import (
+    ap,
+    by_image,
+    by_object,
+    cost,
+    curves,
+    disagreement,
+    gt_boxes,
+    panels,
+    runs,
+    shared_boxes,
+    trained,
+)
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.study import read
 from instseg.errors import DataError
 
 SECTIONS: tuple[Section, ...] = (
     ap.SECTION,
+    trained.SECTION,
     runs.SECTION,
     cost.SECTION,
     cost.SUMMARY,

@@ -10,7 +10,8 @@ from instseg.evaluation import coco
 
 _AP = {f"{kind}_AP": kind for kind in coco.KINDS}
 _COLUMNS = (
-    *("hash", "variant", "head", "options", "protocol", "dataset", "trunk", "fold", "seed", "iterations", *_AP),
+    *("hash", "variant", "head", "options", "protocol", "dataset", "trunk", "fold", "seed", "iterations"),
+    *("trained_iterations", *_AP),
     *("counted", "left_out", "commit", "dirty", "device", "torch", "train_seconds", "wall_seconds", "finished"),
     "folder",
 )

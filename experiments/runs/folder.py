@@ -84,7 +84,7 @@ def finish(run: ActiveRun, results: coco.Results, masks_in_gt_boxes: list[RLE], 
     """Score a run's predictions, and its masks in ground-truth boxes (:func:`instseg.evaluation.gt_boxes.predict`);
     write all of it, and ``result.json`` last."""
     config, folder, data, held_out = run.config, run.config.folder(), run.data, run.held_out
-    truth = held_out.ground_truth()
+    truth, limit = held_out.ground_truth(), config.make_schedule().iterations
     metrics = scores(config, held_out, results, coco.KINDS)
     write_atomically(folder / "predictions.json", json.dumps(results).encode())
     mask_ious, boundary_ious = gt_boxes.ious(truth, masks_in_gt_boxes)
@@ -106,7 +106,12 @@ def finish(run: ActiveRun, results: coco.Results, masks_in_gt_boxes: list[RLE], 
         "trunk": config.trunk.name,
         "fold": config.dataset.fold,
         "seed": config.seed,
-        "iterations": config.make_schedule().iterations,
+        "iterations": limit,
+        "trained": {
+            "iterations": trained.iterations,
+            "tail_start": trained.tail_start,
+            "limit_reached": trained.iterations == limit if config.schedule.until == "plateau" else None,
+        },
         "settings": config.settings(),
         "ground_truth": _store_ground_truth(config, held_out, truth),
         "metrics": metrics,

@@ -169,6 +169,8 @@ def labelled(folders: Sequence[Path]) -> list[dict[str, Any]]:
     for name, group in by_name.items():
         # where runs differ in the name of trunk or data set, the settings of these say nothing more
         implied = tuple(f"{key}." for key in ("trunk", "dataset") if len({row[key] for row in group}) > 1)
+        if len({row["settings"].get("schedule.until") for row in group}) > 1:
+            implied += ("schedule.plateau_",)
         shown = []
         for row in group:
             own = {key: value for key, value in row["settings"].items() if not key.startswith(implied)}
@@ -205,6 +207,7 @@ def _row(folder: Path) -> dict[str, Any]:
             "options": _stated_options(result["head"]),
             "settings": dict(result.get("settings") or {}),
             **{key: result.get(key) for key in SETTINGS},
+            **_training(result),
             "fold": int(result["fold"]),
             "seed": int(result["seed"]),
             "hash": str(result.get("hash", "")),
@@ -233,6 +236,16 @@ def _stated_options(head: dict[str, Any]) -> dict[str, Any]:
     """A head's options but for those that were tuned, which may differ from fold to fold."""
     tuned = (head.get("tuned") or {}).get("settings", {})
     return {key: value for key, value in (head.get("options") or {}).items() if key not in tuned}
+
+
+def _training(result: dict[str, Any]) -> dict[str, Any]:
+    """How far a run was trained; results of earlier versions don't say, and are of runs of all iterations."""
+    trained = result.get("trained") or {}
+    return {
+        "trained_iterations": trained.get("iterations") or result.get("iterations") or 0,
+        "tail_start": trained.get("tail_start"),
+        "limit_reached": trained.get("limit_reached"),
+    }
 
 
 def _mark_replaced(study: Study) -> None:

@@ -16,6 +16,7 @@ from instseg.detector.mask_rcnn import MaskRCNN
 from instseg.errors import DivergedError, UserError
 from instseg.files import write_atomically
 from instseg.training import checkpoint, frozen_core
+from instseg.training.plateau import Course
 from instseg.training.schedule import Schedule, set_lr
 from instseg.training.step import step
 
@@ -28,11 +29,15 @@ class HeadResult:
         start: iteration that it resumed from.
         seconds: of the iterations that it took part in, those before a break included.
         error: why it ended early, if it did.
+        iterations: that it was trained, those before a break included.
+        tail_start: with ``schedule.until=plateau`` the iteration at which the rate began to go down.
     """
 
     start: int = 0
     seconds: float = 0.0
     error: DivergedError | None = None
+    iterations: int = 0
+    tail_start: int | None = None
 
 
 class _Learner:
@@ -41,8 +46,23 @@ class _Learner:
     def __init__(self, model: MaskRCNN, folder: Path, schedule: Schedule, device: torch.device, frozen: bool) -> None:
         self.model, self.optimizer = model, schedule.make_optimizer(model)
         self.path = folder / "checkpoint.pt"
-        self.result = HeadResult(*_resume(self.path, model, self.optimizer, device, frozen))
+        self.course, self.lr = Course(schedule), 0.0
+        self.result = HeadResult(*_resume(self.path, model, self.optimizer, self.course, device, frozen))
+        self.result.iterations, self.result.tail_start = self.result.start, self.course.tail_start
         self.metrics = Metrics(folder / "metrics.jsonl", keep_until=self.result.start)
+
+    @property
+    def is_unfinished(self) -> bool:
+        return self.result.error is None and self.result.iterations < self.course.end
+
+    def add(self, losses: dict[str, float], title: str) -> None:
+        """Take the losses of an iteration."""
+        self.metrics.add(losses)
+        self.result.iterations += 1
+        if self.course.add(losses):
+            self.result.tail_start = self.course.tail_start
+            name = self.path.parent.name
+            progress.say(f"{title}: {name}: the rate goes down from {self.course.tail_start} to {self.course.end}")
 
 
 def train(
@@ -61,7 +81,8 @@ def train(
     log_every: int = 20,
     title: str = "train",
 ) -> list[HeadResult]:
-    """Train one model, or the mask heads of models that share a frozen core, to the schedule's end.
+    """Train one model, or the mask heads of models that share a frozen core, to the schedule's end, or each to its own
+    (:mod:`instseg.training.plateau`).
 
     Each goes on from its folder's ``checkpoint.pt`` where there is one: training begins at the earliest, and the other
     heads join at the iterations of theirs. On the CPU a run that was killed and resumed ends with the very numbers of
@@ -78,7 +99,7 @@ def train(
         describe: an ``image_id`` -> what to call the image in an error.
         evaluate: called every ``evaluate_every`` iterations (0: never) with the models still in training; the dict
             that it gives for each goes into ``metrics.jsonl``.
-        checkpoint_every: iterations between checkpoints; one is written at the end in any case.
+        checkpoint_every: iterations between checkpoints; one is written at each head's end in any case.
         log_every: iterations between lines of ``metrics.jsonl``, which hold means over them.
 
     Returns:
@@ -90,7 +111,7 @@ def train(
     if len(models) > 1 and not core_is_frozen:
         raise ValueError("only models on one frozen core are trained at once")
     learners = [_Learner(*pair, schedule, device, core_is_frozen) for pair in zip(models, folders, strict=True)]
-    start = min(learner.result.start for learner in learners)
+    start = min((each.result.start for each in learners if each.is_unfinished), default=schedule.iterations)
     take_step = frozen_core.step if core_is_frozen else _step_alone
     training_mode = frozen_core.training_mode if core_is_frozen else MaskRCNN.train
     for model in models:
@@ -98,15 +119,13 @@ def train(
     began = time.perf_counter()
     with progress.bar(total=schedule.iterations, initial=start, desc=title, unit="it") as bar:
         for iteration, batch in enumerate(batches(start), start=start):
-            if all(learner.result.error for learner in learners):
-                break
             bar.update()
-            active = [learner for learner in learners if learner.result.start <= iteration and not learner.result.error]
+            active = [each for each in learners if each.is_unfinished and each.result.start <= iteration]
             if not active:
                 continue
-            lr = schedule.lr_at(iteration)
             for learner in active:
-                set_lr(learner.optimizer, lr)
+                learner.lr = learner.course.lr(iteration)
+                set_lr(learner.optimizer, learner.lr)
             optimizers = [learner.optimizer for learner in active]
             active_models = [learner.model for learner in active]
             outcomes = take_step(active_models, optimizers, schedule, batch, device, seed=seed, iteration=iteration)
@@ -115,25 +134,28 @@ def train(
                     learner.result.error = _diverged(losses, iteration, batch, schedule, describe)
                     learner.optimizer.zero_grad(set_to_none=True)
                 else:
-                    learner.metrics.add(losses)
+                    learner.add(losses, title)
                     if len(models) == 1:
                         bar.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
             active = [learner for learner in active if learner.result.error is None]
             done = iteration + 1
-            save_now = done == schedule.iterations or done % checkpoint_every == 0
+            to_save = [each for each in active if done % checkpoint_every == 0 or not each.is_unfinished]
             for learner in active:
-                if save_now or done % log_every == 0:
-                    learner.metrics.write(done, lr)
+                if learner in to_save or done % log_every == 0:
+                    learner.metrics.write(done, learner.lr)
                 learner.result.seconds += time.perf_counter() - began
             if active and evaluate is not None and evaluate_every and done % evaluate_every == 0:
                 for learner, scores in zip(active, evaluate([learner.model for learner in active]), strict=True):
                     learner.metrics.append({"iteration": done, "eval": scores})
                 for learner in active:
                     training_mode(learner.model)
-            if save_now:
-                for learner in active:
-                    checkpoint.save(learner.path, learner.model, learner.optimizer, done, learner.result.seconds)
+            for learner in to_save:
+                state = learner.course.state()
+                checkpoint.save(learner.path, learner.model, learner.optimizer, done, learner.result.seconds, state)
             began = time.perf_counter()
+            bar.total = max(learner.course.end for learner in learners)
+            if not any(learner.is_unfinished for learner in learners):
+                break
     return [learner.result for learner in learners]
 
 
@@ -159,7 +181,12 @@ def _diverged(
 
 
 def _resume(
-    path: Path, model: MaskRCNN, optimizer: torch.optim.Optimizer, device: torch.device, core_is_frozen: bool
+    path: Path,
+    model: MaskRCNN,
+    optimizer: torch.optim.Optimizer,
+    course: Course,
+    device: torch.device,
+    core_is_frozen: bool,
 ) -> tuple[int, float]:
     """Load a checkpoint, where there is one; returns the iterations that are done, and their seconds."""
     if not path.exists():
@@ -172,6 +199,10 @@ def _resume(
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} is the checkpoint of another model; delete it to train from the start") from error
+    if (state["course"] is None) != (course.state() is None):
+        raise UserError(f"{path} is of another schedule.until; delete it to train from the start")
+    if state["course"] is not None:
+        course.load(state["course"])
     if not all(map(torch.equal, before, core)):
         raise UserError(f"{path} was trained on another core; delete it to train the head from the start")
     return int(state["iteration"]), float(state["seconds"])

@@ -1,7 +1,7 @@
 """Optimisers and learning rates by name."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ from instseg.errors import UserError, unknown_name
 
 OPTIMIZERS = ("sgd", "adamw")
 DECAYS = ("step", "cosine")
+ENDS = ("iterations", "plateau")
+OF_PLATEAU = ("until", "plateau_check", "plateau_window", "plateau_tolerance")
+"""Keys that say nothing where training ends after ``iterations``."""
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
@@ -19,11 +22,16 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 class Schedule:
     """A recipe: how long, how fast, and with what. It is also the node ``schedule`` of the configuration.
 
-    ``lr``, ``iterations``, ``milestones`` and ``warmup`` are those of the recipe's ``reference_batch``;
+    ``lr``, ``iterations`` and the other lengths are those of the recipe's ``reference_batch``;
     :meth:`scaled` turns them into those of ``batch_size`` by the linear rule.
 
     Attributes:
-        iterations: optimiser steps.
+        iterations: optimiser steps; with ``until=plateau`` at most.
+        until: ``iterations``, or ``plateau``: until the mask loss no longer falls, see
+            :mod:`instseg.training.plateau`; ``cosine`` then is what happens to the rate from there on.
+        plateau_check: iterations between looks at the mask loss.
+        plateau_window: the least number of iterations that it is averaged over.
+        plateau_tolerance: a fall by less than this part of the loss counts as none.
         batch_size: images a step.
         accumulate: parts that a step's batch is split into, to save memory.
         optimizer: ``sgd`` (with momentum) or ``adamw``.
@@ -55,14 +63,28 @@ class Schedule:
     clip_norm: float | None = None
     precision: str = "float32"
     reference_batch: int | None = None
+    until: str = "iterations"
+    plateau_check: int = 50
+    plateau_window: int = 200
+    plateau_tolerance: float = 0.02
 
     def __post_init__(self) -> None:
-        for key, names in {"optimizer": OPTIMIZERS, "decay": DECAYS, "precision": PRECISIONS}.items():
+        choices = {"optimizer": OPTIMIZERS, "decay": DECAYS, "precision": PRECISIONS, "until": ENDS}
+        for key, names in choices.items():
             if getattr(self, key) not in names:
                 raise unknown_name(f"schedule.{key}", getattr(self, key), names)
-        for key in ("iterations", "batch_size", "accumulate"):
+        for key in ("iterations", "batch_size", "accumulate", "plateau_check"):
             if getattr(self, key) < 1:
                 raise UserError(f"schedule.{key}={getattr(self, key)}: must be 1 or more")
+        if self.plateau_window < 2:
+            raise UserError(f"schedule.plateau_window={self.plateau_window}: must be 2 or more")
+        if not 0 <= self.plateau_tolerance < 1:
+            raise UserError(f"schedule.plateau_tolerance={self.plateau_tolerance}: must be 0 or more and below 1")
+        if self.until == "plateau" and self.decay != "cosine":
+            raise UserError(
+                f"schedule.until=plateau has no milestones, so schedule.decay={self.decay} can't be: give "
+                "schedule.decay=cosine"
+            )
         for key in ("lr", "gamma", "clip_norm"):
             value = getattr(self, key)
             if value is not None and not 0 < value < math.inf:
@@ -88,13 +110,22 @@ class Schedule:
             iterations=max(1, round(self.iterations / k)),
             milestones=[round(m / k) for m in self.milestones],
             warmup=round(self.warmup / k),
+            plateau_check=max(1, round(self.plateau_check / k)),
+            plateau_window=max(2, round(self.plateau_window / k)),
             reference_batch=None,
         )
 
-    def lr_at(self, iteration: int) -> float:
-        """The learning rate of an iteration, counted from 0."""
-        if self.decay == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
+    def settings(self) -> dict[str, Any]:
+        """The keys that can change numbers."""
+        return {key: value for key, value in asdict(self).items() if self.until == "plateau" or key not in OF_PLATEAU}
+
+    def lr_at(self, iteration: int, tail: tuple[int, int] | None = None) -> float:
+        """The learning rate of an iteration, counted from 0; with ``until=plateau`` it is constant before the ``tail``,
+        the iterations from a first to an end, and goes down to 0 in it."""
+        if self.until == "plateau":
+            factor = 1.0 if tail is None else _cosine(iteration - tail[0], tail[1] - tail[0])
+        elif self.decay == "cosine":
+            factor = _cosine(iteration, self.iterations)
         else:
             factor = self.gamma ** sum(iteration >= m for m in self.milestones)
         if iteration < self.warmup:
@@ -123,6 +154,11 @@ class Schedule:
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=self.momentum, **options)
         return torch.optim.AdamW(groups, **options)
+
+
+def _cosine(done: int, length: int) -> float:
+    """Half a period of a cosine, from 1 to 0."""
+    return 0.5 * (1 + math.cos(math.pi * done / length))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -291,6 +291,8 @@ def test_a_run_whose_process_is_killed_twice_is_given_up_and_no_other(tmp_path: 
         (("study=pennfudan", "data_root=/nowhere"), "/nowhere"),
         (("study=coco_1x", "data_root=null"), "COCO"),
         (("seed=0,0",), "the same"),
+        (("schedule.until=plato",), "unknown schedule.until 'plato'"),
+        (("schedule.until=plateau", "schedule.decay=step"), "schedule.decay=step can't be: give schedule.decay=cosine"),
         (("seed=range(0,0)",), "seed=range(0,0): a sweep over no values"),
         (("seed=interval(0,1)",), "write seed=a,b,c"),
         (("seed",), "'seed' can't be read: write key=value"),

@@ -65,6 +65,11 @@ def test_a_head_may_have_its_own_rate_and_decay() -> None:
         ({"iterations": 0}, ["schedule.iterations=0"]),
         ({"batch_size": 3, "accumulate": 2}, ["accumulate=2", "batch_size=3"]),
         ({"lr": 0.0}, ["schedule.lr=0.0"]),
+        ({"until": "plato"}, ["schedule.until", "'plato'", "plateau"]),
+        ({"until": "plateau", "decay": "step"}, ["schedule.until=plateau", "schedule.decay=step"]),
+        ({"plateau_check": 0}, ["schedule.plateau_check=0"]),
+        ({"plateau_window": 1}, ["schedule.plateau_window=1"]),
+        ({"plateau_tolerance": 1.0}, ["schedule.plateau_tolerance=1.0"]),
     ],
 )
 def test_wrong_recipes_are_named(wrong: dict[str, object], parts: list[str]) -> None:

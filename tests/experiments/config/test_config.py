@@ -201,6 +201,7 @@ def test_maskiou_wraps_the_head_that_is_chosen() -> None:
         "study.name=other",
         "study.baseline=unet",
         "head.variant=renamed",
+        "schedule.plateau_check=7",
     ],
 )
 def test_hash_leaves_out_what_cannot_change_numbers(same: str) -> None:
@@ -221,6 +222,7 @@ def test_hash_leaves_out_what_cannot_change_numbers(same: str) -> None:
         "detector.box_nms_thresh=0.4",
         "schedule.lr=0.5",
         "schedule.precision=bfloat16",
+        "schedule.until=plateau",
         "evaluation.batch_size=1",
     ],
 )

@@ -75,6 +75,7 @@ def test_a_sweep_trains_one_core_and_names_the_protocol(done: tuple[Path, str]) 
     for run in apps.folders(folder):
         result = json.loads((run / "result.json").read_text())
         assert result["protocol"] == "frozen_core" and result["hash"] in run.name
+        assert result["trained"] == {"iterations": 6, "tail_start": None, "limit_reached": None}
         assert result["provenance"]["core"] == f"cores/runs/{core.name}"
         boxes.add(json.dumps(result["metrics"]["box"]))
         weights = _weights(run)
@@ -92,6 +93,23 @@ def test_a_head_alone_gives_the_same_numbers_on_a_core_of_its_own(done: tuple[Pa
     alone = _configs(tmp_path, heads=("unet",))[0]
     assert frozen_core.run_alone(alone) == alone.folder()
     assert _same(alone, among)
+
+
+def test_heads_and_their_core_are_trained_until_their_losses_no_longer_fall(tmp_path: Path) -> None:
+    # any loss is on a plateau at the first look, behind two windows of two iterations
+    options = ("schedule.until=plateau", "schedule.warmup=0", "schedule.plateau_window=2", "schedule.plateau_check=1")
+    most, least = (
+        _configs(tmp_path, *options, f"schedule.plateau_tolerance={tolerance}", heads=("unet",))[0]
+        for tolerance in (0.99, 0.98)
+    )
+    frozen_core.run_alone(most)
+    for folder in (most.folder(), most.core_run().folder()):
+        result = json.loads((folder / "result.json").read_text())
+        assert result["iterations"] == 6
+        assert result["trained"] == {"iterations": 5, "tail_start": 4, "limit_reached": False}
+        assert result["settings"]["schedule.until"] == "plateau" and "schedule.iterations" not in result["settings"]
+        assert [json.loads(line)["iteration"] for line in (folder / "metrics.jsonl").open()][-1] == 5
+    assert most.hash() != least.hash()
 
 
 def test_a_finished_head_is_skipped_and_a_new_one_uses_the_core(done: tuple[Path, str], tmp_path: Path) -> None:

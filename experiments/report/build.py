@@ -3,7 +3,19 @@
 from pathlib import Path
 
 from experiments.render import plot
-from experiments.report import ap, by_image, by_object, cost, curves, disagreement, gt_boxes, panels, runs, shared_boxes
+from experiments.report import (
+    ap,
+    by_image,
+    by_object,
+    cost,
+    curves,
+    disagreement,
+    gt_boxes,
+    panels,
+    pull,
+    runs,
+    shared_boxes,
+)
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.study import read
 from instseg.errors import DataError
@@ -19,6 +31,7 @@ SECTIONS: tuple[Section, ...] = (
     gt_boxes.SECTION,
     by_image.SECTION,
     by_object.SECTION,
+    pull.SECTION,
     disagreement.SECTION,
 )
 """In the order of the text."""

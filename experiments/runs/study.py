@@ -203,6 +203,7 @@ def _row(folder: Path) -> dict[str, Any]:
             "name": str(result["variant"]),
             "head": result["head"]["name"],
             "options": dict(result["head"].get("options") or {}),
+            "control_of": dict(result["head"].get("control_of") or {}),
             "settings": dict(result.get("settings") or {}),
             **{key: result.get(key) for key in SETTINGS},
             "fold": int(result["fold"]),

@@ -126,7 +126,12 @@ def test_a_control_of_other_options_or_settings_is_no_control(tmp_path: Path) ->
         assert pd.isna(_content(changed)[1].loc["refinemask", "pull_control"])
 
 
-def test_the_report_has_the_section_where_pulls_were_logged_and_is_silent_where_not(tmp_path: Path) -> None:
+def test_the_report_has_the_section_where_pulls_were_logged_and_is_silent_where_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pull.SECTION in build.SECTIONS
+    # the others take their time to draw
+    monkeypatch.setattr(build, "SECTIONS", (pull.SECTION,))
     study = _study(tmp_path, {"fcn": 3.0, "refinemask": 0.4, "fcn_pull_of_refinemask": 0.4}, PULLS)
     text = build.build(study, "fcn", 20)
     assert "pull.csv|md|tex" in text and "mask, first tenth" in text

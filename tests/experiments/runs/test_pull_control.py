@@ -61,6 +61,8 @@ def test_the_control_pulls_as_its_head_does_in_every_run_of_the_study(tmp_path: 
     other = resolved(_config(tmp_path, f"protocol={protocol}", "seed=2", "dataset.fold=3"))
     assert other.head == head and (other.seed, other.dataset.fold) == (2, 3)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("quick/pull/runs/*/*")} == names
+    by_head = resolved(_config(tmp_path, f"protocol={protocol}", "control=none", "head.control=pull"))
+    assert by_head.head == head
     # a core is the study's own
     assert len(list(tmp_path.glob("quick/cores/runs/*"))) == (protocol == "frozen_core")
     assert not (tmp_path / "quick" / "pull" / "cores").exists()

@@ -14,10 +14,10 @@ from functools import partial
 from omegaconf import DictConfig
 
 from experiments.benchmark import study as speed
-from experiments.config import checks, cli, control, expand, run
+from experiments.config import checks, cli, expand, run
 from experiments.config.run import Config
 from experiments.report import build
-from experiments.runs import first_weights, frozen_core, shared_boxes, tuning
+from experiments.runs import first_weights, frozen_core, pull_control, shared_boxes, tuning
 from experiments.runs.folder import ERROR, check_same_data, is_done
 from experiments.runs.pool import LocalPool
 from experiments.runs.provenance import now, provenance
@@ -33,7 +33,7 @@ def plan(configs: Sequence[Config]) -> list[Config]:
     their heads tuned. What can't be used, and runs that are the same, are a UserError."""
     for config in configs:
         checks.check(config)
-    configs = [control.resolved(config) for config in configs]
+    configs = [pull_control.resolved(config) for config in configs]
     configs = tuning.tuned(configs, LocalPool(configs[0].runtime.jobs))
     for folder, count in Counter(config.folder() for config in configs).items():
         if count > 1:

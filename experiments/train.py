@@ -4,8 +4,8 @@ import json
 
 from omegaconf import DictConfig
 
-from experiments.config import checks, cli, control, run
-from experiments.runs import end_to_end, frozen_core, tuning
+from experiments.config import checks, cli, run
+from experiments.runs import end_to_end, frozen_core, pull_control, tuning
 from experiments.runs.pool import LocalPool
 
 
@@ -13,7 +13,7 @@ def _job(cfg: DictConfig) -> None:
     """Carry the run out and print its metrics."""
     config = run.to_config(cfg)
     checks.check(config)
-    (config,) = tuning.tuned([control.resolved(config)], LocalPool(config.runtime.jobs))
+    (config,) = tuning.tuned([pull_control.resolved(config)], LocalPool(config.runtime.jobs))
     folder = frozen_core.run_alone(config) if config.protocol == "frozen_core" else end_to_end.run(config)
     metrics = json.loads((folder / "result.json").read_text())["metrics"]
     for kind, numbers in metrics.items():

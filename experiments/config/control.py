@@ -1,7 +1,8 @@
 """Controls: an FCN of the cost of another head, to tell whether that head is better only because it is bigger.
 
 ``control=params`` or ``control=flops`` replaces the chosen head by the FCN of as many parameters, or FLOPs. Its depth
-and width are found here and written into the run's configuration.
+and width are found here and written into the run's configuration. ``control=pull``, which needs training, is in
+:mod:`experiments.runs.pull_control`.
 """
 
 from bisect import bisect_left
@@ -36,15 +37,24 @@ def resolved(config: Config, num_classes: Callable[[], int] | None = None) -> Co
         num_classes: gives the background and the classes; None: the data set is asked.
 
     Raises:
-        UserError: no FCN matches, the head is that FCN itself, or the data set can't be read.
+        UserError: no FCN matches, the head is that FCN itself, the data set can't be read, or the control is one that
+            needs training.
     """
+    by = kind(config)
+    if by == "none":
+        return config
+    if by == "pull":
+        raise UserError("control=pull is found by training: only experiments.sweep and experiments.train take it")
+    classes = config.make_dataset("val").num_classes if num_classes is None else num_classes()
+    return replace(config, control="none", head=_matching(config, by, classes))
+
+
+def kind(config: Config) -> str:
+    """Which control a configuration asks for; ``none`` where it asks for none. A UserError for an unknown one."""
     by = config.head.control or config.control
     if by not in CONTROLS:
         raise unknown_name("control", by, CONTROLS)
-    if by == "none":
-        return config
-    classes = config.make_dataset("val").num_classes if num_classes is None else num_classes()
-    return replace(config, control="none", head=_matching(config, by, classes))
+    return by
 
 
 def _matching(config: Config, by: str, classes: int) -> Head:

@@ -36,7 +36,7 @@ class Head:
         options: the head's own.
         control: as the key ``control`` of the run, for this head alone; None: as that key says.
         paper: where the head is from.
-        control_of: of a control: the head that it matches, and both costs.
+        control_of: of a control: the head that it matches, and both costs or pulls.
         tuned: of a tuned head: the trial that was best, with its settings, its score and the number of trials.
     """
 

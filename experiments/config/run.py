@@ -37,7 +37,7 @@ from instseg.evaluation.predict import Inference
 from instseg.training.schedule import Schedule
 
 COMPILE = ("auto", "true", "false")
-CONTROLS = ("none", "params", "flops")
+CONTROLS = ("none", "params", "flops", "pull")
 PROTOCOLS = ("end_to_end", "frozen_core")
 CORE_HEADS = ("fcn", "unet", "none")
 

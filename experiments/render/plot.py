@@ -23,8 +23,8 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _BLACKS = ("#000000", "#777777", "#aaaaaa")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
-# An FCN of another head's size.
-_CONTROL = re.compile(r"_(params|flops)_of_")
+# An FCN of another head's size or pull.
+_CONTROL = re.compile(r"_(params|flops|pull)_of_")
 STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 11,

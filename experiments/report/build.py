@@ -12,6 +12,7 @@ from experiments.report import (
     disagreement,
     gt_boxes,
     panels,
+    pull,
     runs,
     shared_boxes,
     trained,
@@ -32,6 +33,7 @@ SECTIONS: tuple[Section, ...] = (
     gt_boxes.SECTION,
     by_image.SECTION,
     by_object.SECTION,
+    pull.SECTION,
     disagreement.SECTION,
 )
 """In the order of the text."""

@@ -31,7 +31,7 @@ def run(config: Config) -> Path:
     Raises:
         UserError: configuration or data can't be used, training diverged, memory ran out, or another process is at it.
     """
-    for error in run_at_once([config], _first_models).values():
+    for error in run_at_once([config], first_models).values():
         raise error
     return config.folder()
 
@@ -92,7 +92,8 @@ def _passes(runs: Sequence[ActiveRun], make_models: MakeModels, device: torch.de
     return _passes(halves[0], make_models, device) | _passes(halves[1], make_models, device)
 
 
-def _first_models(runs: Sequence[ActiveRun], device: torch.device) -> list[MaskRCNN]:
+def first_models(runs: Sequence[ActiveRun], device: torch.device) -> list[MaskRCNN]:
+    """The model of one run with its first weights."""
     (active,) = runs
     model = build_model(active.config, active.data.num_classes)
     # a checkpoint, where there is one, replaces these weights

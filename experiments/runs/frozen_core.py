@@ -29,7 +29,7 @@ def groups(configs: Iterable[Config]) -> list[list[Config]]:
 def run_group(configs: Sequence[Config]) -> Errors:
     """Carry out runs of one core as :func:`~experiments.runs.end_to_end.run_at_once`; the core is trained first where
     it is not yet, or loaded where ``core`` is given. A UserError where that can't be done."""
-    return run_at_once(configs, _models)
+    return run_at_once(configs, first_models)
 
 
 def run_alone(config: Config) -> Path:
@@ -58,7 +58,7 @@ def _trained_core(config: Config) -> Path:
     return folder
 
 
-def _models(runs: Sequence[ActiveRun], device: torch.device) -> list[MaskRCNN]:
+def first_models(runs: Sequence[ActiveRun], device: torch.device) -> list[MaskRCNN]:
     """Models of new heads that share one frozen core."""
     config, data = runs[0].config, runs[0].data
     origin: dict[str, Any] = {}

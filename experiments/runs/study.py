@@ -205,6 +205,7 @@ def _row(folder: Path) -> dict[str, Any]:
             "name": str(result["variant"]),
             "head": result["head"]["name"],
             "options": _stated_options(result["head"]),
+            "control_of": dict(result["head"].get("control_of") or {}),
             "settings": dict(result.get("settings") or {}),
             **{key: result.get(key) for key in SETTINGS},
             **_training(result),

@@ -13,6 +13,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from instseg.detector.box_branch import BoxBranch, SampledProposals
 from instseg.detector.mask_head import MaskHead, MaskPrediction, MaskTargets
 from instseg.detector.matching import Targets, pad
+from instseg.detector.measured_pyramid import PULLS, MeasuredPyramid
 from instseg.detector.options import DetectorOptions
 from instseg.detector.roi_align import Pyramid
 from instseg.detector.rois import RoIs
@@ -108,28 +109,54 @@ class MaskRCNN(nn.Module):
 
     def losses(self, images: list[Tensor], targets: Targets) -> dict[str, Tensor]:
         """The losses of the RPN, the box branch and the mask head, each a scalar; see :meth:`forward`."""
+        return self.measured_losses(images, targets)[0]
+
+    def measured_losses(
+        self, images: list[Tensor], targets: Targets
+    ) -> tuple[dict[str, Tensor], dict[str, MeasuredPyramid]]:
+        """The losses, and the pyramids that the mask head and the branches of boxes read, by the names
+        :data:`~instseg.detector.measured_pyramid.PULLS`: these know the pull once the backward pass is done."""
         pyramid, padded, sizes, scaled = self.features(images, targets)
-        truth = pad(scaled)
+        for_boxes = MeasuredPyramid(pyramid)
+        sampled, losses = self.box_losses(for_boxes, padded, sizes, scaled)
+        with record_function("stage/mask"):
+            for_masks = MeasuredPyramid(pyramid)
+            rois, mask_targets = mask_training_inputs(for_masks, sampled, scaled)
+            losses |= self.mask_head.losses(self.mask_head(rois), rois, mask_targets)
+        return losses, dict(zip(PULLS, (for_masks, for_boxes), strict=True))
+
+    def box_losses(
+        self, pyramid: Pyramid, padded: tuple[int, int], sizes: Tensor, targets: Targets
+    ) -> tuple[SampledProposals, dict[str, Tensor]]:
+        """The losses of the RPN and the box branch, and the proposals that these are of.
+
+        Args:
+            pyramid, padded, sizes, targets: what :meth:`features` gives.
+        """
+        truth = pad(targets)
         with record_function("stage/rpn"):
             proposals, losses = self.rpn(pyramid.maps(), padded, sizes, truth)
         with record_function("stage/box"):
             sampled = self.roi_heads.choose(proposals, truth)
             logits, deltas = self.roi_heads(pyramid, sampled.boxes)
-            losses |= self.roi_heads.losses(logits, deltas, sampled, truth)
-        with record_function("stage/mask"):
-            rois, mask_targets = mask_training_inputs(pyramid, sampled, scaled)
-            return losses | self.mask_head.losses(self.mask_head(rois), rois, mask_targets)
+            return sampled, losses | self.roi_heads.losses(logits, deltas, sampled, truth)
 
     @torch.no_grad()
     def rois(self, images: list[Tensor], targets: Targets) -> tuple[RoIs, MaskTargets]:
         """The RoIs of a batch and the masks to learn in them, as :meth:`losses` gives them to the mask head, but with
         no gradient to the features."""
-        pyramid, padded, sizes, scaled = self.features(images, targets)
+        return self.rois_of(*self.features(images, targets))
+
+    @torch.no_grad()
+    def rois_of(
+        self, pyramid: Pyramid, padded: tuple[int, int], sizes: Tensor, targets: Targets
+    ) -> tuple[RoIs, MaskTargets]:
+        """:meth:`rois` of what :meth:`features` gives."""
         with record_function("stage/rpn"):
             proposals, _ = self.rpn(pyramid.maps(), padded, sizes)
         with record_function("stage/box"):
-            sampled = self.roi_heads.choose(proposals, pad(scaled))
-        return mask_training_inputs(pyramid, sampled, scaled)
+            sampled = self.roi_heads.choose(proposals, pad(targets))
+        return mask_training_inputs(pyramid, sampled, targets)
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Detections with their masks left in their boxes.

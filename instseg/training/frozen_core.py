@@ -8,6 +8,8 @@ from torch import Tensor
 from instseg import seeds
 from instseg.data.batches.loader import Batch
 from instseg.detector.mask_rcnn import MaskRCNN
+from instseg.detector.measured_pyramid import PULLS, MeasuredPyramid
+from instseg.detector.rois import RoIs
 from instseg.device import autocast
 from instseg.training.schedule import Schedule
 from instseg.training.step import backward, split, update
@@ -45,6 +47,7 @@ def step(
     *,
     seed: int,
     iteration: int,
+    measure_pull: bool = False,
 ) -> list[dict[str, float] | FloatingPointError]:
     """One step of each optimiser on one batch.
 
@@ -54,27 +57,43 @@ def step(
     Args:
         models: frozen, in training mode; all share their core.
         optimizers: of their mask heads, their rates set.
+        measure_pull: measure what each head and the box losses would send into the pyramid
+            (:mod:`instseg.detector.measured_pyramid`); the training is the same.
 
     Returns:
-        For each model its losses by name, or what was not finite; its parameters are then as they were.
+        For each model its losses by name and where asked for its pulls, or what was not finite; its parameters are then
+        as they were.
     """
     parts: list[list[dict[str, Tensor]]] = [[] for _ in models]
+    pulls: list[list[dict[str, Tensor]]] = [[] for _ in models]
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     for number, (images, targets) in enumerate(split(batch, schedule, device)):
         torch.manual_seed(seeds.derive(seed, "rois", iteration, number))
-        with autocast(device, schedule.precision):
-            rois, masks = models[0].rois(images, targets)
-        for model, losses in zip(models, parts, strict=True):
+        with autocast(device, schedule.precision), torch.no_grad():
+            features = models[0].features(images, targets)
+            rois, masks = models[0].rois_of(*features)
+        if measure_pull:
+            torch.manual_seed(seeds.derive(seed, "box losses", iteration, number))
+            for_boxes = MeasuredPyramid(rois.pyramid)
+            with autocast(device, schedule.precision):
+                _, box_losses = models[0].box_losses(for_boxes, *features[1:])
+            backward(box_losses, schedule)
+            box_pull = for_boxes.pull()
+        for model, losses, norms in zip(models, parts, pulls, strict=True):
+            # where gradients go to the maps, heads can't share what is aligned: a backward pass frees its graph
+            own_rois = RoIs(MeasuredPyramid(rois.pyramid), rois.boxes) if measure_pull else rois
             torch.manual_seed(seeds.derive(seed, "mask head", iteration, number))
             # a context for each head: autocast caches casts of weights until its context ends
             with autocast(device, schedule.precision):
-                head_losses = model.mask_head.losses(model.mask_head(rois), rois, masks)
+                head_losses = model.mask_head.losses(model.mask_head(own_rois), own_rois, masks)
             losses.append(backward(head_losses, schedule))
+            if isinstance(own_rois.pyramid, MeasuredPyramid):
+                norms.append(dict(zip(PULLS, (own_rois.pyramid.pull(), box_pull), strict=True)))
     results: list[dict[str, float] | FloatingPointError] = []
-    for optimizer, losses in zip(optimizers, parts, strict=True):
+    for optimizer, losses, norms in zip(optimizers, parts, pulls, strict=True):
         try:
-            results.append(update(optimizer, schedule, losses))
+            results.append(update(optimizer, schedule, losses, norms))
         except FloatingPointError as error:
             results.append(error)
     return results

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from instseg import progress, seeds
 from instseg.data.batches.loader import Batch
 from instseg.detector.mask_rcnn import MaskRCNN
+from instseg.detector.measured_pyramid import PULLS
 from instseg.errors import DivergedError, UserError
 from instseg.files import write_atomically
 from instseg.training import checkpoint, frozen_core
@@ -100,7 +101,8 @@ def train(
         evaluate: called every ``evaluate_every`` iterations (0: never) with the models still in training; the dict
             that it gives for each goes into ``metrics.jsonl``.
         checkpoint_every: iterations between checkpoints; one is written at each head's end in any case.
-        log_every: iterations between lines of ``metrics.jsonl``, which hold means over them.
+        log_every: iterations between lines of ``metrics.jsonl``, which hold means over them, and the pulls of the
+            branches at the pyramid (:mod:`instseg.detector.measured_pyramid`).
 
     Returns:
         One result a model; of one that dropped out, ``error`` names the iteration, the losses and the images.
@@ -128,7 +130,13 @@ def train(
                 set_lr(learner.optimizer, learner.lr)
             optimizers = [learner.optimizer for learner in active]
             active_models = [learner.model for learner in active]
-            outcomes = take_step(active_models, optimizers, schedule, batch, device, seed=seed, iteration=iteration)
+            # end to end it is measured at every iteration; on a frozen core that would cost time
+            outcomes = take_step(
+                *(active_models, optimizers, schedule, batch, device),
+                seed=seed,
+                iteration=iteration,
+                measure_pull=(iteration + 1) % log_every == 0,
+            )
             for learner, losses in zip(active, outcomes, strict=True):
                 if isinstance(losses, FloatingPointError):
                     learner.result.error = _diverged(losses, iteration, batch, schedule, describe)
@@ -136,7 +144,7 @@ def train(
                 else:
                     learner.add(losses, title)
                     if len(models) == 1:
-                        bar.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
+                        bar.set_postfix(loss=f"{_loss(losses):.3f}", refresh=False)
             active = [learner for learner in active if learner.result.error is None]
             done = iteration + 1
             to_save = [each for each in active if done % checkpoint_every == 0 or not each.is_unfinished]
@@ -160,7 +168,12 @@ def train(
 
 
 def _step_alone(
-    models: Sequence[MaskRCNN], optimizers: Sequence[torch.optim.Optimizer], *args: Any, seed: int, iteration: int
+    models: Sequence[MaskRCNN],
+    optimizers: Sequence[torch.optim.Optimizer],
+    *args: Any,
+    seed: int,
+    iteration: int,
+    measure_pull: bool,
 ) -> list[dict[str, float] | FloatingPointError]:
     """:func:`instseg.training.step.step` as :func:`instseg.training.frozen_core.step` takes and gives it."""
     torch.manual_seed(seeds.derive(seed, "iteration", iteration))
@@ -208,6 +221,11 @@ def _resume(
     return int(state["iteration"]), float(state["seconds"])
 
 
+def _loss(numbers: dict[str, float]) -> float:
+    """The sum of the losses among the numbers of an iteration."""
+    return sum(value for name, value in numbers.items() if name not in PULLS)
+
+
 class Metrics:
     """``metrics.jsonl``. Lines that a killed run wrote after its last checkpoint are dropped, as those iterations are
     done again."""
@@ -224,18 +242,19 @@ class Metrics:
                 break
         write_atomically(path, kept)
         self._sums: dict[str, float] = defaultdict(float)
-        self._count = 0
+        self._counts: Counter[str] = Counter()
 
-    def add(self, losses: dict[str, float]) -> None:
-        for name, value in losses.items():
+    def add(self, numbers: dict[str, float]) -> None:
+        """Add the losses of an iteration, and its pulls where they were measured."""
+        for name, value in numbers.items():
             self._sums[name] += value
-        self._count += 1
+            self._counts[name] += 1
 
     def write(self, iteration: int, lr: float) -> None:
-        means = {name: value / self._count for name, value in self._sums.items()}
-        self.append({"iteration": iteration, "lr": lr, "loss": sum(means.values()), **means})
+        means = {name: value / self._counts[name] for name, value in self._sums.items()}
+        self.append({"iteration": iteration, "lr": lr, "loss": _loss(means), **means})
         self._sums.clear()
-        self._count = 0
+        self._counts.clear()
 
     def append(self, line: dict[str, Any]) -> None:
         with self.path.open("a") as file:

@@ -1,7 +1,7 @@
 """One optimiser step, and its parts, which training on a frozen core shares."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,18 +17,26 @@ from instseg.training.schedule import Schedule
 def step(
     model: MaskRCNN, optimizer: torch.optim.Optimizer, schedule: Schedule, batch: Batch, device: torch.device
 ) -> dict[str, float]:
-    """One optimiser step on one batch, at the rate that the optimiser has; returns the losses by name.
+    """One optimiser step on one batch, at the rate that the optimiser has; returns the losses by name, and the pulls
+    (:mod:`instseg.detector.measured_pyramid`) of a model that measures them.
 
     Raises:
         FloatingPointError: a loss or the gradient is not finite; the parameters are as they were.
     """
     parts: list[dict[str, Tensor]] = []
+    pulls: list[dict[str, Tensor]] = []
     optimizer.zero_grad(set_to_none=True)
     for images, targets in split(batch, schedule, device):
         with autocast(device, schedule.precision):
-            losses = model(images, targets)
+            # benchmarks train torchvision's own model, too
+            losses, pyramids = (
+                model.measured_losses(images, targets) if isinstance(model, MaskRCNN) else (model(images, targets), {})
+            )
         parts.append(backward(losses, schedule))
-    return update(optimizer, schedule, parts)
+        pulls.append({name: pyramid.pull() for name, pyramid in pyramids.items()})
+        # they hold maps, which the next part needs the memory of
+        del losses, pyramids
+    return update(optimizer, schedule, parts, pulls)
 
 
 def split(batch: Batch, schedule: Schedule, device: torch.device) -> Iterator[tuple[list[Tensor], Targets]]:
@@ -54,11 +62,18 @@ def backward(losses: dict[str, Tensor], schedule: Schedule) -> dict[str, Tensor]
     return dict(zip(losses, stacked.detach(), strict=True))
 
 
-def update(optimizer: torch.optim.Optimizer, schedule: Schedule, parts: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Clip the gradients that :func:`backward` has summed and step the optimiser; returns mean losses by name.
+def update(
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    parts: list[dict[str, Tensor]],
+    pulls: Sequence[dict[str, Tensor]] = (),
+) -> dict[str, float]:
+    """Clip the gradients that :func:`backward` has summed and step the optimiser; returns by name the mean losses, and
+    behind them the pulls on all maps of the batch together.
 
     Args:
         parts: the losses of each part of the batch.
+        pulls: what each part pulls at its maps; empty where it was not measured.
 
     Raises:
         FloatingPointError: a loss or the gradient is not finite; the parameters are as they were.
@@ -68,8 +83,12 @@ def update(optimizer: torch.optim.Optimizer, schedule: Schedule, parts: list[dic
         limit = math.inf if schedule.clip_norm is None else schedule.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(trained, limit, foreach=True)
         stacked = torch.stack([torch.stack(list(part.values())) for part in parts])
+        names = list(pulls[0]) if pulls else []
+        # the parts have maps of their own: squares add up
+        total_pulls = [torch.linalg.vector_norm(torch.stack([part[name] for part in pulls])) for name in names]
         # beside the number of positives and NMS, the only place where the CPU waits for a GPU
-        *values, gradient_norm = torch.cat([stacked.mean(0), norm[None]]).tolist()
+        gradient_norm, *numbers = torch.cat([torch.stack([norm, *total_pulls]), stacked.mean(0)]).tolist()
+        values = numbers[len(names) :]
         means = dict(zip(parts[0], values, strict=True))
         losses = ", ".join(f"{name}={value:.4g}" for name, value in means.items())
         if not all(map(math.isfinite, values)):
@@ -77,4 +96,4 @@ def update(optimizer: torch.optim.Optimizer, schedule: Schedule, parts: list[dic
         if not math.isfinite(gradient_norm):
             raise FloatingPointError(f"gradient norm {gradient_norm}, losses {losses}")
         optimizer.step()
-    return means
+    return means | dict(zip(names, numbers, strict=False))

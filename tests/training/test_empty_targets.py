@@ -41,7 +41,8 @@ def test_a_step_learns_from_what_there_is(empty: int, options: dict[str, Any]) -
     positive = {name: value > 0 for name, value in losses.items()}
     masks = dict.fromkeys(("loss_mask", *(f"loss_mask_{k[:-7]}" for k in options if k.endswith("weight"))), empty < 2)
     boxes = {"loss_box_reg": empty < 2, "loss_rpn_box_reg": empty < 2}
-    assert positive == {"loss_classifier": True, "loss_objectness": True, **boxes, **masks}
+    pulls = {"pull_mask": empty < 2, "pull_box": True}
+    assert positive == {"loss_classifier": True, "loss_objectness": True, **boxes, **masks, **pulls}
     moved = {name for name, value in net.named_parameters() if not torch.equal(value, before[name])}
     assert any(name.startswith("rpn.") for name in moved)
 

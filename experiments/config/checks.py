@@ -29,6 +29,7 @@ def check(config: Config) -> None:
             raise unknown_name(key, name, known)
     data.check_files(config.dataset.name, config.dataset.files())
     _check_ranges(config)
+    _check_contrasts(config)
     _check_transfer(config)
     _check_augmentation(config)
     if config.trunk.norm == "frozen" and config.trunk.weights is None and not config.transferred():
@@ -97,6 +98,15 @@ def _check_ranges(config: Config) -> None:
             raise UserError(
                 f"detector.{part}_fg_iou_thresh={high}: must be at least detector.{part}_bg_iou_thresh={low}"
             )
+
+
+def _check_contrasts(config: Config) -> None:
+    pairs = [(contrast.variant, contrast.rival) for contrast in config.study.contrasts]
+    for variant, rival in pairs:
+        if not variant or not rival or variant == rival:
+            raise UserError(f"study.contrasts: {variant!r} against {rival!r}: must be the names of two variants")
+        if pairs.count((variant, rival)) + pairs.count((rival, variant)) > 1:
+            raise UserError(f"study.contrasts: {variant} against {rival} is there twice")
 
 
 def _check_augmentation(config: Config) -> None:

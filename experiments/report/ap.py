@@ -11,6 +11,7 @@ from experiments.render import table
 from experiments.render.plot import caption, looks, rival_name, row_figure
 from experiments.report.compare import SETTINGS, StudyScores, difference_columns, ranked, verdict_columns
 from experiments.report.section import Content, Findings, Section
+from experiments.report.trials import Tuning
 from experiments.runs.study import METRICS
 
 _HEADINGS = {"AR100": "AR"}
@@ -26,8 +27,13 @@ def make(findings: Findings) -> Content:
         f"the table, each kind by itself. {table.MARK}: the interval excludes 0, the difference is real. "
         f"{table.MISSING}: nothing to measure or to compare with."
     )
-    if any(variant.folds > 1 for variant in scores.variants):
+    folds = max(variant.folds for variant in scores.variants)
+    if folds > 1:
         note += " Folds share training images: what others than these would give is not covered."
+    if findings.tuning is not None:
+        note += f" {tuning_sentence(findings.tuning, folds)}"
+    if findings.contrasts:
+        note += " The comparisons that were named beforehand are in contrasts.md; the differences here are exploratory."
     return Content(
         table.Table(numbers(scores), text(scores, findings.baseline), note, rule_every=len(scores.variants)),
         text=terminal(scores),
@@ -35,6 +41,20 @@ def make(findings: Findings) -> Content:
         reason="no variant has a difference",
         notes=[*findings.predictions.notes, *scores.notes],
     )
+
+
+def tuning_sentence(tuning: Tuning, folds: int) -> str:
+    """The budget that the heads were tuned with, and whether intervals cover the choice of settings."""
+    if tuning.choice == "each fold" and folds > 1:
+        covered = (
+            "intervals cover that folds chose different settings, and not the choice of the space, its points and the "
+            "budget"
+        )
+    else:
+        covered = "intervals take the settings as given, and do not cover the choice among the trials"
+    chosen = "anew in each fold" if tuning.choice == "each fold" else "in the first fold, for all folds"
+    trials = f"{tuning.budget} trial{'s' if tuning.budget > 1 else ''}"
+    return f"Each head was tuned with {trials}, {chosen}, on images held out of the training images; {covered}."
 
 
 def numbers(scores: StudyScores) -> pd.DataFrame:

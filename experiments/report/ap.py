@@ -1,5 +1,6 @@
 """AP of each variant with its difference to the baseline: table, text and forest plot."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,8 @@ from experiments.render import table
 from experiments.render.plot import caption, looks, rival_name, row_figure
 from experiments.report.compare import SETTINGS, StudyScores, difference_columns, ranked, verdict_columns
 from experiments.report.section import Content, Findings, Section
-from experiments.report.trials import Tuning
+from experiments.report.tuning import tuned_name
+from experiments.report.tuning_file import Tuning
 from experiments.runs.study import METRICS
 
 _HEADINGS = {"AR100": "AR"}
@@ -31,7 +33,8 @@ def make(findings: Findings) -> Content:
     if folds > 1:
         note += " Folds share training images: what others than these would give is not covered."
     if findings.tuning is not None:
-        note += f" {tuning_sentence(findings.tuning, folds)}"
+        untuned = [label for label in scores.order if tuned_name(findings.study, findings.tuning, label) is None]
+        note += f" {tuning_sentence(findings.tuning, folds, untuned)}"
     if findings.contrasts:
         note += " The comparisons that were named beforehand are in contrasts.md; the differences here are exploratory."
     return Content(
@@ -43,18 +46,19 @@ def make(findings: Findings) -> Content:
     )
 
 
-def tuning_sentence(tuning: Tuning, folds: int) -> str:
-    """The budget that the heads were tuned with, and whether intervals cover the choice of settings."""
-    if tuning.choice == "each fold" and folds > 1:
+def tuning_sentence(tuning: Tuning, folds: int, untuned: Sequence[str]) -> str:
+    """The budget that the heads were tuned with, but for some, and whether intervals cover the choice of settings."""
+    if tuning.choice == "each_fold" and folds > 1:
         covered = (
             "intervals cover that folds chose different settings, and not the choice of the space, its points and the "
             "budget"
         )
     else:
         covered = "intervals take the settings as given, and do not cover the choice among the trials"
-    chosen = "anew in each fold" if tuning.choice == "each fold" else "in the first fold, for all folds"
+    chosen = "anew in each fold" if tuning.choice == "each_fold" else "in the first fold, for all folds"
     trials = f"{tuning.budget} trial{'s' if tuning.budget > 1 else ''}"
-    return f"Each head was tuned with {trials}, {chosen}, on images held out of the training images; {covered}."
+    heads = f"Each head but {', '.join(untuned)}" if untuned else "Each head"
+    return f"{heads} was tuned with {trials}, {chosen}, on images held out of the training images; {covered}."
 
 
 def numbers(scores: StudyScores) -> pd.DataFrame:

@@ -16,8 +16,8 @@ from experiments.report import (
     panels,
     runs,
     shared_boxes,
-    trials,
     tuning,
+    tuning_file,
 )
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.study import about, read
@@ -57,7 +57,7 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000, data_root: str 
     """
     study = read(study_dir)
     # damaged files are reported before minutes of work
-    speed, tuned = cost.read_speed(study_dir), trials.read_tuning(study_dir)
+    speed, tuned = cost.read_speed(study_dir), tuning_file.read_tuning(study_dir)
     findings = Findings(study, baseline, resamples, data_root, speed, tuned, about(study_dir).contrasts)
     text: list[str] = []
     written: list[Path] = []

@@ -22,8 +22,8 @@ from experiments.render.plot import Look, caption, label_logarithms, looks, riva
 from experiments.report.compare import VariantScores, difference_columns, verdict_columns
 from experiments.report.cost import read_costs
 from experiments.report.section import Content, Findings, Section
-from experiments.report.trials import Tuning
 from experiments.report.tuning import tuned_name
+from experiments.report.tuning_file import Tuning
 from experiments.runs.study import MAIN, Study
 from instseg import timing
 from instseg.errors import UserError
@@ -34,7 +34,6 @@ Line = Literal["FCN", "U-Net", ""]
 LINES: tuple[Line, ...] = ("FCN", "U-Net")
 _TUNED = ("loss_weight", "lr_mult", "decay_mult")
 """Options that make no other head."""
-_BEFORE, _AFTER = "before tuning, on validation images", "after tuning, on test images"
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,13 @@ def make(findings: Findings) -> Content:
             " Before tuning: difference of the validation score of trial 0, the study's own recipe, mean over folds "
             "with Student's 95 % interval; not on the images of Δ mask AP, and not corrected."
         )
-    panels = {_BEFORE: before, _AFTER: after} if before else {"": after}
+    panels = {"": after}
+    if findings.tuning is not None:
+        metric = findings.tuning.metric.replace("_", " ")
+        panels = {
+            f"before tuning: {metric} on validation images": before,
+            "after tuning: mask AP on test images": after,
+        }
     return Content(
         table.Table(numbers, text, note),
         figure=partial(frontier, panels, scores.order, rival_name(scores.rivals.values())),
@@ -198,7 +203,7 @@ def frontier(panels: Mapping[str, Mapping[str, Point]], order: list[str], rival:
     for axes, (title, points) in zip(all_axes, shown.items(), strict=True):
         _panel(axes, points, style)
         axes.set(xlabel="MFLOP per RoI", title=title)
-    all_axes[0].set_ylabel(f"Δ mask AP to {rival}")
+    all_axes[0].set_ylabel(f"Δ to {rival} (%)" if len(shown) > 1 else f"Δ mask AP to {rival}")
     handles = [line for line in all_axes[-1].get_lines() if line.get_label() in LINES]
     figure.legend(
         handles, [f"{line.get_label()}, by width" for line in handles], loc="outside lower center", ncols=len(LINES)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from experiments.config.groups import Contrast
 from experiments.render.table import Table
 from experiments.report import compare, predictions
-from experiments.report.trials import Tuning
+from experiments.report.tuning_file import Tuning
 from experiments.runs.study import Study
 
 Draw = Callable[[], Figure | None]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from experiments.render import table
 from experiments.render.plot import Look, caption, looks
 from experiments.report.section import Content, Findings, Section
-from experiments.report.trials import FILE, Settings, Tuning
+from experiments.report.tuning_file import FILE, Settings, Tuning
 from experiments.runs.study import Study
 from instseg.statistics.budget import BudgetCurve, budget_curve, order_stability
 
@@ -36,13 +36,14 @@ def make(findings: Findings) -> Content:
     if not curves:
         return Content(skipped=[f"tuning: {FILE} has no variant with all {tuning.budget} trials of a fold"])
     numbers, text = tables(tuning, curves)
+    chosen_in = tuning.choice.replace("_", " ")
     # all but the settings, without intervals
     terminal = text.iloc[:, :-1].map(lambda cell: cell.partition(" [")[0])
     return Content(
         table.Table(numbers, text, note(tuning, curves)),
         text=[
             table.fitted(terminal),
-            f"validation {tuning.metric} in percent, expected best of k trials; chosen in {tuning.choice}",
+            f"validation {tuning.metric} in percent, expected best of k trials; chosen in {chosen_in}",
             *order_lines(curves),
         ],
         figure=partial(budget, curves, {name: by_fold_mean(by_fold) for name, by_fold in scores.items()}, tuning),

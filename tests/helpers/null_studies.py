@@ -58,7 +58,7 @@ class NullStudy:
             str(head): {(f, s): RunScores(values[head, f, s], IMAGES) for f in range(shape[1]) for s in range(shape[2])}
             for head in range(self.heads)
         }
-        judged = judge(differences(variants, {head: "0" for head in variants}), "mask", "AP")
+        judged = judge(differences(variants, dict.fromkeys(variants, "0")), "mask", "AP")
         rivals = [comparison for head, comparison in judged.items() if head != "0"]
         return [(each.interval[0] > 0 or each.interval[1] < 0, bool(each.is_real)) for each in rivals]
 

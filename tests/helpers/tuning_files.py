@@ -30,7 +30,7 @@ def content(scores: Mapping[str, Sequence[Sequence[float | None]]], **changes: A
             trials += rows
             chosen.append({key: best[key] for key in ("variant", "fold", "trial", "settings", "score")})
     budget = max(len(values) for folds in scores.values() for values in folds)
-    whole = {"budget": budget, "score": "mask_AP", "choice": "each fold", "space": SPACE}
+    whole = {"budget": budget, "score": "mask_AP", "choice": "each_fold", "space": SPACE}
     return {**whole, "trials": trials, "chosen": chosen, **changes}
 
 

@@ -20,7 +20,7 @@ from experiments.report import frontier
 from experiments.report.build import build
 from experiments.report.cost import read_speed
 from experiments.report.section import Content, Findings
-from experiments.report.trials import read_tuning
+from experiments.report.tuning_file import read_tuning
 from experiments.runs.study import read
 from instseg import timing
 
@@ -138,7 +138,7 @@ def test_before_tuning_stands_beside_after(folder: Path, tmp_path: Path) -> None
     cells = content.table.text.set_index("variant")["Δ before tuning [95 %]"]
     assert cells["unet_wide"].startswith("+3.5 [-") and cells["hourglass"] == cells["fcn"] == "–"
     figure = drawn(content)
-    assert [axes.get_title().split(",")[0] for axes in figure.axes] == ["before tuning", "after tuning"]
+    assert [axes.get_title().split(":")[0] for axes in figure.axes] == ["before tuning", "after tuning"]
     assert _lines(figure, 0)["U-Net"] == [[45.0, 0.0], [180.0, 3.5]]
     before = [text.get_text() for text in figure.axes[0].texts]
     assert sorted(before) == ["fcn", "unet", "unet_wide"] and len(figure.axes[1].texts) == len(NOISE)

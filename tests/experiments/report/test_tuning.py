@@ -16,7 +16,7 @@ from synthetic import make_study
 from experiments.report import ap, tuning
 from experiments.report.build import build
 from experiments.report.section import Content, Findings
-from experiments.report.trials import read_tuning
+from experiments.report.tuning_file import read_tuning
 from experiments.runs.study import read
 from instseg.errors import UserError
 
@@ -87,7 +87,7 @@ def test_the_leader_may_be_the_same_throughout(folder: Path) -> None:
 
 
 def test_with_one_fold_the_interval_says_what_it_does_not_cover(folder: Path) -> None:
-    table = made(folder, {name: folds[:1] for name, folds in SCORES.items()}, choice="first fold").table
+    table = made(folder, {name: folds[:1] for name, folds in SCORES.items()}, choice="first_fold").table
     assert table is not None
     assert "of trials drawn again (other folds and validation images are not covered)" in table.note
     row = table.numbers.set_index("variant").loc["unet"]
@@ -141,17 +141,17 @@ def test_the_figure_has_a_panel_a_variant_with_its_line_band_and_untuned_score(f
     ("choice", "folds", "part"),
     [
         (
-            "each fold",
+            "each_fold",
             2,
             "anew in each fold, on images held out of the training images; intervals cover that folds chose",
         ),
         (
-            "each fold",
+            "each_fold",
             1,
             "anew in each fold, on images held out of the training images; intervals take the settings as",
         ),
         (
-            "first fold",
+            "first_fold",
             2,
             "in the first fold, for all folds, on images held out of the training images; intervals take",
         ),
@@ -165,6 +165,9 @@ def test_the_note_of_ap_names_the_budget_and_what_intervals_cover(
     tuning_files.write(study, SCORES, choice=choice)
     table = ap.make(Findings(read(study), "fcn", 20, tuning=read_tuning(study))).table
     assert table is not None and f"Each head was tuned with 4 trials, {part}" in table.note
+    tuning_files.write(study, {"fcn": SCORES["fcn"]}, choice=choice.replace("_", " "))
+    table = ap.make(Findings(read(study), "fcn", 20, tuning=read_tuning(study))).table
+    assert table is not None and f"Each head but unet was tuned with 4 trials, {part}" in table.note
 
 
 def test_a_study_is_built_with_its_tuning_and_without(tmp_path: Path) -> None:

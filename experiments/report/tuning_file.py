@@ -11,11 +11,11 @@ from experiments.runs.study import load_json, natural
 from instseg.errors import UserError
 
 FILE = "tuning.json"
-Choice = Literal["each fold", "first fold"]
+Choice = Literal["each_fold", "first_fold"]
 Settings = dict[str, float | str]
 
 
-class Trial(NamedTuple):
+class ScoredTrial(NamedTuple):
     """A trial of a variant in a fold.
 
     Attributes:
@@ -37,7 +37,8 @@ class Tuning:
     Attributes:
         budget: trials of each variant in each fold.
         metric: what a score is, such as ``mask_AP``.
-        choice: whether each fold chooses anew, or all take what the first has chosen.
+        choice: whether each fold chooses anew, or all take what the first has chosen. It may stand in the file with a
+            space in place of the underscore.
         choices: of settings that take one of some values, the values, by name.
         trials: all of them.
         chosen: the trials that were chosen.
@@ -47,8 +48,8 @@ class Tuning:
     metric: str
     choice: Choice
     choices: dict[str, list[str]]
-    trials: list[Trial]
-    chosen: list[Trial]
+    trials: list[ScoredTrial]
+    chosen: list[ScoredTrial]
 
     @property
     def variants(self) -> list[str]:
@@ -77,7 +78,7 @@ class Tuning:
             for variant, fold in sorted(missing, key=lambda pair: (natural(pair[0]), pair[1]))
         ]
 
-    def chosen_by_fold(self, variant: str) -> dict[int, Trial]:
+    def chosen_by_fold(self, variant: str) -> dict[int, ScoredTrial]:
         """What a variant has chosen."""
         chosen = {trial.fold: trial for trial in self.chosen if trial.variant == variant}
         return dict(sorted(chosen.items()))
@@ -91,7 +92,7 @@ def read_tuning(folder: Path) -> Tuning | None:
     remedy = "delete it and sweep again with the same tuning"
     content = load_json(path, remedy)
     try:
-        choice, space = content["choice"], content["space"]
+        choice, space = content["choice"].replace(" ", "_"), content["space"]
         if choice not in get_args(Choice):
             raise ValueError(f"choice is none of {', '.join(get_args(Choice))}")
         if not isinstance(content["budget"], int) or content["budget"] < 1:
@@ -118,9 +119,9 @@ def read_tuning(folder: Path) -> Tuning | None:
     return tuning
 
 
-def _trial(entry: dict[str, Any]) -> Trial:
+def _trial(entry: dict[str, Any]) -> ScoredTrial:
     score = entry["score"]
-    return Trial(
+    return ScoredTrial(
         str(entry["variant"]),
         int(entry["fold"]),
         int(entry["trial"]),

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 
 from omegaconf import DictConfig
@@ -73,7 +74,9 @@ def compare(configs: Sequence[Config]) -> list[str]:
     what could not be measured, and why."""
     study, folder = configs[0], configs[0].study_folder()
     baseline, resamples = study.study.baseline, study.evaluation.resamples
-    write_atomically(folder / "study.json", json.dumps({"baseline": baseline, "resamples": resamples}))
+    contrasts = [asdict(contrast) for contrast in study.study.contrasts]
+    described = {"baseline": baseline, "resamples": resamples, "contrasts": contrasts}
+    write_atomically(folder / "study.json", json.dumps(described))
     root, device = study.data_root, study.runtime.device
     measures: dict[str, Callable[[], object]] = {
         "no masks in shared boxes": lambda: shared_boxes.measure(folder, baseline, data_root=root, device=device)

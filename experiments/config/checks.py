@@ -41,6 +41,7 @@ def check(config: Config) -> None:
     _check_tuning(config)
     _check_transfer(config)
     _check_augmentation(config)
+    _check_contrasts(config)
     if config.trunk.norm == "frozen" and config.trunk.weights is None and not config.transferred():
         raise UserError(
             "trunk.norm=frozen needs trunk.weights, or init: statistics of no data can't be frozen; "
@@ -143,3 +144,12 @@ def _check_augmentation(config: Config) -> None:
         raise UserError(f"augmentation.jpeg_quality={a.jpeg_quality}: must be [low,high], from 1 to 100")
     if a.min_area < 1:
         raise UserError(f"augmentation.min_area={a.min_area}: must be 1 or more")
+
+
+def _check_contrasts(config: Config) -> None:
+    pairs = [(contrast.variant, contrast.rival) for contrast in config.study.contrasts]
+    for variant, rival in pairs:
+        if not variant or not rival or variant == rival:
+            raise UserError(f"study.contrasts: {variant!r} against {rival!r}: must be the names of two variants")
+        if pairs.count((variant, rival)) + pairs.count((rival, variant)) > 1:
+            raise UserError(f"study.contrasts: {variant} against {rival} is there twice")

@@ -180,12 +180,31 @@ class Evaluation:
 
 
 @dataclass
+class Contrast:
+    """A comparison that a study names beforehand.
+
+    Attributes:
+        variant, rival: names of heads in tables; the difference is the variant's AP minus the rival's.
+        question: what the difference answers.
+    """
+
+    variant: str = MISSING
+    rival: str = MISSING
+    question: str = ""
+
+
+@dataclass
 class StudyConfig:
-    """A set of runs that make one table (``conf/study``)."""
+    """A set of runs that make one table (``conf/study``).
+
+    Attributes:
+        baseline: what the other variants are compared with.
+        contrasts: comparisons that are judged by themselves; with any, all others are exploratory.
+    """
 
     name: str = MISSING
     baseline: str = "fcn"
-    contrasts: list[dict[str, str]] = field(default_factory=list)
+    contrasts: list[Contrast] = field(default_factory=list)
 
 
 def digest(path: Path, key: str) -> str:

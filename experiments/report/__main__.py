@@ -17,8 +17,8 @@ def _job(cfg: DictConfig) -> None:
     if not folder.is_dir():
         known = sorted(p.parent.name for p in Path(config.results_dir).glob("*/runs"))
         raise UserError(f"no study in {folder}; studies there: {', '.join(known) or 'none'}")
-    baseline, resamples = about(folder)
-    print(build.build(folder, config.baseline or baseline, config.resamples or resamples, config.data_root))
+    own = about(folder)
+    print(build.build(folder, config.baseline or own.baseline, config.resamples or own.resamples, config.data_root))
     if config.publish is not None:
         written = publish(folder, Path(config.publish))
         print(f"published to {config.publish}: {len(written)} files")

@@ -1,5 +1,6 @@
 """AP of each variant with its difference to the baseline: table, text and forest plot."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,8 @@ from experiments.render.plot import caption, looks, rival_name, row_figure
 from experiments.report import trained
 from experiments.report.compare import SETTINGS, StudyScores, difference_columns, ranked, verdict_columns
 from experiments.report.section import Content, Findings, Section
+from experiments.report.tuning import tuned_name
+from experiments.report.tuning_file import Tuning
 from experiments.runs.study import METRICS
 
 _HEADINGS = {"AR100": "AR"}
@@ -27,8 +30,14 @@ def make(findings: Findings) -> Content:
         f"the table, each kind by itself. {table.MARK}: the interval excludes 0, the difference is real. "
         f"{table.MISSING}: nothing to measure or to compare with."
     )
-    if any(variant.folds > 1 for variant in scores.variants):
+    folds = max(variant.folds for variant in scores.variants)
+    if folds > 1:
         note += " Folds share training images: what others than these would give is not covered."
+    if findings.tuning is not None:
+        untuned = [label for label in scores.order if tuned_name(findings.study, findings.tuning, label) is None]
+        note += f" {tuning_sentence(findings.tuning, folds, untuned)}"
+    if findings.contrasts:
+        note += " The comparisons that were named beforehand are in contrasts.md; the differences here are exploratory."
     note += trained.caption(trained.trends(findings.study, scores.order))
     return Content(
         table.Table(numbers(scores), text(scores, findings.baseline), note, rule_every=len(scores.variants)),
@@ -37,6 +46,21 @@ def make(findings: Findings) -> Content:
         reason="no variant has a difference",
         notes=[*findings.predictions.notes, *scores.notes],
     )
+
+
+def tuning_sentence(tuning: Tuning, folds: int, untuned: Sequence[str]) -> str:
+    """The budget that the heads were tuned with, but for some, and whether intervals cover the choice of settings."""
+    if tuning.choice == "each_fold" and folds > 1:
+        covered = (
+            "intervals cover that folds chose different settings, and not the choice of the space, its points and the "
+            "budget"
+        )
+    else:
+        covered = "intervals take the settings as given, and do not cover the choice among the trials"
+    chosen = "anew in each fold" if tuning.choice == "each_fold" else "in the first fold, for all folds"
+    trials = f"{tuning.budget} trial{'s' if tuning.budget > 1 else ''}"
+    heads = f"Each head but {', '.join(untuned)}" if untuned else "Each head"
+    return f"{heads} was tuned with {trials}, {chosen}, on images held out of the training images; {covered}."
 
 
 def numbers(scores: StudyScores) -> pd.DataFrame:

@@ -7,26 +7,33 @@ from experiments.report import (
     ap,
     by_image,
     by_object,
+    contrasts,
     cost,
     curves,
     disagreement,
+    frontier,
     gt_boxes,
     panels,
     pull,
     runs,
     shared_boxes,
     trained,
+    tuning,
+    tuning_file,
 )
 from experiments.report.section import Content, Findings, Section
-from experiments.runs.study import read
+from experiments.runs.study import about, read
 from instseg.errors import DataError
 
 SECTIONS: tuple[Section, ...] = (
+    contrasts.SECTION,
     ap.SECTION,
+    tuning.SECTION,
     trained.SECTION,
     runs.SECTION,
     cost.SECTION,
     cost.SUMMARY,
+    frontier.SECTION,
     curves.SECTION,
     panels.SECTION,
     shared_boxes.SECTION,
@@ -49,11 +56,13 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000, data_root: str 
         The text for the terminal: tables, files, what was skipped and why, unfinished runs.
 
     Raises:
-        UserError: there is no finished run, or ``result.json`` or ``speed.json`` is damaged.
+        UserError: there is no finished run, or ``result.json``, ``study.json``, ``speed.json`` or ``tuning.json`` is
+            damaged.
     """
     study = read(study_dir)
-    # a damaged speed.json is reported before minutes of work
-    findings = Findings(study, baseline, resamples, data_root, cost.read_speed(study_dir))
+    # damaged files are reported before minutes of work
+    speed, tuned = cost.read_speed(study_dir), tuning_file.read_tuning(study_dir)
+    findings = Findings(study, baseline, resamples, data_root, speed, tuned, about(study_dir).contrasts)
     text: list[str] = []
     written: list[Path] = []
     skipped: list[str] = []

@@ -1,14 +1,16 @@
 """What a section of a report is: it makes its content of what is known of a study, and says which files that makes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.config.groups import Contrast
 from experiments.render.table import Table
 from experiments.report import compare, predictions
+from experiments.report.tuning_file import Tuning
 from experiments.runs.study import Study
 
 Draw = Callable[[], Figure | None]
@@ -24,6 +26,8 @@ class Findings:
         resamples: bootstrap replicates for the intervals.
         data_root: where the data sets lie; None: where the runs found them.
         speed: the content of ``speed.json``; None where there is none.
+        tuning: the content of ``tuning.json``; None where there is none.
+        contrasts: the comparisons that the study names beforehand.
     """
 
     study: Study
@@ -31,6 +35,8 @@ class Findings:
     resamples: int
     data_root: str | None = None
     speed: dict[str, Any] | None = None
+    tuning: Tuning | None = None
+    contrasts: Sequence[Contrast] = ()
 
     @cached_property
     def predictions(self) -> predictions.Predictions:

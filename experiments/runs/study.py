@@ -8,12 +8,13 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from experiments.config.groups import Contrast
 from experiments.runs.study_files import StudyFiles, number
 from instseg.errors import UserError
 from instseg.evaluation import coco
@@ -109,13 +110,28 @@ def load_json(path: Path, remedy: str) -> Any:
         raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): {remedy}") from error
 
 
-def about(folder: Path) -> tuple[str, int]:
-    """A study's baseline and number of bootstrap replicates, from its ``study.json`` where there is one. A
-    ``UserError`` says what is damaged in it."""
+@dataclass(frozen=True)
+class Comparisons:
+    """How the variants of a study are compared, where the report isn't told otherwise.
+
+    Attributes:
+        baseline: what the other variants are compared with.
+        resamples: bootstrap replicates.
+        contrasts: the comparisons that the study names beforehand.
+    """
+
+    baseline: str = "fcn"
+    resamples: int = 1000
+    contrasts: tuple[Contrast, ...] = ()
+
+
+def about(folder: Path) -> Comparisons:
+    """How a study's variants are compared, from its ``study.json`` where there is one. A ``UserError`` says what is
+    damaged in it."""
     path = folder / "study.json"
     if not path.exists():
-        return "fcn", 1000
-    remedy = "delete it, and give baseline= and resamples= where they aren't fcn and 1000"
+        return Comparisons()
+    remedy = "sweep again, or delete it, and give baseline= and resamples= where they aren't fcn and 1000"
     content = load_json(path, remedy)
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (it holds no object): {remedy}")
@@ -124,7 +140,16 @@ def about(folder: Path) -> tuple[str, int]:
         raise UserError(f"{path} is damaged (baseline is no name): {remedy}")
     if not isinstance(resamples, int) or isinstance(resamples, bool) or resamples < 1:
         raise UserError(f"{path} is damaged (resamples is no whole number above 0): {remedy}")
-    return baseline, resamples
+    contrasts = content.get("contrasts", [])
+    if not isinstance(contrasts, list) or not all(map(_is_contrast, contrasts)):
+        raise UserError(f"{path} is damaged (contrasts is no list of variant, rival and question): {remedy}")
+    return Comparisons(baseline, resamples, tuple(Contrast(**contrast) for contrast in contrasts))
+
+
+def _is_contrast(content: Any) -> bool:
+    if not isinstance(content, dict) or content.keys() != {key.name for key in fields(Contrast)}:
+        return False
+    return all(isinstance(text, str) for text in content.values())
 
 
 def read(folder: Path) -> Study:
@@ -216,6 +241,7 @@ def _row(folder: Path) -> dict[str, Any]:
             "folder": folder.name,
             "counted": True,
             "left_out": len(result.get("left_out") or []),
+            "control_by": (result["head"].get("control_of") or {}).get("by", ""),
             **{key: provenance.get(key) for key in ("commit", "dirty", "device")},
             "first_weights": ", ".join(map("=".join, (provenance.get("first_weights") or {}).items())),
             "torch": (provenance.get("versions") or {}).get("torch"),

@@ -144,7 +144,7 @@ def _folders(name: str, results_dir: Path) -> list[Path]:
         folder = folder.parent
     if (folder / "runs").is_dir():
         runs = read(folder)
-        return [_first_run(runs, label, name) for label in runs.ordered(about(folder)[0])]
+        return [_first_run(runs, label, name) for label in runs.ordered(about(folder).baseline)]
     if not (folder / "result.json").is_file():
         done = sorted(path.parent.name for path in folder.parent.glob("*/result.json"))
         raise UserError(

@@ -12,7 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import apps as app_config
 from experiments.config import cli
+from experiments.config.groups import Contrast
 from experiments.report import __main__ as report
+from experiments.runs.study import Comparisons
 from instseg.errors import UserError
 
 NEEDED = {
@@ -148,9 +150,11 @@ def test_help_lists_the_keys(app: str) -> None:
 
 
 def test_a_study_s_own_baseline_and_resamples(tmp_path: Path) -> None:
-    assert report.about(tmp_path) == ("fcn", 1000)
-    (tmp_path / "study.json").write_text(json.dumps({"baseline": "unet", "resamples": 50, "more": 1}))
-    assert report.about(tmp_path) == ("unet", 50)
+    assert report.about(tmp_path) == Comparisons("fcn", 1000, ())
+    contrast = {"variant": "unet", "rival": "fcn_flops_of_unet", "question": "At equal cost?"}
+    described = {"baseline": "unet", "resamples": 50, "more": 1, "contrasts": [contrast]}
+    (tmp_path / "study.json").write_text(json.dumps(described))
+    assert report.about(tmp_path) == Comparisons("unet", 50, (Contrast(**contrast),))
 
 
 @pytest.mark.parametrize(
@@ -167,6 +171,10 @@ def test_a_study_s_own_baseline_and_resamples(tmp_path: Path) -> None:
         b'{"resamples": true}',
         b'{"resamples": null}',
         b'{"baseline": ""}',
+        b'{"contrasts": {}}',
+        b'{"contrasts": ["unet"]}',
+        b'{"contrasts": [{"variant": "unet", "rival": "fcn"}]}',
+        b'{"contrasts": [{"variant": "unet", "rival": 3, "question": ""}]}',
     ],
 )
 def test_a_damaged_study_file_is_named(tmp_path: Path, content: bytes, refused: Any) -> None:

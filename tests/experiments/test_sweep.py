@@ -26,12 +26,13 @@ from instseg.training.loop import HeadResult
 
 
 def test_a_sweep_writes_tables_and_plots_and_is_safe_to_repeat(tmp_path: Path) -> None:
-    arguments = ("sweep", *apps.TINY, "head=fcn,unet", f"results_dir={tmp_path}")
+    contrast = "study.contrasts=[{variant:unet,rival:fcn}]"
+    arguments = ("sweep", *apps.TINY, "head=fcn,unet", contrast, f"results_dir={tmp_path}")
     done = apps.run(*arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 runs, 0 of them done" in done.stdout
     study = tmp_path / "quick"
-    for name in ("ap", "speed", "gt_boxes", "shared_boxes"):
+    for name in ("ap", "contrasts", "speed", "gt_boxes", "shared_boxes"):
         for ending in ("csv", "md", "tex"):
             assert (study / f"{name}.{ending}").stat().st_size > 100
     for name in ("learning_curves", "ap_latency", "panels", "panels/fcn", "panels/unet"):

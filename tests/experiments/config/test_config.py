@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import heads
 from experiments.config import checks, cli, run
+from experiments.config.groups import Contrast
 from experiments.config.run import Config
 from experiments.runs.end_to_end import wants_compiling
 from experiments.runs.folder import check_same_data
@@ -126,11 +127,21 @@ def test_everything_registered_has_a_config_that_states_its_defaults() -> None:
         ("detector.box_bg_iou_thresh=0.6", "detector.box_fg_iou_thresh=0.5"),
         ("runtime.compile=maybe", "runtime.compile"),
         ("schedule.precision=half", "tf32"),
+        ("study.contrasts=[{variant:unet,rival:unet}]", "'unet' against 'unet': must be the names of two variants"),
+        ("study.contrasts=[{variant:unet,rival:''}]", "names of two variants"),
+        ("study.contrasts=[{variant:unet,rival:fcn},{variant:fcn,rival:unet}]", "unet against fcn is there twice"),
     ],
 )
 def test_values_that_do_not_go_together_are_named(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         checks.check(composed(override))
+
+
+def test_contrasts_are_named_and_change_no_run() -> None:
+    named = composed("study.contrasts=[{variant:unet,rival:fcn_flops_of_unet,question:'At equal FLOPs?'}]")
+    checks.check(named)
+    assert named.study.contrasts == [Contrast("unet", "fcn_flops_of_unet", "At equal FLOPs?")]
+    assert named.hash() == composed().hash()
 
 
 @pytest.mark.parametrize(("value", "expected"), [("true", True), ("false", False), ("auto", False)])

@@ -113,7 +113,7 @@ class TuningSpace:
         score: what trials are chosen by, on the validation images: ``mask_AP``, or ``gt_box_IoU``, the mean IoU of the
             masks in the boxes of the ground truth.
         inner_parts: one in so many training images is held out for validation.
-        iterations: of each trial; None: as many as the run has.
+        iterations: of each trial; None: trials are as long as the runs, until a plateau where these are.
     """
 
     lr_mult: list[float] = field(default_factory=lambda: [0.25, 4.0])

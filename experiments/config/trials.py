@@ -68,7 +68,7 @@ def trial(config: Config, chosen: Settings, fold: int) -> Config:
     """The run of a trial: it learns from the training images of a fold but for some, and is scored on these."""
     space, schedule = config.tuning_space, config.schedule
     if space.iterations is not None:
-        schedule = replace(schedule, iterations=space.iterations)
+        schedule = replace(schedule, iterations=space.iterations, until="iterations")
     return replace(
         with_settings(config, chosen),
         schedule=schedule,

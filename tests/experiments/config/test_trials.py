@@ -89,3 +89,13 @@ def test_wrong_spaces_are_named(override: str, parts: list[str]) -> None:
     assert "\n" not in str(error.value)
     for part in parts:
         assert part in str(error.value)
+
+
+def test_trials_may_be_of_a_fixed_length_where_runs_end_on_a_plateau() -> None:
+    plateau = ("schedule.until=plateau", "schedule.decay=cosine", "schedule.iterations=900", "tuning=2")
+    config = composed(*plateau, "tuning_space.iterations=300")
+    trial = trials.trial(config, trials.settings(config)[1], 0)
+    assert (trial.schedule.until, trial.schedule.iterations) == ("iterations", 300)
+    config = composed(*plateau)
+    trial = trials.trial(config, trials.settings(config)[1], 0)
+    assert (trial.schedule.until, trial.schedule.iterations) == ("plateau", 900)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import synthetic
+import tuning_files
 
 from experiments.report import build
 from experiments.report.publish import publish
@@ -46,6 +47,7 @@ def _study(folder: Path, dataset: str, dirty: bool) -> Path:
         result["provenance"]["dirty"] = dirty
         path.write_text(json.dumps(result))
         (path.parent / "config.yaml").write_text(CONFIG)
+    tuning_files.write(study, {"fcn": [[40.0, 41.0]], "unet": [[42.0, 39.0]]})
     build.build(study, "fcn", 20)
     return study
 
@@ -62,7 +64,8 @@ def test_panels_go_along_only_where_images_are_generated(tmp_path: Path, dataset
     assert set(written) == {path for path in to.rglob("*") if path.is_file()}
     assert (to / "panels.png").exists() == (to / "disagreement.png").exists() == panels
     assert not (to / "disagreement").exists()
-    for name in ("ap.csv", "runs.csv", "learning_curves.pdf", "forest.png", "win_tie_loss.md", "ap_by_object.tex"):
+    names = ["ap.csv", "runs.csv", "learning_curves.pdf", "forest.png", "win_tie_loss.md", "ap_by_object.tex"]
+    for name in (*names, "tuning.json", "tuning.csv", "budget.png"):
         assert (to / name).read_bytes() == (study / name).read_bytes()
     assert not list(to.rglob("*.npz")) and not list(to.rglob("predictions.json"))
     configs = list((to / "configs").iterdir())

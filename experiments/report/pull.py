@@ -79,9 +79,9 @@ def read_pulls(study: Study) -> dict[str, list[dict[str, float]]]:
     by_variant = defaultdict(list)
     for run in study.counted_rows():
         log = read_log(study.files.run(run["folder"]) / "metrics.jsonl")
-        if not set(PULLS) <= set(log):
+        log = log.reindex(columns=list(PULLS)).dropna()
+        if log.empty:
             continue
-        log = log.dropna(subset=list(PULLS))
         # a line is the mean of the iterations since the line before
         log["count"] = log.index.to_series().diff().fillna(log.index.to_series())
         values: dict[str, float] = {}

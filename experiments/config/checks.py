@@ -120,6 +120,9 @@ def _check_ranges(config: Config) -> None:
         if value is not None and value < low:
             raise UserError(f"{key}={value}: must be {low} or more")
     fractions = [f"augmentation.{key}" for key in ("flip", "vertical_flip", "photometric", "jpeg", "copy_paste")]
+    weight = detector_keys.pop("detector.mask_loss_weight")
+    if not 0 <= weight < math.inf:
+        raise UserError(f"detector.mask_loss_weight={weight}: must be 0 or more")
     fractions += ["augmentation.min_visible", *(key for key, value in detector_keys.items() if type(value) is float)]
     for key in fractions:
         if not 0 <= (value := attrgetter(key)(config)) <= 1:

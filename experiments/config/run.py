@@ -122,7 +122,7 @@ class Config:
             del parts["head"][key]
         parts["evaluation"] = {"batch_size": self.evaluation.batch_size}
         parts["dataset"] = self.dataset.settings()
-        parts["schedule"] = self.schedule.settings()
+        parts["schedule"], parts["detector"] = self.schedule.settings(), self.detector.settings()
         if self.protocol == "frozen_core":
             parts["core"] = self.core_run().hash()
         # of weights it is the content that can change the numbers, not where the file is
@@ -169,7 +169,8 @@ class Config:
         Names of trunk and data set, iterations, seed and fold are not among them; they have columns of their own.
         """
         groups = {"dataset": self.dataset.settings()}
-        groups |= {key: asdict(getattr(self, key)) for key in ("augmentation", "trunk", "detector")}
+        groups |= {key: asdict(getattr(self, key)) for key in ("augmentation", "trunk")}
+        groups["detector"] = self.detector.settings()
         groups["schedule"] = self.schedule.settings()
         flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
         flat |= {key: transfer.short_identity(given) for key, given in self.transferred().items()}

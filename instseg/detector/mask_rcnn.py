@@ -122,7 +122,7 @@ class MaskRCNN(nn.Module):
         with record_function("stage/mask"):
             for_masks = MeasuredPyramid(pyramid)
             rois, mask_targets = mask_training_inputs(for_masks, sampled, scaled)
-            losses |= self.mask_head.losses(self.mask_head(rois), rois, mask_targets)
+            losses |= self.mask_losses(rois, mask_targets)
         return losses, dict(zip(PULLS, (for_masks, for_boxes), strict=True))
 
     def box_losses(
@@ -140,6 +140,11 @@ class MaskRCNN(nn.Module):
             sampled = self.roi_heads.choose(proposals, truth)
             logits, deltas = self.roi_heads(pyramid, sampled.boxes)
             return sampled, losses | self.roi_heads.losses(logits, deltas, sampled, truth)
+
+    def mask_losses(self, rois: RoIs, targets: MaskTargets) -> dict[str, Tensor]:
+        """The losses of the mask head, times their weight among the detector's."""
+        losses = self.mask_head.losses(self.mask_head(rois), rois, targets)
+        return {name: self.options.mask_loss_weight * loss for name, loss in losses.items()}
 
     @torch.no_grad()
     def rois(self, images: list[Tensor], targets: Targets) -> tuple[RoIs, MaskTargets]:

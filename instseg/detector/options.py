@@ -1,6 +1,7 @@
 """The options of RPN and box branch, each with its default: written down here alone."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -26,6 +27,8 @@ class DetectorOptions:
         box_fg_iou_thresh, box_bg_iou_thresh: a proposal is positive from the first IoU on, background below the second.
         box_batch_size_per_image, box_positive_fraction: proposals an image that box branch and mask head learn from,
             and the largest fraction of positives.
+        mask_loss_weight: of the mask losses, whichever head gives them, beside those of boxes (Detectron's
+            ``WEIGHT_LOSS_MASK``).
         exact_anchors: whether anchors are as detectron2's: of exact sides, and on each level one stride apart. False:
             as torchvision's: corners rounded to pixels and, where P6 doesn't divide the image, closer together.
         roi_aligned: whether RoIAlign is detectron2's; see :class:`~instseg.detector.roi_align.Pyramid`.
@@ -51,5 +54,13 @@ class DetectorOptions:
     box_bg_iou_thresh: float = 0.5
     box_batch_size_per_image: int = 512
     box_positive_fraction: float = 0.25
+    mask_loss_weight: float = 1.0
     exact_anchors: bool = False
     roi_aligned: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """The options that runs are told apart by; hashes of before there was ``mask_loss_weight`` stay."""
+        options = asdict(self)
+        if options["mask_loss_weight"] == 1:
+            del options["mask_loss_weight"]
+        return options

@@ -86,7 +86,7 @@ def step(
             torch.manual_seed(seeds.derive(seed, "mask head", iteration, number))
             # a context for each head: autocast caches casts of weights until its context ends
             with autocast(device, schedule.precision):
-                head_losses = model.mask_head.losses(model.mask_head(own_rois), own_rois, masks)
+                head_losses = model.mask_losses(own_rois, masks)
             losses.append(backward(head_losses, schedule))
             if isinstance(own_rois.pyramid, MeasuredPyramid):
                 norms.append(dict(zip(PULLS, (own_rois.pyramid.pull(), box_pull), strict=True)))

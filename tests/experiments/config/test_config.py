@@ -231,7 +231,7 @@ def test_hash_leaves_out_what_cannot_change_numbers(same: str) -> None:
         "dataset.options.seed=3",
         "trunk.out_channels=8",
         "detector.box_nms_thresh=0.4",
-        "detector.mask_loss_weight=2",
+        "detector.mask_loss_weight=3",
         "schedule.lr=0.5",
         "schedule.precision=bfloat16",
         "schedule.until=plateau",

@@ -48,7 +48,8 @@ def make(findings: Findings) -> Content:
     for label in scores.order:
         runs = pd.DataFrame(pulls.get(label, [{}]))
         comparison = comparisons[label]
-        weight = study.counted(label)["options"].iloc[0].get("loss_weight", 1.0)
+        # tuned heads may have another one in each fold
+        weight = float(study.counted(label)["loss_weight"].mean())
         row: dict[str, Any] = {"variant": label, "n": len(pulls.get(label, [])), "loss_weight": weight}
         cells = {"variant": label, "loss weight": f"{weight:g}"}
         for period, words in _PERIODS.items():

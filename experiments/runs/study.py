@@ -230,6 +230,7 @@ def _row(folder: Path) -> dict[str, Any]:
             "name": str(result["variant"]),
             "head": result["head"]["name"],
             "options": _stated_options(result["head"]),
+            "loss_weight": float((result["head"].get("options") or {}).get("loss_weight", 1.0)),
             "control_of": dict(result["head"].get("control_of") or {}),
             "settings": dict(result.get("settings") or {}),
             **{key: result.get(key) for key in SETTINGS},

@@ -218,12 +218,16 @@ def check_depth(depth: int, roi_size: int) -> None:
         )
 
 
+FIRST_DEVIATION = 0.001
+"""Of the weights of layers that make mask logits, as of detectron2's mask predictor."""
+
+
 def initialise(head: nn.Module, *mask_logits: nn.Module) -> None:
     """He et al.'s normal initialisation (ICCV 2015) of every convolution, biases zero, as in Mask R-CNN's heads.
 
     Args:
-        mask_logits: the layers that make mask logits, convolutions or linear. They begin so small (deviation 0.001, as
-            detectron2's mask predictor) that every head begins with logits near 0, however large its features are.
+        mask_logits: the layers that make mask logits, convolutions or linear. They begin so small
+            (:data:`FIRST_DEVIATION`) that every head begins with logits near 0, however large its features are.
     """
     for layer in head.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
@@ -232,4 +236,4 @@ def initialise(head: nn.Module, *mask_logits: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
     for layer in mask_logits:
         assert isinstance(layer, nn.Conv2d | nn.Linear)
-        nn.init.normal_(layer.weight, std=0.001)
+        nn.init.normal_(layer.weight, std=FIRST_DEVIATION)

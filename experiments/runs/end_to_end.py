@@ -59,9 +59,6 @@ def run_at_once(configs: Sequence[Config], make_models: MakeModels) -> Errors:
                     runs.append(begin(config, device))
             except UserError as error:
                 errors[config.hash()] = error
-        for active in runs:
-            if active.config.init is None:
-                first_logits.warn(active.config, active.data.num_classes)
         if runs:
             log_skipped(runs[0])
             errors |= _passes(runs, make_models, device)
@@ -71,6 +68,9 @@ def run_at_once(configs: Sequence[Config], make_models: MakeModels) -> Errors:
 def _passes(runs: Sequence[ActiveRun], make_models: MakeModels, device: torch.device) -> Errors:
     """One pass, or where that needs too much memory two of half the heads, which go on from their checkpoints."""
     try:
+        for active in runs:
+            if active.config.init is None:
+                first_logits.warn(active.config, active.data.num_classes)
         reasons = train_and_score(runs, make_models(runs, device), device)
         return {active.config.hash(): error for active, error in zip(runs, reasons, strict=True) if error is not None}
     except Exception as error:

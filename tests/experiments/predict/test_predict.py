@@ -12,6 +12,8 @@ import apps
 import numpy as np
 import pytest
 import torch
+from composition import composed
+from decided import decided_heads
 from PIL import Image
 from pycocotools import mask as rle_tools
 
@@ -19,7 +21,7 @@ from experiments.config.apps import Predict
 from experiments.evaluate import score
 from experiments.predict import images as app
 from experiments.predict.images import predict
-from experiments.runs import trained
+from experiments.runs import frozen_core, trained
 from instseg.data.sets.generated import Generated
 from instseg.errors import UserError
 from instseg.evaluation import predict as on_any_size
@@ -33,12 +35,11 @@ LOW = 0.05
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tiny trained runs on one core, which hold whole models each."""
     folder = tmp_path_factory.mktemp("trained")
-    done = apps.run(
-        *("sweep", *apps.TINY, "head=fcn,unet", "protocol=frozen_core", "evaluation.speed=false"),
-        *("runtime.evaluate_every=0", "runtime.threads=1", "detector.box_detections_per_img=5"),
-        *("detector.box_score_thresh=0.01", f"results_dir={folder}"),
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    options = ("protocol=frozen_core", "runtime.evaluate_every=0", "runtime.threads=1", f"results_dir={folder}")
+    options += ("detector.box_detections_per_img=5", "detector.box_score_thresh=0.01")
+    with decided_heads():
+        errors = frozen_core.run_group([composed(*apps.TINY, f"head={head}", *options) for head in ("fcn", "unet")])
+    assert not errors
     return folder
 
 

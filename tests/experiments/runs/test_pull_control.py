@@ -35,7 +35,7 @@ def _content(folder: Path) -> dict[str, Any]:
     content = {}
     for path in folder.glob("quick/pull/runs/*/pull.json"):
         lines = (path.parent / "config.yaml").read_text().splitlines()
-        (weight,) = (line.split(": ")[1] for line in lines if line.startswith("  loss_weight"))
+        (weight,) = (line.split(": ")[1] for line in lines if line.startswith("  loss_weight: "))
         content[path.parent.name.split("-")[0], float(weight)] = json.loads(path.read_text())
     return content
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import synthetic
 from composition import composed
+from decided import decided_heads
 from pycocotools import mask as coco_mask
 
 from experiments.report import ap, build
@@ -24,7 +25,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An FCN, and a head that rates its masks, both hardly trained, with detections of any score."""
     results = tmp_path_factory.mktemp("shared")
     for head in ("fcn", "maskiou"):
-        run(composed(*apps.TINY, f"head={head}", "detector.box_score_thresh=0.0", f"results_dir={results}"))
+        with decided_heads():
+            run(composed(*apps.TINY, f"head={head}", "detector.box_score_thresh=0.0", f"results_dir={results}"))
     return results / "quick"
 
 

@@ -66,7 +66,7 @@ def learning_curves(logs: Logs, order: list[str]) -> Figure | None:
     names = {label: wrap(label, 34) for label in order}
     # Inches, at most, that the legend's longest line of text and its line and gap take.
     entry = 0.75 + 0.08 * max(len(line) for name in names.values() for line in name.splitlines())
-    width = 4.6 * len(shown) + 0.4
+    width = max(4.6 * len(shown) + 0.4, 9.0 if many else 0.0)
     columns = max(1, min(len(order), int(width / entry)))
     height = (5.0 if many else 4.2) + 0.22 * math.ceil(len(order) / columns)
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -91,10 +91,13 @@ def learning_curves(logs: Logs, order: list[str]) -> Figure | None:
 
 
 def _curve(axes: Axes, series: list[pd.Series], look: Look, *, smooth: bool, label: str, many: bool) -> Line2D:
-    """Draw each run faint, unless there are many variants, and their mean on top; gives the mean's line."""
+    """Draw each run faint, unless there are many variants, and their mean on top, as far as all runs go; gives the
+    mean's line."""
     for run in series if (smooth or len(series) > 1) and not many else []:
         axes.plot(run.index, run, color=look.colour, alpha=0.22, linewidth=0.8)
-    mean = pd.concat(series, axis=1).mean(axis=1)
+    # runs may end apart; a mean over those that are left would jump
+    together = pd.concat(series, axis=1).sort_index()
+    mean = (shared if len(shared := together.dropna()) else together).mean(axis=1)
     if smooth:
         window = max(1, round(_SMOOTHED * len(mean)))
         mean = mean.rolling(window, center=True, min_periods=1).mean()

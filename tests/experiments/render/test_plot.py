@@ -54,6 +54,16 @@ def test_the_drawn_curve_is_the_mean_of_the_runs() -> None:
     assert curves.learning_curves({"fcn": [pd.DataFrame()]}, ["fcn"]) is None
 
 
+def test_a_mean_curve_goes_as_far_as_all_runs_do() -> None:
+    ends = {30: [10, 20, 25, 30], 40: [10, 20, 30, 40], 35: [10, 20, 30, 35]}
+    runs = [pd.DataFrame({"mask_AP": [float(end)] * len(at)}, index=at) for end, at in ends.items()]
+    figure = curves.learning_curves({"fcn": runs}, ["fcn"])
+    assert figure is not None
+    (mean,) = [line for line in figure.axes[0].get_lines() if line.get_label() == "fcn"]
+    assert list(mean.get_xdata()) == [10, 20, 30]
+    assert list(mean.get_ydata()) == [35.0] * 3
+
+
 def test_curves_of_many_variants_are_means_alone_with_a_legend_below() -> None:
     logs = {
         variant: [pd.DataFrame({"loss_mask": [4.0, 0.1 + n], "mask_AP": [41.0 + n, 45.0 + n]}, index=[50, 100])] * 2

@@ -53,7 +53,7 @@ def tuned(configs: Sequence[Config], pool: Pool) -> list[Config]:
     write_atomically(folder / FILE, json.dumps(_content(asking[0], planned, scores, best, folder), indent=1))
     result = []
     for config in configs:
-        if config in asking:
+        if config.tuning and not config.head.tuned:
             key = _key(config)
             number = best[key]
             chosen = planned[key][number].settings
@@ -118,7 +118,10 @@ def _score(trial: Trial) -> float | None:
     path = trial.config.folder() / "result.json"
     result = load_json(path, "delete it to rerun")
     by_boxes = trial.config.tuning_space.score == "gt_box_IoU"
-    value = result["true_boxes"]["mask_IoU"] if by_boxes else result["metrics"]["mask"]["AP"]
+    try:
+        value = result["true_boxes"]["mask_IoU"] if by_boxes else result["metrics"]["mask"]["AP"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged (it has no {error}): delete it to rerun") from error
     return None if value is None or math.isnan(value) else float(value)
 
 

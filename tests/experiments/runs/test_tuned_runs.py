@@ -129,3 +129,14 @@ def test_one_run_may_be_tuned_and_runs_that_share_no_tuning_are_refused(tmp_path
     assert _tuning(tmp_path)["chosen"][0]["trial"] == 0
     line = apps.only_error(apps.run("sweep", *arguments, "schedule.lr=0.001,0.002"))
     assert "tuning=1" in line and "fcn" in line
+
+
+def test_a_damaged_trial_is_named(done: tuple[Path, str], tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(done[0], folder)
+    trial = folder / "quick" / _tuning(folder)["trials"][1]["run"] / "result.json"
+    trial.write_text('{"metrics": {}}')
+    swept = apps.run("sweep", *FROZEN, "seed=0,1", f"results_dir={folder}")
+    assert swept.returncode == 2 and "Traceback" not in swept.stderr
+    line = swept.stderr.strip().splitlines()[-1]
+    assert str(trial.parent.name) in line and "damaged" in line and "delete it" in line

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from tabulate import tabulate
 
 from experiments.config import apps, cli
-from experiments.render.table import MARK, MISSING, difference, number
+from experiments.render.table import difference, number
 from instseg.errors import DataError, UserError
 from instseg.evaluation import coco
 from instseg.evaluation.coco import Kind
@@ -97,7 +97,7 @@ def compare(
         f"differences to {predictions[0]}, paired over {images} images, {resamples} resamples:",
         differences_text(compared),
         "AP in percent. The intervals cover the draw of the images, not what another training of the same models would "
-        "give.",
+        "give: one training of each gives no verdict.",
     ]
     output = {"annotations": str(annotations), "images": images, "resamples": resamples, "seed": seed}
     output |= {"scores": scores, "differences": [file.to_json() for file in compared], "notes": notes}
@@ -119,15 +119,16 @@ class FileScore(NamedTuple):
         """One row of ``differences`` in the output; None for what there is none of."""
         comparison = self.comparison
         (low, high), (diff_low, diff_high) = self.interval, comparison.interval
-        holm_low, holm_high = comparison.corrected_interval
+        corrected_low, corrected_high = comparison.corrected_interval
         numbers = {
             **{"AP": self.ap.value, "AP_low": low, "AP_high": high},
             **{"diff": comparison.value, "diff_low": diff_low, "diff_high": diff_high, "p": comparison.p},
-            **{"p_holm": comparison.corrected_p, "diff_holm_low": holm_low, "diff_holm_high": holm_high},
+            **{"p_holm": comparison.corrected_p},
+            **{"diff_corrected_low": corrected_low, "diff_corrected_high": corrected_high},
         }
         # nan is no JSON
         known = {key: None if math.isnan(value) else value for key, value in numbers.items()}
-        return {"kind": comparison.kind, "predictions": comparison.variant, **known, "real": comparison.is_real}
+        return {"kind": comparison.kind, "predictions": comparison.variant, **known}
 
 
 def compare_files(
@@ -174,7 +175,6 @@ def gaps(truth: COCO, results: Mapping[str, coco.Results]) -> list[str]:
 
 def differences_text(scores: Sequence[FileScore]) -> str:
     """The table for a terminal."""
-    verdicts = {None: MISSING, True: f"yes {MARK}", False: "no"}
     rows = []
     for file in scores:
         comparison, (low, high) = file.comparison, file.interval
@@ -183,13 +183,12 @@ def differences_text(scores: Sequence[FileScore]) -> str:
                 comparison.kind,
                 comparison.variant,
                 number(file.ap.value, 2) + ("" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"),
-                difference(comparison, 2, mark=False),
+                difference(comparison, 2),
                 *("<0.001" if p < 0.001 else number(p, 3) for p in (comparison.p, comparison.corrected_p)),
-                verdicts[comparison.is_real],
             ]
         )
-    names = ["kind", "predictions", "AP [95 %]", "Δ AP [95 %, Holm]", "p", "p, Holm", "real"]
-    return tabulate(rows, names, disable_numparse=True, colalign=["left", "left", *["right"] * 5])
+    names = ["kind", "predictions", "AP [95 %]", "Δ AP [95 %, corrected]", "p", "p, Holm"]
+    return tabulate(rows, names, disable_numparse=True, colalign=["left", "left", *["right"] * 4])
 
 
 def _job(cfg: DictConfig) -> None:

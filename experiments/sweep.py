@@ -75,7 +75,7 @@ def compare(configs: Sequence[Config]) -> list[str]:
     study, folder = configs[0], configs[0].study_folder()
     baseline, resamples = study.study.baseline, study.evaluation.resamples
     contrasts = [asdict(contrast) for contrast in study.study.contrasts]
-    described = {"baseline": baseline, "resamples": resamples, "contrasts": contrasts}
+    described = {"baseline": baseline, "resamples": resamples, "margin": study.study.margin, "contrasts": contrasts}
     write_atomically(folder / "study.json", json.dumps(described))
     root, device = study.data_root, study.runtime.device
     measures: dict[str, Callable[[], object]] = {

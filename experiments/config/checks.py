@@ -150,6 +150,8 @@ def _check_augmentation(config: Config) -> None:
 
 
 def _check_contrasts(config: Config) -> None:
+    if not 0 < config.study.margin < math.inf:
+        raise UserError(f"study.margin={config.study.margin:g}: must be above 0, in AP points")
     pairs = [(contrast.variant, contrast.rival) for contrast in config.study.contrasts]
     for variant, rival in pairs:
         if not variant or not rival or variant == rival:

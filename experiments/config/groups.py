@@ -14,6 +14,7 @@ from omegaconf import MISSING
 import heads
 from instseg.errors import UserError
 from instseg.evaluation import engine
+from instseg.statistics.verdict import MARGIN
 
 FILE_KEYS = ("annotations", "images", "val_annotations", "val_images")
 """Those of a data set that name files and folders."""
@@ -200,11 +201,13 @@ class StudyConfig:
     Attributes:
         baseline: what the other variants are compared with.
         contrasts: comparisons that are judged by themselves; with any, all others are exploratory.
+        margin: AP points within which variants are equivalent.
     """
 
     name: str = MISSING
     baseline: str = "fcn"
     contrasts: list[Contrast] = field(default_factory=list)
+    margin: float = MARGIN
 
 
 def digest(path: Path, key: str) -> str:

@@ -17,8 +17,6 @@ from instseg.files import write_atomically
 from instseg.statistics.verdict import Comparison
 
 MISSING = "–"
-MARK = "*"
-"""Behind a difference that is real."""
 WIDTH = 120
 """Characters of a line in the terminal."""
 
@@ -129,12 +127,12 @@ def ranged(median: float, low: float, high: float) -> str:
     return texts[0] if MISSING in texts else f"{texts[0]} ({texts[1]}–{texts[2]})"
 
 
-def difference(comparison: Comparison, digits: int = 1, *, mark: bool = True) -> str:
-    """``+2.1 [+0.3, +3.9] *``: a difference, its corrected interval, and the mark where it is real."""
+def difference(comparison: Comparison, digits: int = 1, *, verdict: bool = True) -> str:
+    """``+2.1 [+0.3, +3.9] better``: a difference, its corrected interval and the verdict, as far as there are any."""
     if not comparison.exists:
         return MISSING
     text = signed(comparison.value, digits)
     low, high = comparison.corrected_interval
     if not math.isnan(low):
         text += f" [{signed(low, digits)}, {signed(high, digits)}]"
-    return f"{text} {MARK}" if mark and comparison.is_real else text
+    return f"{text} {comparison.verdict}" if verdict and comparison.verdict else text

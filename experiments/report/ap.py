@@ -11,7 +11,14 @@ from matplotlib.ticker import MaxNLocator
 from experiments.render import table
 from experiments.render.plot import caption, looks, rival_name, row_figure
 from experiments.report import trained
-from experiments.report.compare import SETTINGS, StudyScores, difference_columns, ranked, verdict_columns
+from experiments.report.compare import (
+    SETTINGS,
+    StudyScores,
+    difference_columns,
+    ranked,
+    verdict_columns,
+    verdict_key,
+)
 from experiments.report.section import Content, Findings, Section
 from experiments.report.tuning import tuned_name
 from experiments.report.tuning_file import Tuning
@@ -25,14 +32,14 @@ def make(findings: Findings) -> Content:
     scores = findings.scores
     note = (
         "AP in percent: mean ± sample standard deviation over runs (seeds and folds); AR is AR at 100 "
-        f"detections. Δ AP: difference to {findings.baseline}, with a 95 % interval paired over images and runs "
-        f"({findings.resamples} resamples of the images), widened by Holm's correction for the number of variants in "
-        f"the table, each kind by itself. {table.MARK}: the interval excludes 0, the difference is real. "
-        f"{table.MISSING}: nothing to measure or to compare with."
+        f"detections. Δ AP: difference to {findings.baseline}, with a 95 % interval over images and trainings "
+        f"({findings.resamples} resamples of the images), corrected for the number of variants in the table, each kind "
+        f"by itself. {verdict_key(findings.margin)} Detectable: the true difference that would have been called better "
+        f"or worse with probability 0.8. {table.MISSING}: nothing to measure or to compare with."
     )
     folds = max(variant.folds for variant in scores.variants)
     if folds > 1:
-        note += " Folds share training images: what others than these would give is not covered."
+        note += " Folds share training images, for which intervals are widened (Nadeau and Bengio, 2003)."
     if findings.tuning is not None:
         untuned = [label for label in scores.order if tuned_name(findings.study, findings.tuning, label) is None]
         note += f" {tuning_sentence(findings.tuning, folds, untuned)}"
@@ -95,6 +102,7 @@ def text(scores: StudyScores, baseline: str) -> pd.DataFrame:
             cells = {"": "" if variant is not scores.variants[0] else kind, "variant": variant.label}
             cells |= {_HEADINGS.get(metric, metric): str(variant.metrics[kind][metric]) for metric in METRICS}
             cells[f"Δ AP to {baseline} [95 %]"] = table.difference(variant.comparisons[kind])
+            cells["detectable"] = table.number(variant.comparisons[kind].detectable, 1)
             cells["runs"] = str(variant.runs)
             settings = [key for key in SETTINGS if key == "protocol" or key in varying]
             rows.append(cells | {key: table.cell(variant.settings[key]) for key in settings})
@@ -115,8 +123,7 @@ def terminal(scores: StudyScores) -> list[str]:
             rows.append(cells | {"Δ AP [95 %]": difference, "runs": str(variant.runs)})
         parts.append(table.fitted(pd.DataFrame(rows)))
     parts.append(
-        "AP in percent, mean ± deviation over runs; Δ: difference to the baseline, its interval by Holm's correction; "
-        f"{table.MARK}: real"
+        "AP in percent, mean ± deviation over runs; Δ: to the baseline, its interval corrected for their number"
     )
     return [part for part in parts if part]
 
@@ -124,8 +131,8 @@ def terminal(scores: StudyScores) -> list[str]:
 def forest(scores: StudyScores) -> Figure | None:
     """Differences of AP to the baseline, a column for each kind of AP in which variants differ; None without any.
 
-    Thick lines are a difference's own interval; thin ones are corrected, and a filled marker is a difference that is
-    real.
+    Thick lines are a difference's own interval; thin ones are corrected. A filled marker is better or worse; the grey
+    band is the margin of equivalence.
     """
     compared = {kind: [variant.comparisons[kind] for variant in scores.variants] for kind in scores.kinds}
     kinds = [kind for kind in scores.kinds if any(each.exists for each in compared[kind])]
@@ -144,23 +151,25 @@ def forest(scores: StudyScores) -> Figure | None:
                 continue
             axes.plot(comparison.corrected_interval, [y, y], color=look.colour, linewidth=1, marker="|", markersize=6)
             axes.plot(comparison.interval, [y, y], color=look.colour, linewidth=3, solid_capstyle="butt")
-            face = look.colour if comparison.is_real else "white"
+            face = look.colour if comparison.is_told_apart else "white"
             axes.plot(comparison.value, y, look.marker, color=look.colour, markerfacecolor=face, markersize=7, zorder=3)
             axes.text(
-                *(1.02, y, table.difference(comparison, mark=False)),
+                *(1.02, y, table.difference(comparison)),
                 transform=axes.get_yaxis_transform(),
                 va="center",
                 fontsize=8.5,
-                fontweight="bold" if comparison.is_real else "normal",
+                fontweight="bold" if comparison.is_told_apart else "normal",
             )
+        margin = rows[0].comparisons[kind].margin
+        axes.axvspan(-margin, margin, color="#eeeeee", zorder=0)
         axes.axvline(0, color="#555555", linewidth=1)
         axes.set(xlabel=f"Δ {kind} AP to {rival}")
         axes.margins(x=0.08)
         axes.xaxis.set_major_locator(MaxNLocator(6))
     caption(
         figure,
-        "Thick: 95 % interval of the difference alone; thin and in figures: with Holm's correction for all of them; "
-        "filled: it excludes 0",
+        "Thick: 95 % interval of the difference alone; thin and in figures: corrected for all of them; filled: it "
+        "excludes 0; grey: within the margin of equivalence",
     )
     return figure
 

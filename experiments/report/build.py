@@ -62,7 +62,8 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000, data_root: str 
     study = read(study_dir)
     # damaged files are reported before minutes of work
     speed, tuned = cost.read_speed(study_dir), tuning_file.read_tuning(study_dir)
-    findings = Findings(study, baseline, resamples, data_root, speed, tuned, about(study_dir).contrasts)
+    own = about(study_dir)
+    findings = Findings(study, baseline, resamples, data_root, speed, tuned, own.contrasts, own.margin)
     text: list[str] = []
     written: list[Path] = []
     skipped: list[str] = []

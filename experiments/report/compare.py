@@ -16,7 +16,7 @@ from instseg.evaluation.coco import Kind
 from instseg.evaluation.matches import match
 from instseg.statistics.estimate import UNKNOWN
 from instseg.statistics.resampling import RunKey, RunScores, differences, mean_over_runs, score_run
-from instseg.statistics.verdict import Comparison, Interval, judge
+from instseg.statistics.verdict import MARGIN, Comparison, Interval, judge
 
 SETTINGS = ("protocol", "dataset", "trunk", "iterations")
 """What tables say of a variant's runs."""
@@ -54,15 +54,16 @@ class Mean:
 def difference_columns(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
     """A difference as it was measured, as columns of a CSV file."""
     low, high = comparison.interval
-    measured = {"": comparison.value, "_low": low, "_high": high, "_n": comparison.pairs, "_p": comparison.p}
+    measured = {"": comparison.value, "_low": low, "_high": high, "_n": comparison.runs, "_p": comparison.p}
     return {f"{prefix}diff{name}": value for name, value in measured.items()}
 
 
 def verdict_columns(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
-    """What Holm's correction makes of it, and the verdict."""
+    """What the correction makes of it, what could have been detected, and the verdict."""
     low, high = comparison.corrected_interval
-    corrected = {"diff_p_holm": comparison.corrected_p, "diff_holm_low": low, "diff_holm_high": high}
-    return {f"{prefix}{name}": value for name, value in (corrected | {"real": comparison.is_real}).items()}
+    corrected: dict[str, Any] = {"diff_corrected_low": low, "diff_corrected_high": high}
+    corrected |= {"diff_p_holm": comparison.corrected_p, "diff_detectable": comparison.detectable}
+    return {f"{prefix}{name}": value for name, value in (corrected | {"verdict": comparison.verdict}).items()}
 
 
 @dataclass(frozen=True)
@@ -142,13 +143,13 @@ def add_scores(
     return notes
 
 
-def compare(study: Study, scores: Scores, baseline: str) -> StudyScores:
+def compare(study: Study, scores: Scores, baseline: str, margin: float = MARGIN) -> StudyScores:
     """Compare the variants of a study by the kinds of ``scores`` with its baseline, the label or name of a variant that
-    may be absent, over the pairs of runs with the same fold, seed and ground truth; the differences of a kind are
-    judged together."""
+    may be absent, over the runs of the same folds and ground truth; the differences of a kind are judged together.
+    ``margin``: of equivalence, in AP points."""
     labels, kinds = study.ordered(baseline), list(scores)
     rivals = {label: study.rival_of(label, baseline) for label in labels}
-    judged = {kind: judge(differences(scores[kind], rivals), kind, "AP") for kind in kinds}
+    judged = {kind: judge(differences(scores[kind], rivals), kind, "AP", margin) for kind in kinds}
     variants, notes, absent = [], [], pd.Series(dtype=float)
     for label in labels:
         runs, other = study.counted(label), study.baseline_of(label, baseline)
@@ -170,9 +171,9 @@ def compare(study: Study, scores: Scores, baseline: str) -> StudyScores:
                 f"{label} and {other} differ in {', '.join(differing)}: no difference is given, as it would not be the "
                 "head's alone"
             )
-        elif other not in (None, label) and not comparisons[MAIN].pairs:
-            notes.append(f"{label}: no run has the fold, seed and ground truth of a run of {other}")
-        unjudged = [kind for kind, each in comparisons.items() if each.exists and not each.comparable]
+        elif other not in (None, label) and not comparisons[MAIN].runs:
+            notes.append(f"{label}: no run has the fold and ground truth of a run of {other}")
+        unjudged = [kind for kind, each in comparisons.items() if each.exists and each.verdict is None]
         if unjudged:
             notes.append(unjudged_note(comparisons[unjudged[0]], f"{', '.join(unjudged)} AP"))
     if all(variant.compared_with is None for variant in variants):
@@ -188,6 +189,17 @@ def _own_interval(runs: Mapping[RunKey, RunScores]) -> Interval:
 
 
 def unjudged_note(comparison: Comparison, what: str) -> str:
-    """Why a difference has neither a corrected interval nor a mark."""
-    runs = f"{comparison.pairs} run{'s' if comparison.pairs > 1 else ''} with {comparison.rival}"
-    return f"{comparison.variant}: shares {runs}, of one seed or fold where there are more: {what} get no mark"
+    """Why a difference has no verdict."""
+    if comparison.trainings < 2:
+        why = f"one training to compare with {comparison.rival}, and another may differ"
+    else:
+        why = f"runs of one fold to compare with {comparison.rival}, which has more"
+    return f"{comparison.variant}: {why}: no verdict on {what}"
+
+
+def verdict_key(margin: float, unit: str = "AP") -> str:
+    """What the four words mean, for the notes of tables."""
+    return (
+        f"Better, worse: the interval excludes 0; equivalent: it lies within ±{margin:g} {unit}; undecided: neither. "
+        "One training gives no verdict."
+    )

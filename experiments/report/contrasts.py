@@ -8,7 +8,7 @@ import pandas as pd
 
 from experiments.config.groups import Contrast
 from experiments.render import table
-from experiments.report.compare import Scores, difference_columns, unjudged_note, verdict_columns
+from experiments.report.compare import Scores, difference_columns, unjudged_note, verdict_columns, verdict_key
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.study import MAIN, Study
 from instseg.evaluation.coco import Kind
@@ -24,12 +24,12 @@ def make(findings: Findings) -> Content:
     pairs, notes = with_runs(findings.study, findings.contrasts)
     if not pairs:
         return Content(notes=notes)
-    compared = compare(findings.predictions.scores, list(pairs))
+    compared = compare(findings.predictions.scores, list(pairs), findings.margin)
     for comparison in compared[MAIN]:
         if not comparison.exists:
-            why = "no two runs have the same fold, seed and ground truth"
+            why = "no runs have the same fold and ground truth"
             notes.append(f"contrast {comparison.variant} against {comparison.rival}: {why}")
-        elif not comparison.comparable:
+        elif comparison.verdict is None:
             notes.append(f"contrast {unjudged_note(comparison, 'its differences')}")
     # on a frozen core all boxes are the same
     differ = [kind for kind, all_of_kind in compared.items() if any(each.exists and each.value for each in all_of_kind)]
@@ -43,14 +43,14 @@ def make(findings: Findings) -> Content:
             row |= difference_columns(comparison, f"{kind}_AP_") | verdict_columns(comparison, f"{kind}_AP_")
             cells[f"Δ {kind} AP [95 %]"] = table.difference(comparison)
         numbers.append(row)
-        text.append(cells | {"runs": str(compared[MAIN][i].pairs), "question": question or table.MISSING})
+        cells["detectable"] = table.number(compared[MAIN][i].detectable, 1)
+        text.append(cells | {"runs": str(compared[MAIN][i].runs), "question": question or table.MISSING})
     note = (
-        "Comparisons that the study's file names beforehand. Δ: AP in percent, the variant's minus its rival's, over "
-        "pairs of runs of the same fold and seed, with a 95 % interval over images and runs "
-        f"({findings.resamples} resamples of the images), widened by Holm's correction for the comparisons of this "
-        "table alone, each kind by itself. How runs vary is estimated from each pair of variants alone. "
-        f"{table.MARK}: the interval excludes 0, the difference is real. {table.MISSING}: nothing to compare. All "
-        "other differences of the study are exploratory."
+        "Comparisons that the study's file names beforehand. Δ: AP in percent, the variant's minus its rival's, with a "
+        f"95 % interval over images and trainings ({findings.resamples} resamples of the images), corrected for the "
+        f"comparisons of this table alone, each kind by itself. {verdict_key(findings.margin)} Detectable: the true "
+        "difference of mask AP that would have been called better or worse with probability 0.8. "
+        f"{table.MISSING}: nothing to compare. All other differences of the study are exploratory."
     )
     shown = pd.DataFrame(text)
     return Content(
@@ -92,19 +92,15 @@ def _label(study: Study, name: str) -> str:
     return labels[0]
 
 
-def compare(scores: Scores, pairs: Sequence[Pair]) -> dict[Kind, list[Comparison]]:
-    """By kind the difference of AP of each pair of variants, in their order, all of a kind judged together.
-
-    The spread between seeds or folds is estimated from the pair's runs alone, so that a contrast does not depend on
-    which others are named.
-    """
+def compare(scores: Scores, pairs: Sequence[Pair], margin: float) -> dict[Kind, list[Comparison]]:
+    """By kind the difference of AP of each pair of variants, in their order, all of a kind judged together."""
     compared = {}
     for kind, runs in scores.items():
         measured = {}
         for variant, rival in pairs:
             both = {label: runs.get(label, {}) for label in (variant, rival)}
             measured[f"{variant} against {rival}"] = differences(both, {variant: rival})[variant]
-        judged = judge(measured, kind, "AP").values()
+        judged = judge(measured, kind, "AP", margin).values()
         compared[kind] = [replace(each, variant=variant) for each, (variant, _) in zip(judged, pairs, strict=True)]
     return compared
 

@@ -162,7 +162,7 @@ def _before(study: Study, tuning: Tuning, variant: VariantScores) -> tuple[float
     estimate = UNKNOWN
     if dots:
         error = float(np.std(dots, ddof=1)) / math.sqrt(len(dots)) if len(dots) > 1 else math.nan
-        estimate = Estimate(float(np.mean(dots)), error, len(dots) - 1)
+        estimate = Estimate.of(float(np.mean(dots)), error, len(dots) - 1)
     return estimate.value, estimate.interval(), dots
 
 

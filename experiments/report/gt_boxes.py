@@ -9,37 +9,56 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from experiments.render import table
-from experiments.report.compare import Mean, StudyScores, difference_columns, unjudged_note, verdict_columns
+from experiments.report.compare import (
+    Mean,
+    StudyScores,
+    difference_columns,
+    unjudged_note,
+    verdict_columns,
+    verdict_key,
+)
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.study import Study
 from instseg.errors import DataError
 from instseg.evaluation import gt_boxes
 from instseg.statistics.resampling import RunKey, RunScores, differences, image_weights
-from instseg.statistics.verdict import judge
+from instseg.statistics.verdict import MARGIN, judge
 
 _HEADINGS = {"mask_IoU": "mask IoU", "boundary_IoU": "boundary IoU"} | {
     f"mask_IoU_{size}": f"mask IoU, {size}" for size in gt_boxes.SIZES
 }
 _WHAT = "masks in ground-truth boxes"
-_ORDER = ["diff", "diff_n", "diff_p", "diff_low", "diff_high", "diff_holm_low", "diff_holm_high", "diff_p_holm", "real"]
+_ORDER = [
+    "diff",
+    "diff_n",
+    "diff_p",
+    "diff_low",
+    "diff_high",
+    "diff_corrected_low",
+    "diff_corrected_high",
+    "diff_p_holm",
+]
+_ORDER += ["diff_detectable", "verdict"]
 
 
 def make(findings: Findings) -> Content:
     """``gt_boxes.csv|md|tex``."""
-    numbers, text, notes = compare(findings.study, findings.scores, findings.resamples)
+    numbers, text, notes = compare(findings.study, findings.scores, findings.resamples, findings.margin)
     if numbers.empty:
         return Content(skipped=[f"{_WHAT}: no run has them; those of earlier versions don't"], notes=notes)
     note = (
         "IoU in percent of the mask that a head gives each object in the object's own box, mean over objects, then "
         "mean ± sample standard deviation over runs; boundaries as in boundary AP; sizes are COCO's. Δ: to the "
-        f"baseline, with an interval paired over images and runs by Holm's correction, {table.MARK} where it excludes "
-        f"0 ({findings.resamples} resamples). {table.MISSING}: nothing to measure or to compare with."
+        f"baseline, with a corrected interval over images and trainings ({findings.resamples} resamples). "
+        f"{verdict_key(findings.margin, 'IoU')} {table.MISSING}: nothing to measure or to compare with."
     )
-    legend = f"IoU in percent of masks in the objects' own boxes; {table.MARK}: real"
+    legend = "IoU in percent of masks in the objects' own boxes"
     return Content(table.Table(numbers, text, note), text=[table.fitted(text), legend], notes=notes)
 
 
-def compare(study: Study, scores: StudyScores, resamples: int) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+def compare(
+    study: Study, scores: StudyScores, resamples: int, margin: float = MARGIN
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """IoU in percent of each variant of which a run was scored in ground-truth boxes, and the difference of mask IoU to
     the baseline; ``scores`` say in which order, and what each is compared with.
 
@@ -62,7 +81,8 @@ def compare(study: Study, scores: StudyScores, resamples: int) -> tuple[pd.DataF
             scored = _on_resamples(truth.dataset, ious[0], run["fold"], resamples)
             runs[label][run["fold"], run["seed"]] = scored._replace(data=str(name))
     labels = [label for label in scores.order if label in runs]
-    comparisons = judge(differences(runs, {label: scores.rivals.get(label) for label in labels}), "mask", "IoU")
+    rivals = {label: scores.rivals.get(label) for label in labels}
+    comparisons = judge(differences(runs, rivals), "mask", "IoU", margin)
     numbers, text = [], []
     for label in labels:
         summary, comparison = pd.DataFrame(summaries[label]), comparisons[label]
@@ -75,7 +95,7 @@ def compare(study: Study, scores: StudyScores, resamples: int) -> tuple[pd.DataF
         columns = difference_columns(comparison) | verdict_columns(comparison)
         numbers.append(row | {"compared_with": comparison.rival} | {key: columns[key] for key in _ORDER})
         text.append(cells | {"Δ mask IoU [95 %]": table.difference(comparison)})
-        if comparison.exists and not comparison.comparable:
+        if comparison.exists and comparison.verdict is None:
             notes.append(unjudged_note(comparison, _WHAT))
     shown = pd.DataFrame(text)
     absent = [heading for heading in _HEADINGS.values() if text and (shown[heading] == table.MISSING).all()]

@@ -18,7 +18,7 @@ from experiments.runs.pull_control import first_part
 from experiments.runs.study import MAIN, Study
 from instseg.detector.measured_pyramid import PULLS
 from instseg.statistics.resampling import differences
-from instseg.statistics.verdict import Comparison, judge
+from instseg.statistics.verdict import MARGIN, Comparison, judge
 
 _MASK, _BOX = PULLS
 _PERIODS = {"first": "first tenth", "all": "all"}
@@ -31,8 +31,8 @@ _LEGEND = (
 _NOTE = (
     "Norm of the gradient that the mask losses, and that all box losses, send into the pyramid's maps, and the ratio "
     "of the two: mean over iterations, then mean ± sample standard deviation over runs; first tenth: of the "
-    "iterations. Δ mask AP: to the FCN whose mask losses pull as hard (control=pull), paired and by Holm's correction, "
-    f"{table.MARK} where the interval excludes 0. {table.MISSING}: nothing to measure or to compare with."
+    "iterations. Δ mask AP: to the FCN whose mask losses pull as hard (control=pull), with corrected interval and "
+    f"verdict. {table.MISSING}: nothing to measure or to compare with."
 )
 _FROZEN = " On a frozen core nothing is pulled: these are the gradients that would flow."
 
@@ -43,7 +43,7 @@ def make(findings: Findings) -> Content:
     pulls = read_pulls(study)
     if not pulls:
         return Content()
-    comparisons = to_controls(study, scores, findings.predictions.scores.get(MAIN, {}))
+    comparisons = to_controls(study, scores, findings.predictions.scores.get(MAIN, {}), findings.margin)
     numbers, text = [], []
     for label in scores.order:
         runs = pd.DataFrame(pulls.get(label, [{}]))
@@ -98,10 +98,12 @@ def read_pulls(study: Study) -> dict[str, list[dict[str, float]]]:
     return dict(by_variant)
 
 
-def to_controls(study: Study, scores: StudyScores, runs: Mapping[str, Any]) -> dict[str, Comparison]:
+def to_controls(
+    study: Study, scores: StudyScores, runs: Mapping[str, Any], margin: float = MARGIN
+) -> dict[str, Comparison]:
     """The difference of mask AP of each variant to the FCN of its pull, where the study has it, judged together."""
     rivals = {label: _control(study, label) for label in scores.order}
-    return judge(differences(runs, rivals), MAIN, "AP")
+    return judge(differences(runs, rivals), MAIN, "AP", margin)
 
 
 def is_pull_control(study: Study, label: str) -> bool:
@@ -131,14 +133,14 @@ def _notes(
         label, to_baseline, to_control = variant.label, variant.comparisons[MAIN], comparisons[variant.label]
         if to_control.exists:
             notes.append(f"{label}: {_in_words(to_baseline, to_control)}")
-            if not to_control.comparable:
+            if to_control.verdict is None:
                 notes.append(unjudged_note(to_control, "differences to the FCN of its pull"))
             continue
         # on a frozen core a pull moves nothing
         moves = variant.settings["protocol"] != "frozen_core" and not is_pull_control(study, label)
-        if to_baseline.is_real and moves:
+        if to_baseline.is_told_apart and moves:
             notes.append(
-                f"{label}: {table.difference(to_baseline, mark=False)} mask AP to {to_baseline.rival}"
+                f"{label}: {table.difference(to_baseline, verdict=False)} mask AP to {to_baseline.rival}"
                 f"{_relative_pull(pulls, label, to_baseline.rival)}; how much of it an FCN of the same pull has, "
                 "control=pull would show"
             )
@@ -151,14 +153,15 @@ def _in_words(to_baseline: Comparison, to_control: Comparison) -> str:
     meanings = {
         "better": "an FCN that pulls as hard gains less" if gains else "it is better than an FCN that pulls as hard",
         "worse": "an FCN that pulls as hard is better",
+        "equivalent": "an FCN that pulls as hard is as good",
         "undecided": (
             "the gain is not shown to be the head's" if gains else "no difference to an FCN that pulls as hard is shown"
         ),
         None: "the difference to the FCN of its pull is not judged",
     }
-    difference = f"{table.difference(to_control, mark=False)} to the FCN of its pull"
+    difference = f"{table.difference(to_control, verdict=False)} to the FCN of its pull"
     if to_baseline.exists:
-        difference = f"{table.difference(to_baseline, mark=False)} mask AP to {to_baseline.rival}, {difference}"
+        difference = f"{table.difference(to_baseline, verdict=False)} mask AP to {to_baseline.rival}, {difference}"
     return f"{difference}: {meanings[to_control.verdict]}"
 
 

@@ -12,6 +12,7 @@ from experiments.render.table import Table
 from experiments.report import compare, predictions
 from experiments.report.tuning_file import Tuning
 from experiments.runs.study import Study
+from instseg.statistics.verdict import MARGIN
 
 Draw = Callable[[], Figure | None]
 """Makes a figure, or None where there is nothing to draw."""
@@ -28,6 +29,7 @@ class Findings:
         speed: the content of ``speed.json``; None where there is none.
         tuning: the content of ``tuning.json``; None where there is none.
         contrasts: the comparisons that the study names beforehand.
+        margin: AP points within which variants are equivalent.
     """
 
     study: Study
@@ -37,6 +39,7 @@ class Findings:
     speed: dict[str, Any] | None = None
     tuning: Tuning | None = None
     contrasts: Sequence[Contrast] = ()
+    margin: float = MARGIN
 
     @cached_property
     def predictions(self) -> predictions.Predictions:
@@ -46,7 +49,7 @@ class Findings:
     @cached_property
     def scores(self) -> compare.StudyScores:
         """AP of all variants, and the differences to the baseline."""
-        return compare.compare(self.study, self.predictions.scores, self.baseline)
+        return compare.compare(self.study, self.predictions.scores, self.baseline, self.margin)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from experiments.runs.study import MAIN, METRICS, Study
 from experiments.runs.study_files import checked_results, number
 from instseg.errors import DataError, UserError
 from instseg.files import read_json
+from instseg.statistics.verdict import MARGIN
 
 _HEADINGS = {"AP": "mask AP"} | {metric: metric for metric in METRICS[1:] if metric.startswith("AP")}
 
@@ -23,7 +24,7 @@ _HEADINGS = {"AP": "mask AP"} | {metric: metric for metric in METRICS[1:] if met
 def make(findings: Findings) -> Content:
     """``shared_boxes.csv|md|tex``."""
     baseline = findings.baseline
-    scores, notes = compare_shared(findings.study, baseline, findings.resamples)
+    scores, notes = compare_shared(findings.study, baseline, findings.resamples, findings.margin)
     if not scores.variants:
         why = "masks in shared boxes: no run has them; the sweep makes them when it is given again"
         trained_apart = any(variant.settings["protocol"] != "frozen_core" for variant in findings.scores.variants)
@@ -45,7 +46,9 @@ def make(findings: Findings) -> Content:
     )
 
 
-def compare_shared(study: Study, baseline: str, resamples: int) -> tuple[StudyScores, list[str]]:
+def compare_shared(
+    study: Study, baseline: str, resamples: int, margin: float = MARGIN
+) -> tuple[StudyScores, list[str]]:
     """What :func:`experiments.report.compare.compare` gives, of masks in the baseline's boxes, and notes; without
     variants where no run has them."""
     rows, notes = [], []
@@ -72,7 +75,7 @@ def compare_shared(study: Study, baseline: str, resamples: int) -> tuple[StudySc
     if not rows:
         return StudyScores([], [], []), notes
     shared = replace(study, runs=pd.DataFrame(rows))
-    compared = compare(shared, {kind: scores[kind] for kind in shared.kinds if kind in KINDS}, baseline)
+    compared = compare(shared, {kind: scores[kind] for kind in shared.kinds if kind in KINDS}, baseline, margin)
     return compared, notes + compared.notes
 
 

@@ -78,7 +78,7 @@ def _trend(study: Study, label: str) -> Trend:
         each = slope(points.index, points)
         # to points of AP per 1,000 iterations, or percent per tenth
         unit = 1000.0 if by_score else 100 * end / 10 / float(points.mean()) if len(points) else math.nan
-        slopes.append(Estimate(each.value * unit, each.error * unit, each.df) if each != UNKNOWN else UNKNOWN)
+        slopes.append(Estimate.of(each.value * unit, each.error * unit, each.df) if each != UNKNOWN else UNKNOWN)
         changes.append(slopes[-1].value * (LAST * end / 1000 if by_score else LAST * 10))
     mean = mean_over_runs(slopes)
     known = not math.isnan(mean.value)

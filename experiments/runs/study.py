@@ -19,6 +19,7 @@ from experiments.runs.study_files import StudyFiles, number
 from instseg.errors import UserError
 from instseg.evaluation import coco
 from instseg.evaluation.kinds import METRIC_KINDS
+from instseg.statistics.verdict import MARGIN
 
 SETTINGS = ("trunk", "dataset", "protocol", "iterations")
 """What makes variants of one name differ, besides the head's options and the settings of the study."""
@@ -118,11 +119,13 @@ class Comparisons:
         baseline: what the other variants are compared with.
         resamples: bootstrap replicates.
         contrasts: the comparisons that the study names beforehand.
+        margin: AP points within which variants are equivalent.
     """
 
     baseline: str = "fcn"
     resamples: int = 1000
     contrasts: tuple[Contrast, ...] = ()
+    margin: float = MARGIN
 
 
 def about(folder: Path) -> Comparisons:
@@ -143,7 +146,10 @@ def about(folder: Path) -> Comparisons:
     contrasts = content.get("contrasts", [])
     if not isinstance(contrasts, list) or not all(map(_is_contrast, contrasts)):
         raise UserError(f"{path} is damaged (contrasts is no list of variant, rival and question): {remedy}")
-    return Comparisons(baseline, resamples, tuple(Contrast(**contrast) for contrast in contrasts))
+    margin = content.get("margin", MARGIN)
+    if not isinstance(margin, float | int) or isinstance(margin, bool) or not 0 < margin < math.inf:
+        raise UserError(f"{path} is damaged (margin is no number above 0): {remedy}")
+    return Comparisons(baseline, resamples, tuple(Contrast(**contrast) for contrast in contrasts), float(margin))
 
 
 def _is_contrast(content: Any) -> bool:

@@ -1,15 +1,21 @@
-"""Errors of means over seeds or folds (outside) and images (inside).
+"""Errors of means over seeds or folds (outside) and images (inside), and intervals that keep their promise.
 
-A difference of two heads has an error of its own for the draw of test images, which all seeds share, and one for
-the draw of seeds or folds. The bootstrap over images gives the first; the second is what the units (seeds, or folds)
-differ by more than the images alone explain. With few units the second is itself uncertain, so the interval is
-Student's, with Satterthwaite's degrees of freedom (Biometrics Bulletin, 1946): this is the analysis of variance of
-crossed random effects, with the bootstrap in the place of the mean squares of images. A bootstrap over units would
-show only (n - 1) / n of their variance and take it for certain. ``results/README.md`` has the false-alarm rates.
+The error of a difference between two heads has up to three parts, each estimated by itself:
 
-Where several variants are compared with one baseline over the same units, the variance between units is estimated from
-all of them together (:func:`between_units`), as Dunnett pools the error of treatments (Journal of the American
-Statistical Association, 1955): twelve heads on two seeds have 12 degrees of freedom for it, one head has 1.
+- what the draw of the test images does to all seeds alike: from the bootstrap over images;
+- what the seeds (or folds) differ by: the sample variance of their differences, divided by their number. It holds
+  what a seed does and what the images do to it alone, and needs no bootstrap;
+- with several folds, what their common training images add: Nadeau and Bengio's correction (*Inference for the
+  Generalization Error*, Machine Learning, 2003), for what folds differ by beyond their test images.
+
+Each part has its own degrees of freedom: many for images, U - 1 for U seeds or folds. The half-width of the interval is
+the root of the sum of (t² · variance) over the parts, with Student's t of the part. Banerjee (*Approximate confidence
+interval for linear functions of means of k populations when the population variances are not equal*, Sankhya, 1960)
+proved that such an interval holds the truth at least as often as it says, however the parts compare; Satterthwaite's
+degrees of freedom, which are more usual, raise up to three times the promised false alarms with two seeds.
+
+Every difference has its own spread: nothing is pooled over heads, as some are hundreds of times as restless as others.
+``docs/statistics.md`` has the error rates, and the command that counts them.
 """
 
 import math
@@ -19,36 +25,67 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, special
 
 Floats = NDArray[np.float64]
 _ROUNDING = 1e-18
 _SAME = 1e-9
 """In percent AP; what is smaller is rounding."""
+_SMALLEST_P = 1e-15
+
+
+class Part(NamedTuple):
+    """A part of the squared error of a value.
+
+    Attributes:
+        variance: its estimate.
+        df: degrees of freedom of that estimate.
+    """
+
+    variance: float
+    df: float
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its standard error.
+    """A value with the parts of its squared error.
 
     Attributes:
         value: in percent AP.
-        error: standard error; nan where it can't be estimated.
-        df: degrees of freedom of Student's t that ``(value - truth) / error`` follows.
+        parts: independent of each other; none where the error can't be estimated.
     """
 
     value: float
-    error: float
-    df: float
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, value: float, error: float, df: float) -> "Estimate":
+        """A value whose standard error is estimated as a whole, with ``df`` degrees of freedom; nan: not known."""
+        return cls(value, () if math.isnan(error) else (Part(error**2, df),))
+
+    @property
+    def error(self) -> float:
+        """Standard error; nan where it can't be estimated."""
+        return math.sqrt(sum(part.variance for part in self.parts)) if self.parts else math.nan
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of the error as a whole, by Satterthwaite; nan where there is no error."""
+        square = sum(part.variance**2 / part.df for part in self.parts)
+        return self.error**4 / square if square > 0 else min((part.df for part in self.parts), default=math.nan)
+
+    def half_width(self, alpha: float) -> float:
+        """Of the interval that misses the truth with probability ``alpha`` or less; nan where it can't be told."""
+        if not self.parts:
+            return math.nan
+        return math.sqrt(sum(float(special.stdtrit(df, alpha / 2)) ** 2 * variance for variance, df in self.parts))
 
     def interval(self, alpha: float = 0.05) -> tuple[float, float]:
-        """The interval that misses the truth with probability ``alpha``."""
+        """The interval that misses the truth with probability ``alpha`` or less."""
         if self.error == 0:
             exact = 0.0 if abs(self.value) < _SAME else self.value
             return exact, exact
-        if math.isnan(self.error):
-            return math.nan, math.nan
-        half = float(stats.t.isf(alpha / 2, self.df)) * self.error
+        half = self.half_width(alpha)
         return self.value - half, self.value + half
 
     @property
@@ -63,102 +100,85 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """Two-sided p-value of the value 0; below alpha where :meth:`interval` excludes 0."""
-        if math.isnan(self.error):
+        """Two-sided p-value of the value 0: the alpha whose :meth:`interval` ends at 0, 1e-15 at least."""
+        if not self.parts:
             return math.nan
         if self.error == 0:
             return 1.0 if abs(self.value) < _SAME else 0.0
-        return float(2 * stats.t.sf(abs(self.value) / self.error, self.df))
+        value = abs(self.value)
+        if len(self.parts) == 1:
+            return 2 * float(special.stdtr(self.parts[0].df, -value / self.error))
+
+        def beyond(exponent: float) -> float:
+            return self.half_width(math.exp(exponent)) - value
+
+        lowest = math.log(_SMALLEST_P)
+        if beyond(lowest) <= 0:
+            return _SMALLEST_P
+        return math.exp(optimize.brentq(beyond, lowest, 0.0, xtol=1e-12))
+
+    def detectable(self, alpha: float, power: float = 0.8) -> float:
+        """The smallest true difference that would have been told from 0 with this error, at level ``alpha`` with
+        probability ``power``."""
+        return self.half_width(alpha) + self.half_width(2 * (1 - power))
 
 
-UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+UNKNOWN = Estimate(math.nan, ())
 """Where there is nothing to estimate."""
 
 
-class Spread(NamedTuple):
-    """How far units lie apart in the difference of two variants.
+class Side(NamedTuple):
+    """Values of one or more units (seeds, or folds), whose mean goes into an estimate.
 
     Attributes:
-        observed: variance of the units' differences.
-        expected: what it would be if images alone made the units differ.
-        df: degrees of freedom of ``observed``.
+        values: (U,) a number of each unit.
+        replicates: (B, U) the same on B resamples of the images.
+        sign: 1, or -1 where the mean is subtracted.
     """
 
-    observed: float
-    expected: float
-    df: int
+    values: Floats
+    replicates: Floats
+    sign: int = 1
 
 
-def between_units(values: Floats, replicates: Floats, units: Sequence[int], images: int, sets: int = 1) -> Spread:
-    """The spread between units in the difference of any two of several variants, assumed equal for all of them: twice
-    the mean square of the interaction of variants and units.
+def estimate(sides: Sequence[Side], images: int, sets: int = 1, shared_training: float = 0.0) -> Estimate:
+    """The sum of the sides' means, with the error that images and units give it.
 
-    Args:
-        values: (R, H) a number of each run of each variant, two variants or more over two units or more.
-        replicates: (B, R, H) the same on B resamples of the images.
-        units, images, sets: as for :func:`estimate`.
-    """
-    share = _share(units)
-    replicates = replicates[~np.isnan(replicates).any(axis=(1, 2))]
-    df = (values.shape[1] - 1) * (share.shape[1] - 1)
-    around = replicates - replicates.mean(axis=0)
-    scale = images / (images - sets) * len(around) / max(1, len(around) - 1)
-
-    def squares(runs: Floats) -> Floats:
-        table = np.einsum("...rh,ru->...uh", runs, share)
-        table = table - table.mean(axis=-1, keepdims=True)
-        table = table - table.mean(axis=-2, keepdims=True)
-        return np.asarray((table**2).sum(axis=(-1, -2)))
-
-    return Spread(2 * float(squares(values)) / df, 2 * scale * float(squares(around).mean()) / df, df)
-
-
-def _share(units: Sequence[int]) -> Floats:
-    """(R, U): the weight of each run in its unit's mean."""
-    names, member, counts = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
-    return np.asarray(np.eye(len(names))[member] / counts[member, None])
-
-
-def estimate(
-    values: Floats, replicates: Floats, units: Sequence[int], images: int, sets: int = 1, spread: Spread | None = None
-) -> Estimate:
-    """Mean over runs, with the error that images and units give it.
+    One side is enough where units are paired: its values then are differences. Two sides are for seeds that are drawn
+    for each by itself, such as those of a head and of a baseline that has more of them.
 
     Args:
-        values: (R,) a number of each run.
-        replicates: (B, R) the same on B resamples of the images; runs on the same images, on the same resamples.
-        units: the seed or fold that each run belongs to: R numbers; runs of a unit are no independent draws.
-            With a single unit the error covers the images only.
+        sides: on the same resamples. A side of a single unit says nothing of how units differ.
         images: number of images, all sets together.
         sets: number of sets that images are drawn within.
-        spread: between units, where it was estimated from more than these values.
+        shared_training: by Nadeau and Bengio, test images over training images where units are folds whose training
+            sets overlap; 0 where they share nothing.
     """
-    counts = np.unique(np.asarray(units), return_counts=True)[1]
-    replicates = replicates[~np.isnan(replicates).any(axis=1)]
-    mean = float(values.mean())
-    df = min(images - sets, len(replicates) - 1)
+    value = float(sum(side.sign * side.values.mean() for side in sides))
+    total = sum(side.sign * side.replicates.mean(axis=1) for side in sides)
+    known = ~np.isnan(np.asarray(total))
+    replicates = int(known.sum())
+    df = min(images - sets, replicates - 1)
     if df < 1:
-        return Estimate(mean, math.nan, math.nan)
+        return Estimate(value, ())
     # the variance of n draws from n values is (n - 1) / n of the values' own
     scale = images / (images - sets)
-    of_images = scale * float(replicates.mean(axis=1).var(ddof=1))
-    number = len(counts)
-    if number == 1:
-        return Estimate(mean, math.sqrt(of_images), df)
-
-    if spread is None:
-        share = _share(units)
-        per_unit = replicates @ share
+    of_all = scale * float(np.asarray(total)[known].var(ddof=1))
+    parts = []
+    for side in sides:
+        number = len(side.values)
+        if number < 2:
+            continue
+        around = side.replicates[known]
+        around = around - around.mean(axis=1, keepdims=True)
         # what the units would differ by if images alone made them differ
-        around = per_unit - per_unit.mean(axis=1, keepdims=True)
-        expected = scale * float(around.var(axis=0, ddof=1).mean()) * number / (number - 1)
-        spread = Spread(float((values @ share).var(ddof=1)), expected, number - 1)
-    weight = float(((counts / counts.sum()) ** 2).sum())  # 1 / U where all have as many runs
-    variance = of_images + max(0.0, spread.observed - spread.expected) * weight
-    square = of_images**2 / df + (spread.observed * weight) ** 2 / spread.df
-    satterthwaite = variance**2 / square if square > 0 else df
-    if variance < _ROUNDING:
+        by_images = scale * float(around.var(axis=0, ddof=1).mean()) * number / (number - 1)
+        observed = float(side.values.var(ddof=1))
+        beyond = max(0.0, observed - by_images)
+        parts.append(Part(observed / number + shared_training * beyond, number - 1))
+        of_all -= by_images / number
+    parts.insert(0, Part(max(0.0, of_all), df))
+    if sum(part.variance for part in parts) < _ROUNDING:
         # heads on the same boxes have the same box AP
-        return Estimate(mean, 0.0, df)
-    least = min(spread.df, df)
-    return Estimate(mean, math.sqrt(variance), float(np.clip(satterthwaite, least, df)))
+        parts = [Part(0.0, df)]
+    return Estimate(value, tuple(parts))

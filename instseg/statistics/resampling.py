@@ -1,22 +1,20 @@
-"""Is a difference in AP real? AP on resamples of the images, and paired differences over repeated runs (seeds, folds).
+"""AP on resamples of the images, and differences over repeated runs (seeds, folds).
 
 COCO's matching of detections to ground truth is done once a run (:func:`instseg.evaluation.matches.match`) and does
 not change when images are drawn again; only the accumulation does. So AP is accumulated anew under image weights:
 weight 2 is the same as having the image twice, weight 0 as not having it. How the errors of images, seeds and folds
-make an interval: :mod:`instseg.statistics.estimate`.
+make an interval: :mod:`instseg.statistics.estimate`; what is concluded from several: :mod:`instseg.statistics.verdict`.
 
 What the intervals cover, and what they don't:
 
 - They cover the draw of the test images and, where there is more than one run, of the seeds or folds. With one run,
-  variation between seeds is not covered at all.
-- Where seeds differ far more than images alone would have them, two or three seeds give too many false alarms.
-- Folds share training images, and what those do to a variant is not covered. Seeds are taken as drawn anew in every
-  fold, as the runs' random streams are.
-- Each interval is on its own; for several against one baseline see :mod:`instseg.statistics.verdict`.
+  variation between seeds is not covered at all, and there is no verdict.
+- Folds share training images; Nadeau and Bengio's correction is for that, and exact only where folds resemble each
+  other as much as their training sets overlap.
 """
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -25,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from instseg.evaluation.matches import RECALL_THRESHOLDS, CategoryMatches, Floats, Matches
-from instseg.statistics.estimate import UNKNOWN, Estimate, Spread, between_units, estimate
+from instseg.statistics.estimate import UNKNOWN, Estimate, Side, estimate
 from instseg.statistics.verdict import Difference
 
 RunKey = tuple[int, int]  # (fold, seed)
@@ -132,24 +130,24 @@ def score_run(matches: Matches, fold: int, resamples: int, seed: int = 0, data: 
     return RunScores(average_precision(matches, image_weights(images, fold, resamples, seed)), images, data)
 
 
-def mean_over_runs(runs: Runs, spread: Spread | None = None) -> Estimate:
+def mean_over_runs(runs: Runs) -> Estimate:
     """Mean of a number over at least one run, with its error over images and seeds or folds.
 
-    Where there is more than one fold, folds are the outer units, with their seeds inside; else seeds are.
-
-    Args:
-        spread: between seeds or folds; None: estimated from these runs alone.
+    Where there is more than one fold, folds are the units, with their seeds' mean inside; else seeds are.
     """
-    keys = sorted(runs)
-    table = _table(runs, keys)
-    return estimate(table[0], table[1:], *_design(runs, keys), spread)
+    tests = _tests(runs)
+    if len(tests) == 1:
+        (seeds,) = tests.values()
+        return estimate([_side(list(seeds.values()))], _images(tests))
+    return estimate([_side([_mean(seeds) for seeds in tests.values()])], _images(tests), len(tests), _overlap(tests))
 
 
 def differences(variants: Mapping[str, Runs], rivals: Mapping[str, str | None]) -> dict[str, Difference]:
-    """Each variant's mean difference to its rival, over the pairs of runs with the same fold, seed and data.
+    """Each variant's mean difference to its rival, over the folds and data that both have runs on.
 
-    The spread between seeds or folds is estimated from all variants together that have the same rival and all of these
-    runs. For what the error does not cover, see the head of this module.
+    With several folds, a fold's difference is that of the means over its seeds. With one, seeds that are the same on
+    both sides are paired; where one side has more, such as a baseline that is trained more often, all of them count and
+    are taken for independent draws.
 
     Args:
         variants: the runs of each.
@@ -159,45 +157,60 @@ def differences(variants: Mapping[str, Runs], rivals: Mapping[str, str | None]) 
     for label, rival in rivals.items():
         runs = variants.get(label, {})
         rival_runs = variants.get(rival, {}) if rival is not None and rival != label else {}
-        keys = _shared(runs, rival_runs)
-        difference = UNKNOWN
-        if keys:
-            others = [variants.get(name, {}) for name, other in rivals.items() if other == rival != name]
-            alike = [other for other in others if set(keys) <= set(_shared(other, rival_runs))]
-            pairs = {key: RunScores(runs[key].values - rival_runs[key].values, runs[key].images) for key in keys}
-            difference = mean_over_runs(pairs, _pooled_spread([rival_runs, *alike], keys))
-        result[label] = Difference(rival, difference, len(keys), _comparable(keys, rival_runs))
+        result[label] = _difference(rival, _tests(runs), _tests(rival_runs))
     return result
 
 
-def _comparable(shared: Collection[RunKey], rival_runs: Collection[RunKey]) -> bool:
-    """Whether an interval over the shared runs is of more than one seed, and of more than one fold, where one over all
-    runs of the rival would be: else it leaves out a variation that the other variants' intervals have, and a verdict
-    from it would not mean the same."""
-    folds, rival_folds = ({fold for fold, _ in keys} for keys in (shared, rival_runs))
-    return (len(shared) > 1 or len(rival_runs) < 2) and (len(folds) > 1 or len(rival_folds) < 2)
+Tests = dict[tuple[int, str], dict[int, RunScores]]
+"""The runs on each test set, which its fold and data name, by seed."""
 
 
-def _shared(runs: Runs, rival_runs: Runs) -> list[RunKey]:
-    return sorted(key for key, run in runs.items() if key in rival_runs and rival_runs[key].data == run.data)
+def _difference(rival: str | None, runs: Tests, rival_runs: Tests) -> Difference:
+    shared = [test for test in runs if test in rival_runs]
+    own, other = ({test: tests[test] for test in shared} for tests in (runs, rival_runs))
+    if not shared:
+        return Difference(rival, UNKNOWN, 0, 0, True)
+    count = sum(map(len, own.values()))
+    if len(shared) > 1:
+        side = _side([_minus(_mean(own[test]), _mean(other[test])) for test in shared])
+        estimated = estimate([side], _images(own), len(shared), _overlap(own))
+        return Difference(rival, estimated, count, len(shared), True)
+    (seeds,), (rival_seeds,) = own.values(), other.values()
+    if seeds.keys() == rival_seeds.keys():
+        sides = [_side([_minus(seeds[seed], rival_seeds[seed]) for seed in seeds])]
+    else:
+        sides = [_side(list(seeds.values())), _side(list(rival_seeds.values()), sign=-1)]
+    # over one fold among several, an interval leaves out what the others' have
+    estimated, comparable = estimate(sides, _images(own)), len(rival_runs) == 1
+    return Difference(rival, estimated, count, min(len(seeds), len(rival_seeds)), comparable)
 
 
-def _pooled_spread(variants: Sequence[Runs], keys: list[RunKey]) -> Spread | None:
-    """How far seeds or folds lie apart in the difference of two variants, from several variants together, which have
-    the runs ``keys``; None where there is a single seed or fold."""
-    units, images, folds = _design(variants[0], keys)
-    if len(set(units)) < 2:
-        return None
-    together = np.stack([_table(runs, keys) for runs in variants], axis=-1)
-    return between_units(together[0], together[1:], units, images, folds)
+def _tests(runs: Runs) -> Tests:
+    tests: Tests = {}
+    for (fold, seed), run in sorted(runs.items()):
+        tests.setdefault((fold, run.data), {})[seed] = run
+    return tests
 
 
-def _table(runs: Runs, keys: list[RunKey]) -> Floats:
-    """(1 + resamples, len(keys)) the runs' numbers."""
-    return np.stack([runs[key].values for key in keys], axis=1)
+def _images(tests: Tests) -> int:
+    return sum(next(iter(seeds.values())).images for seeds in tests.values())
 
 
-def _design(runs: Runs, keys: list[RunKey]) -> tuple[list[int], int, int]:
-    """The unit of each run, the number of images of all folds together, and that of folds."""
-    images = {fold: runs[fold, seed].images for fold, seed in keys}
-    return [fold if len(images) > 1 else seed for fold, seed in keys], sum(images.values()), len(images)
+def _overlap(tests: Tests) -> float:
+    """Test images over training images, where the folds are all that there are; of folds that are left out the
+    training images would be more, and the ratio smaller."""
+    return 1 / (len(tests) - 1)
+
+
+def _mean(seeds: Mapping[int, RunScores]) -> RunScores:
+    runs = list(seeds.values())
+    return runs[0]._replace(values=np.mean([run.values for run in runs], axis=0))
+
+
+def _minus(run: RunScores, other: RunScores) -> RunScores:
+    return run._replace(values=run.values - other.values)
+
+
+def _side(units: list[RunScores], sign: int = 1) -> Side:
+    table = np.stack([unit.values for unit in units], axis=1)
+    return Side(table[0], table[1:], sign)

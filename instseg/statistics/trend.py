@@ -33,7 +33,7 @@ def slope(times: ArrayLike, values: ArrayLike) -> Estimate:
     value = float(x @ y) / spread
     residuals = y - value * x
     df = len(x) - 2
-    return Estimate(value, math.sqrt(float(residuals @ residuals) / df / spread), df)
+    return Estimate.of(value, math.sqrt(float(residuals @ residuals) / df / spread), df)
 
 
 def mean_over_runs(slopes: Sequence[Estimate]) -> Estimate:
@@ -47,5 +47,5 @@ def mean_over_runs(slopes: Sequence[Estimate]) -> Estimate:
     within = sum(each.error**2 for each in known) / number**2
     between = float(np.var(values, ddof=1)) / number if number > 1 else 0.0
     if between > within:
-        return Estimate(mean, math.sqrt(between), number - 1)
-    return Estimate(mean, math.sqrt(within), sum(each.df for each in known))
+        return Estimate.of(mean, math.sqrt(between), number - 1)
+    return Estimate.of(mean, math.sqrt(within), sum(each.df for each in known))

@@ -1,4 +1,16 @@
-"""Is a difference real? Holm's correction for several of them, and the verdict from the corrected interval."""
+"""What is concluded from differences: better, worse, equivalent or undecided, corrected for their number.
+
+- **better**, **worse**: the corrected interval excludes 0.
+- **equivalent**: it lies inside the margin, which is stated before the runs (two one-sided tests; Schuirmann, Journal
+  of Pharmacokinetics and Biopharmaceutics, 1987). An interval inside the margin that excludes 0 is equivalent, too:
+  what it shows is smaller than what was said to matter.
+- **undecided**: neither.
+
+One training of each head gives no verdict, as nothing then tells what another training would do.
+
+The corrected interval is Bonferroni's, so that all intervals of a table hold the truth together, and claims of
+equivalence are safe however many there are. Only where Holm's step-down rejects 0 and Bonferroni does not is it Holm's.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,9 +21,11 @@ from instseg.statistics.estimate import Estimate
 
 ALPHA = 0.05
 """Chance of a false alarm among all differences that are judged together."""
+MARGIN = 1.0
+"""AP points within which heads are equivalent, where a study doesn't say otherwise."""
 
 Interval = tuple[float, float]
-Verdict = Literal["better", "worse", "undecided"]
+Verdict = Literal["better", "worse", "equivalent", "undecided"]
 NO_INTERVAL: Interval = (math.nan, math.nan)
 
 
@@ -21,13 +35,15 @@ class Difference(NamedTuple):
     Attributes:
         rival: None where there is nothing to compare with.
         estimate: of the variant's number minus the rival's, with its error.
-        pairs: number of pairs of runs that it is the mean over.
-        comparable: whether these are enough for a verdict that means the same as those of the other variants.
+        runs: number of the variant's runs in it.
+        units: number of seeds or folds that the estimate's error sees, of the side that has fewer.
+        comparable: whether the runs cover the folds as those of other variants do.
     """
 
     rival: str | None
     estimate: Estimate
-    pairs: int
+    runs: int
+    units: int
     comparable: bool
 
 
@@ -38,12 +54,17 @@ class Comparison:
     Attributes:
         variant, rival: labels; ``rival`` is None where there is nothing to compare with.
         kind, metric: of what, such as ``"mask"`` and ``"AP"``.
-        value: the variant's number minus the rival's, in percent; nan without a pair of runs.
+        value: the variant's number minus the rival's, in percent; nan where they share no test images.
         interval: its own 95 % interval.
         p: two-sided p-value of no difference.
-        corrected_interval, corrected_p: the same after Holm's correction; nan where it is not judged.
-        pairs: number of pairs of runs.
-        comparable: whether these are enough for a verdict; see :class:`Difference`.
+        corrected_interval: corrected for the number of differences that are judged together; nan where it is not
+            corrected, as the runs are not those of the other variants.
+        corrected_p: by Holm.
+        detectable: the smallest true difference that would have got a verdict of better or worse with probability 0.8,
+            from the error as it was measured; nan where there is no verdict.
+        runs: number of the variant's runs in it.
+        trainings: number of seeds or folds that the error sees; below 2 there is no verdict.
+        margin: of equivalence, in percent.
     """
 
     variant: str
@@ -55,8 +76,10 @@ class Comparison:
     p: float = math.nan
     corrected_interval: Interval = NO_INTERVAL
     corrected_p: float = math.nan
-    pairs: int = 0
-    comparable: bool = True
+    detectable: float = math.nan
+    runs: int = 0
+    trainings: int = 2
+    margin: float = MARGIN
 
     @property
     def exists(self) -> bool:
@@ -64,34 +87,63 @@ class Comparison:
         return not math.isnan(self.value)
 
     @property
+    def is_corrected(self) -> bool:
+        """Whether it is judged together with others."""
+        return not math.isnan(self.corrected_interval[0])
+
+    @property
     def verdict(self) -> Verdict | None:
         """What the corrected interval says; None where the difference is not judged. Every table, plot and text has it
         from here."""
-        low, high = self.corrected_interval
-        if math.isnan(low):
+        if not self.is_corrected or self.trainings < 2:
             return None
-        return "better" if low > 0 else "worse" if high < 0 else "undecided"
+        return read_interval(self.corrected_interval, self.margin)
 
     @property
-    def is_real(self) -> bool | None:
-        """Whether the verdict is that there is a difference; None where it is not judged."""
-        return None if self.verdict is None else self.verdict != "undecided"
+    def is_told_apart(self) -> bool:
+        """Whether the verdict is better or worse."""
+        return self.verdict in ("better", "worse")
 
 
-def judge(differences: Mapping[str, Difference], kind: str, metric: str) -> dict[str, Comparison]:
-    """Judge differences by variant together, with Holm's correction for the number of comparable ones."""
-    factors = holm([each.estimate.p if each.comparable else math.nan for each in differences.values()])
+def read_interval(interval: Interval, margin: float) -> Verdict:
+    """The verdict that a corrected interval gives."""
+    low, high = interval
+    if -margin < low and high < margin:
+        return "equivalent"
+    return "better" if low > 0 else "worse" if high < 0 else "undecided"
+
+
+def judge(
+    differences: Mapping[str, Difference], kind: str, metric: str, margin: float = MARGIN
+) -> dict[str, Comparison]:
+    """Judge differences by variant together, corrected for the number of comparable ones; single trainings among more
+    are left out, as they get no verdict."""
+    several = any(each.units > 1 for each in differences.values())
+    together = [each.comparable and (each.units > 1 or not several) for each in differences.values()]
+    p = [each.estimate.p if judged else math.nan for each, judged in zip(differences.values(), together, strict=True)]
+    number = sum(not math.isnan(value) for value in p)
     comparisons = {}
-    for (variant, (rival, estimate, pairs, comparable)), factor in zip(differences.items(), factors, strict=True):
-        known = not math.isnan(factor)
+    for (variant, difference), factor in zip(differences.items(), holm(p), strict=True):
+        estimate, known = difference.estimate, not math.isnan(factor)
+        judged = known and difference.units > 1
         comparisons[variant] = Comparison(
-            *(variant, rival, kind, metric, estimate.value, estimate.interval(), estimate.p),
-            corrected_interval=estimate.interval(ALPHA / factor) if known else NO_INTERVAL,
+            *(variant, difference.rival, kind, metric, estimate.value, estimate.interval(), estimate.p),
+            corrected_interval=_corrected(estimate, number, factor, margin) if known else NO_INTERVAL,
             corrected_p=min(1.0, estimate.p * factor) if known else math.nan,
-            pairs=pairs,
-            comparable=comparable,
+            detectable=estimate.detectable(ALPHA / number) if judged else math.nan,
+            runs=difference.runs,
+            trainings=difference.units,
+            margin=margin,
         )
     return comparisons
+
+
+def _corrected(estimate: Estimate, number: int, factor: float, margin: float) -> Interval:
+    interval, by_holm = estimate.interval(ALPHA / number), estimate.interval(ALPHA / factor)
+    told_apart = {"better", "worse"}
+    if read_interval(interval, margin) == "undecided" and read_interval(by_holm, margin) in told_apart:
+        return by_holm
+    return interval
 
 
 def holm(p: Sequence[float]) -> list[float]:

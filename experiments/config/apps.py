@@ -123,6 +123,15 @@ class Report(App):
 
 
 @dataclass
+class ErrorRates(App):
+    """Keys of ``experiments.error_rates``; ``conf_apps/error_rates.yaml`` says what each means."""
+
+    table: str = _choice("spreads", ("spreads", "verdicts", "tuning"))
+    studies: int = _number(1000)
+    out: str = "results/error_rates"
+
+
+@dataclass
 class Benchmark(App):
     """Keys of ``experiments.benchmark``; ``conf_apps/benchmark.yaml`` says what each means."""
 
@@ -177,7 +186,8 @@ class Data(App):
 
 
 SCHEMAS: dict[str, type[App]] = {
-    schema.__name__.lower(): schema for schema in (Evaluate, Predict, Report, Benchmark, Data)
+    "error_rates": ErrorRates,
+    **{schema.__name__.lower(): schema for schema in (Evaluate, Predict, Report, Benchmark, Data)},
 }
 AnyApp = TypeVar("AnyApp", bound=App)
 

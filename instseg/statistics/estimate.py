@@ -1,12 +1,12 @@
 """Errors of means over seeds or folds (outside) and images (inside), and intervals that keep their promise.
 
-The error of a difference between two heads has up to three parts, each estimated by itself:
+The error of a difference between two heads has two parts, each estimated by itself:
 
 - what the draw of the test images does to all seeds alike: from the bootstrap over images;
 - what the seeds (or folds) differ by: the sample variance of their differences, divided by their number. It holds
-  what a seed does and what the images do to it alone, and needs no bootstrap;
-- with several folds, what their common training images add: Nadeau and Bengio's correction (*Inference for the
-  Generalization Error*, Machine Learning, 2003), for what folds differ by beyond their test images.
+  what a seed does and what the images do to it alone, and needs no bootstrap. Folds share training images, so that
+  their mean is less certain than their spread says: in place of 1 / folds stands 1 / folds + test images / training
+  images (Nadeau and Bengio, *Inference for the Generalization Error*, Machine Learning, 2003).
 
 Each part has its own degrees of freedom: many for images, U - 1 for U seeds or folds. The half-width of the interval is
 the root of the sum of (t² · variance) over the parts, with Student's t of the part. Banerjee (*Approximate confidence
@@ -174,8 +174,7 @@ def estimate(sides: Sequence[Side], images: int, sets: int = 1, shared_training:
         # what the units would differ by if images alone made them differ
         by_images = scale * float(around.var(axis=0, ddof=1).mean()) * number / (number - 1)
         observed = float(side.values.var(ddof=1))
-        beyond = max(0.0, observed - by_images)
-        parts.append(Part(observed / number + shared_training * beyond, number - 1))
+        parts.append(Part(observed * (1 / number + shared_training), number - 1))
         of_all -= by_images / number
     parts.insert(0, Part(max(0.0, of_all), df))
     if sum(part.variance for part in parts) < _ROUNDING:

@@ -1,4 +1,4 @@
-"""Errors, intervals and Holm's correction against numbers worked out by hand and textbook examples."""
+"""Errors and intervals against numbers worked out by hand and textbook examples."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from instseg.statistics.estimate import Estimate, Spread, between_units, estimate
+from instseg.statistics.estimate import UNKNOWN, Estimate, Part, Side, estimate
 from instseg.statistics.verdict import holm
 
 
@@ -14,100 +14,102 @@ def replicates(*columns: tuple[float, ...]) -> np.ndarray:
     return np.asarray(columns, dtype=np.float64).T
 
 
+def side(values: tuple[float, ...], drawn: np.ndarray, sign: int = 1) -> Side:
+    return Side(np.array(values), drawn, sign)
+
+
 def test_one_unit_has_the_error_of_its_images_alone() -> None:
     """Variance of 1, 2, 3 is 1; times 10 / 9 for the draw with replacement; 3 resamples have 2 degrees of freedom."""
-    found = estimate(np.array([2.5]), replicates((1, 2, 3)), [0], images=10)
-    assert (found.value, found.error**2, found.df) == pytest.approx((2.5, 10 / 9, 2))
-    many = replicates(tuple(np.arange(1000.0)))
-    assert estimate(np.array([2.5]), many, [0], images=10).df == 9
-    assert estimate(np.array([2.5]), many, [0], images=10, sets=2).df == 8
+    few = estimate([side((2.5,), replicates((1, 2, 3)))], images=10)
+    assert (few.value, few.error**2, few.df) == pytest.approx((2.5, 10 / 9, 2))
+    many = side((2.5,), replicates(tuple(np.arange(1000.0))))
+    assert estimate([many], images=10).parts[0].df == 9
+    assert estimate([many], images=10, sets=2).parts[0].df == 8
 
 
-def test_units_by_hand() -> None:
+def test_parts_by_hand() -> None:
     """Replicates 1, 3, 5 of a unit, a hundred times: variance 800 / 299; draws of 101 images show 100 / 101 of it."""
     moving, steady = (1, 3, 5) * 100, (3, 3, 3) * 100
     unit = 800 / 299 * 1.01
-    # what moves both alike is the images' error; the units' values 1 and 5 have variance 8, their mean 4
-    alike = estimate(np.array([1.0, 5.0]), replicates(moving, moving), [0, 1], images=101)
-    assert (alike.value, alike.error**2) == pytest.approx((3, unit + 4))
-    assert alike.df == pytest.approx((unit + 4) ** 2 / (unit**2 / 100 + 4**2 / 1))
+    # what moves both alike is the images' part; the units' values 1 and 5 have variance 8, their mean 4
+    alike = estimate([side((1.0, 5.0), replicates(moving, moving))], images=101)
+    assert alike.value == 3
+    assert alike.parts == (Part(pytest.approx(unit), 100), Part(pytest.approx(4.0), 1))
     # what moves one alone is in the units' own variance already
-    alone = estimate(np.array([1.0, 5.0]), replicates(moving, steady), [0, 1], images=101)
-    assert (alone.error**2, alone.df) == pytest.approx((4, 1))
-    three = estimate(np.array([1.0, 5.0, 3.0]), replicates(moving, steady, steady), [0, 1, 2], images=101)
-    assert (three.error**2, three.df) == pytest.approx((4 / 3, 2))
-    # units that differ less than their images explain add nothing
-    close = estimate(np.array([3.0, 3.1]), replicates(moving, steady), [0, 1], images=101)
-    assert close.error**2 == pytest.approx(unit / 4)
+    alone = estimate([side((1.0, 5.0), replicates(moving, steady))], images=101)
+    assert alone.parts == (Part(pytest.approx(0.0, abs=1e-12), 100), Part(pytest.approx(4.0), 1))
+    three = estimate([side((1.0, 5.0, 3.0), replicates(moving, steady, steady))], images=101)
+    assert three.parts[1] == Part(pytest.approx(4 / 3), 2)
 
 
-def test_the_spread_of_two_variants_is_that_of_their_difference() -> None:
-    random = np.random.default_rng(0)
-    values, runs = random.normal(size=(3, 2)), random.normal(size=(80, 3, 2))
-    spread = between_units(values, runs, [0, 1, 2], images=50)
-    assert (spread.observed, spread.df) == (pytest.approx((values[:, 0] - values[:, 1]).var(ddof=1)), 2)
-    alone = estimate(values[:, 0] - values[:, 1], runs[..., 0] - runs[..., 1], [0, 1, 2], images=50)
-    given = estimate(values[:, 0] - values[:, 1], runs[..., 0] - runs[..., 1], [0, 1, 2], images=50, spread=spread)
-    assert (given.error, given.df) == (pytest.approx(alone.error), pytest.approx(alone.df))
+def test_the_half_width_is_banerjee_s() -> None:
+    both = Estimate(3.0, (Part(2.0, 100), Part(4.0, 1)))
+    for alpha in (0.05, 0.05 / 12):
+        by_hand = math.sqrt(stats.t.isf(alpha / 2, 100) ** 2 * 2 + stats.t.isf(alpha / 2, 1) ** 2 * 4)
+        assert both.half_width(alpha) == pytest.approx(by_hand)
+        assert both.interval(alpha) == pytest.approx((3 - by_hand, 3 + by_hand))
+    assert both.error**2 == pytest.approx(6)
+    assert both.df == pytest.approx(36 / (4 / 100 + 16 / 1))
+    # with 80 % chance a draw lies less than t(0.2) errors below
+    assert both.detectable(0.05) == pytest.approx(
+        both.half_width(0.05) + math.sqrt(stats.t.isf(0.2, 100) ** 2 * 2 + stats.t.isf(0.2, 1) ** 2 * 4)
+    )
 
 
-def test_the_spread_of_several_variants_is_their_interaction_with_units() -> None:
-    """Three heads on two seeds; the seeds' means differ by 2, which is no interaction. Left over are 1, -1, 0 and
-    their opposites: mean square 4 / 2, and twice that in a difference."""
-    values = np.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]]) + np.array([[1.0], [-1.0]]) + np.array([30.0, 40.0, 50.0])
-    assert between_units(values, np.zeros((20, 2, 3)), [0, 1], images=100) == Spread(pytest.approx(4.0), 0.0, 2)
-    # folds with two seeds each count by their means
-    folds = np.repeat(values, 2, axis=0) + np.array([[0.5], [-0.5], [0.5], [-0.5]])
-    assert between_units(folds, np.zeros((20, 4, 3)), [0, 0, 1, 1], images=100) == Spread(pytest.approx(4.0), 0.0, 2)
-    # images that move one head on one seed alone: variance 800 / 299, of which 2/3 · 1/2 is interaction
-    moving = np.zeros((300, 2, 3))
-    moving[:, 0, 0] = (1, 3, 5) * 100
-    found = between_units(values, moving, [0, 1], images=101)
-    assert found.expected == pytest.approx(2 * 800 / 299 * 1.01 * (2 / 3) * (1 / 2) / 2)
+def test_folds_without_noise_of_images_are_nadeau_and_bengio_s_t_test() -> None:
+    """Five folds of a k-fold split: variance times 1/5 + 1/4."""
+    values = (1.0, 2.0, 2.5, 0.5, 1.5)
+    folds = estimate([side(values, np.zeros((50, 5)))], images=100, sets=5, shared_training=1 / 4)
+    error = math.sqrt(np.var(values, ddof=1) * (1 / 5 + 1 / 4))
+    assert (folds.low, folds.high) == pytest.approx(stats.t.interval(0.95, 4, 1.5, error))
+    # what shares nothing is the plain paired t-test
+    plain = estimate([side(values, np.zeros((50, 5)))], images=100, sets=5)
+    assert plain.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
 
 
-def test_seeds_of_a_fold_are_no_draws_of_folds() -> None:
-    """Four runs, but two folds: the error is that of the two means of folds."""
-    steady = np.zeros((50, 4))
-    four = estimate(np.array([1.0, 2.0, 5.0, 6.0]), steady, [0, 0, 1, 1], images=100, sets=2)
-    two = estimate(np.array([1.5, 5.5]), steady[:, :2], [0, 1], images=100, sets=2)
-    assert (four.value, four.error, four.df) == pytest.approx((two.value, two.error, two.df))
-    # without noise of images this is Student's t of the two means
-    low, high = stats.t.interval(0.95, 1, 3.5, stats.sem([1.5, 5.5]))
-    assert (four.low, four.high) == pytest.approx((low, high))
-
-
-def test_units_of_unequal_size_weigh_by_their_runs() -> None:
-    found = estimate(np.array([1.0, 3.0, 6.0]), np.zeros((50, 3)), [0, 0, 1], images=100)
-    # means 2 and 6: variance 8, weights 2/3 and 1/3
-    assert (found.value, found.error**2) == pytest.approx((10 / 3, 8 * 5 / 9))
+def test_two_sides_are_draws_of_their_own() -> None:
+    """Seeds 1, 3 of a head and 0, 1, 2 of the baseline: variances 2 / 2 and 1 / 3."""
+    sides = [side((1.0, 3.0), np.zeros((50, 2))), side((0.0, 1.0, 2.0), np.zeros((50, 3)), sign=-1)]
+    apart = estimate(sides, images=100)
+    assert apart.value == 1
+    assert apart.parts[1:] == (Part(pytest.approx(1.0), 1), Part(pytest.approx(1 / 3), 2))
+    # images that move both sides alike cancel
+    moving = np.random.default_rng(0).normal(size=(200, 1))
+    together = [each._replace(replicates=each.replicates + moving[:50]) for each in sides]
+    assert estimate(together, images=100).parts[0].variance == pytest.approx(0, abs=1e-12)
 
 
 def test_p_and_interval_agree() -> None:
     for value, error, df in ((2.0, 1.0, 7.3), (-0.3, 1.5, 1.0), (30.0, 4.0, 999)):
-        one = Estimate(value, error, df)
-        ends = one.interval(one.p)
-        assert min(map(abs, ends)) == pytest.approx(0, abs=1e-9)
-        assert one.p == pytest.approx(2 * stats.t.cdf(-abs(value / error), df))
-        assert (one.low, one.high) == pytest.approx(stats.t.interval(0.95, df, value, error))
+        single = Estimate.of(value, error, df)
+        assert min(map(abs, single.interval(single.p))) == pytest.approx(0, abs=1e-9)
+        assert single.p == pytest.approx(2 * stats.t.cdf(-abs(value / error), df))
+        assert (single.low, single.high) == pytest.approx(stats.t.interval(0.95, df, value, error))
+    for value in (0.5, -4.0, 100.0):
+        both = Estimate(value, (Part(1.0, 50), Part(0.5, 2)))
+        assert min(map(abs, both.interval(both.p))) == pytest.approx(0, abs=1e-6)
+    assert Estimate(1e9, (Part(1.0, 50), Part(0.5, 50))).p == 1e-15
+    assert Estimate(0.0, (Part(1.0, 50), Part(0.5, 2))).p == 1
 
 
 def test_what_can_not_be_told_is_nan_and_never_zero() -> None:
-    one_image = estimate(np.array([40.0]), np.full((100, 1), 40.0), [0], images=1)
-    one_resample = estimate(np.array([40.0]), np.full((1, 1), 40.0), [0], images=30)
-    for found in (one_image, one_resample):
-        assert found.value == 40
-        assert all(math.isnan(v) for v in (found.error, found.low, found.high, found.p))
+    one_image = estimate([side((40.0,), np.full((100, 1), 40.0))], images=1)
+    one_resample = estimate([side((40.0,), np.full((1, 1), 40.0))], images=30)
+    for unknown in (one_image, one_resample):
+        assert unknown.value == 40
+        assert all(math.isnan(v) for v in (unknown.error, unknown.low, unknown.high, unknown.p, unknown.df))
+    assert math.isnan(UNKNOWN.detectable(0.05))
     some = np.array([[1.0], [np.nan], [3.0], [2.0]])
-    assert estimate(np.array([2.0]), some, [0], images=11).error ** 2 == pytest.approx(1.1)
+    assert estimate([side((2.0,), some)], images=11).error ** 2 == pytest.approx(1.1)
 
 
 def test_equal_heads_differ_by_nothing_with_certainty() -> None:
-    found = estimate(np.zeros(2), np.zeros((50, 2)), [0, 1], images=20)
-    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+    equal = estimate([side((0.0, 0.0), np.zeros((50, 2)))], images=20)
+    assert (equal.value, equal.low, equal.high, equal.p) == (0, 0, 0, 1)
     # sums in another order may leave a last digit
-    rounded, one = Estimate(1e-14, 0.0, 10), Estimate(1.0, 0.0, 10)
-    assert (rounded.low, rounded.high, rounded.p) == (0, 0, 1) and (one.low, one.high, one.p) == (1, 1, 0)
+    rounded, certain = Estimate.of(1e-14, 0.0, 10), Estimate.of(1.0, 0.0, 10)
+    assert (rounded.low, rounded.high, rounded.p) == (0, 0, 1)
+    assert (certain.low, certain.high, certain.p) == (1, 1, 0)
 
 
 def test_holm_by_the_book() -> None:
@@ -121,20 +123,22 @@ def test_holm_by_the_book() -> None:
     assert holm([0.0, 0.0, 1.0]) == pytest.approx([3, 2, 1])
 
 
-def test_a_corrected_interval_excludes_zero_exactly_where_holm_rejects() -> None:
+def test_an_interval_by_holm_excludes_zero_exactly_where_holm_rejects() -> None:
     random = np.random.default_rng(0)
     rejected = 0
     for _ in range(300):
-        many = [Estimate(v, 1.0, f) for v, f in zip(random.normal(0, 2, 5), random.uniform(1, 50, 5), strict=True)]
-        p = [one.p for one in many]
+        many = [
+            Estimate(value, (Part(0.7, 80), Part(0.3, df)))
+            for value, df in zip(random.normal(0, 3, 5), random.uniform(2, 50, 5), strict=True)
+        ]
+        p = [each.p for each in many]
         # step down by hand
-        real = [False] * 5
+        rejections = [False] * 5
         for rank, index in enumerate(sorted(range(5), key=lambda i: p[i])):
             if p[index] >= 0.05 / (5 - rank):
                 break
-            real[index] = True
-        intervals = [one.interval(0.05 / factor) for one, factor in zip(many, holm(p), strict=True)]
-        assert [low > 0 or high < 0 for low, high in intervals] == real
-        assert all(high - low >= one.high - one.low for (low, high), one in zip(intervals, many, strict=True))
-        rejected += sum(real)
-    assert 100 < rejected < 1000
+            rejections[index] = True
+        intervals = [each.interval(0.05 / factor) for each, factor in zip(many, holm(p), strict=True)]
+        assert [low > 0 or high < 0 for low, high in intervals] == rejections
+        rejected += sum(rejections)
+    assert 100 < rejected < 1200

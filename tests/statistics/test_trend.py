@@ -37,10 +37,12 @@ def test_intervals_of_flat_curves_miss_0_about_as_often_as_they_say(memory: floa
 
 
 def test_runs_that_differ_by_more_than_their_own_errors_widen_the_interval() -> None:
-    alike = [Estimate(1.0, 0.2, 8), Estimate(1.1, 0.2, 8)]
+    alike = [Estimate.of(1.0, 0.2, 8), Estimate.of(1.1, 0.2, 8)]
     mean = mean_over_runs(alike)
-    assert (mean.value, mean.df) == (pytest.approx(1.05), 16) and mean.error == pytest.approx(0.2 / math.sqrt(2))
-    apart = mean_over_runs([*alike, Estimate(3.0, 0.2, 8)])
+    assert (mean.value, mean.df) == (pytest.approx(1.05), pytest.approx(16)) and mean.error == pytest.approx(
+        0.2 / math.sqrt(2)
+    )
+    apart = mean_over_runs([*alike, Estimate.of(3.0, 0.2, 8)])
     spread = np.std([1.0, 1.1, 3.0], ddof=1) / math.sqrt(3)
     assert (apart.value, apart.df) == (pytest.approx(1.7), 2) and apart.error == pytest.approx(spread)
     assert math.isnan(mean_over_runs([]).value)

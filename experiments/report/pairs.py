@@ -70,8 +70,8 @@ def make(findings: Findings) -> Content:
         table.Table(numbers(judged), text(matrix, means), note),
         text=[
             table.fitted(terminal(matrix, means)),
-            "mask AP against every other variant, all pairs judged together: in how many each is better, ...; variants "
-            "that\nshare a letter are not told apart",
+            "mask AP against each other variant, all pairs judged together; variants that share a letter are not told "
+            "apart",
         ],
         figure=partial(heat_map, matrix),
         notes=notes,

@@ -57,10 +57,10 @@ def make(findings: Findings) -> Content:
         return Content(skipped=[f"ranking: {few}"], notes=notes)
     note = (
         "Mask AP in percent over the runs that all variants have. Best: probability of having the highest mean AP; "
-        f"rank: mean and 95 % interval; {_resampled(ranked.values(), findings.resamples)}. Run better: probability "
-        "that a run has a higher AP than a run of the baseline on the same test images (Agarwal et al., 2021), with a "
-        f"95 % interval over {_drawn(ranked.values())}. These numbers describe and give no verdict. "
-        f"{table.MISSING}: nothing to compare or to draw again."
+        f"rank: mean and 95 % interval; both over {_resampled(ranked.values(), findings.resamples)}. Run better: "
+        "probability that a run has a higher AP than a run of the baseline on the same test images (Agarwal et al., "
+        "2021), with a 95 % interval over folds, or over the runs of a single one. These numbers describe and give no "
+        f"verdict. {table.MISSING}: nothing to compare."
     )
     shown = text(ranked)
     return Content(
@@ -79,10 +79,6 @@ def _resampled(ranked: Iterable[Ranked], resamples: int) -> str:
     if all(each.units == 1 for each in ranked):
         return f"{images} alone, as one training doesn't tell what another would give"
     return f"{images} and of the seeds or folds"
-
-
-def _drawn(ranked: Iterable[Ranked]) -> str:
-    return "folds" if any(each.units < each.runs for each in ranked) else "folds, or runs of a single one"
 
 
 def comparable(scores: StudyScores) -> dict[str, list[str]]:

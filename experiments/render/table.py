@@ -55,7 +55,7 @@ class Table:
         (``\\usepackage{booktabs}``), the note as a comment above it."""
         columns = "".join("l" if _is_words(self.text[name]) else "r" for name in self.text.columns)
         body = self.text.to_latex(index=False, escape=True, column_format=columns)
-        for plain, command in (("±", r"$\pm$"), ("Δ", r"$\Delta$"), ("–", "--")):
+        for plain, command in (("±", r"$\pm$"), ("Δ", r"$\Delta$"), ("–", "--"), ("<", "$<$"), (">", "$>$")):
             body = body.replace(plain, command)
         # A hyphen before a number is a minus.
         body = re.sub(r"(?<=[\s\[])-(?=\d)", "$-$", body)

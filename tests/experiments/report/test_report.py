@@ -22,9 +22,9 @@ from instseg.evaluation.matches import match
 from instseg.statistics.resampling import differences
 
 NOISE = {"fcn": 2.5, "unet": 1.0, "unet_no_skip": 2.4}
-IN_THREE = ["ap", "speed", "win_tie_loss", "ap_by_object"]
+IN_THREE = ["ap", "speed", "win_tie_loss", "ap_by_object", "pairs", "ranking"]
 TABLES = [*(f"{name}.{ending}" for name in IN_THREE for ending in ("csv", "md", "tex")), "runs.csv", "runs.md"]
-PLOTS = ["learning_curves", "ap_latency", "forest", "win_tie_loss", "ap_by_object", "disagreement", "panels"]
+PLOTS = ["learning_curves", "ap_latency", "forest", "pairs", "win_tie_loss", "ap_by_object", "disagreement", "panels"]
 PLOTS += ["panels/fcn", "panels/unet", "panels/unet_no_skip", "disagreement/unet", "disagreement/unet_no_skip"]
 
 

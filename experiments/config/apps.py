@@ -120,6 +120,7 @@ class Report(App):
     resamples: int | None = _number(None)
     data_root: str | None = None
     publish: str | None = None
+    publish_predictions: bool = False
 
 
 @dataclass

@@ -20,7 +20,7 @@ def _job(cfg: DictConfig) -> None:
     own = about(folder)
     print(build.build(folder, config.baseline or own.baseline, config.resamples or own.resamples, config.data_root))
     if config.publish is not None:
-        written = publish(folder, Path(config.publish))
+        written = publish(folder, Path(config.publish), predictions=config.publish_predictions)
         print(f"published to {config.publish}: {len(written)} files")
 
 

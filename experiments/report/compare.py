@@ -173,9 +173,7 @@ def compare(study: Study, scores: Scores, baseline: str, margin: float = MARGIN)
             )
         elif other not in (None, label) and not comparisons[MAIN].runs:
             notes.append(f"{label}: no run has the fold and ground truth of a run of {other}")
-        unjudged = [kind for kind, each in comparisons.items() if each.exists and each.verdict is None]
-        if unjudged:
-            notes.append(unjudged_note(comparisons[unjudged[0]], f"{', '.join(unjudged)} AP"))
+    notes += unjudged_notes(judged[MAIN].values(), "differences")
     if all(variant.compared_with is None for variant in variants):
         why = "is no single variant" if baseline in set(study.runs["name"]) else "has no finished run"
         notes.append(f"baseline {baseline!r} {why}, so differences are –; variants: {', '.join(labels)}")
@@ -188,13 +186,20 @@ def _own_interval(runs: Mapping[RunKey, RunScores]) -> Interval:
     return max(own.low, 0.0), min(own.high, 100.0)
 
 
-def unjudged_note(comparison: Comparison, what: str) -> str:
-    """Why a difference has no verdict."""
-    if comparison.trainings < 2:
-        why = f"one training to compare with {comparison.rival}, and another may differ"
-    else:
-        why = f"runs of one fold to compare with {comparison.rival}, which has more"
-    return f"{comparison.variant}: {why}: no verdict on {what}"
+def unjudged_notes(comparisons: Iterable[Comparison], what: str) -> list[str]:
+    """Why differences have no verdict: a line for those of one training, and one for those of one fold among more."""
+    unjudged = [each for each in comparisons if each.exists and each.verdict is None]
+    reasons = {
+        "one training": [each for each in unjudged if each.trainings < 2],
+        "runs of one fold": [each for each in unjudged if each.trainings > 1],
+    }
+    notes = []
+    for reason, of_reason in reasons.items():
+        if of_reason:
+            names, rivals = ({getattr(each, key): None for each in of_reason} for key in ("variant", "rival"))
+            pair = f"{', '.join(names)} to compare with {', '.join(map(str, rivals))}"
+            notes.append(f"{reason} of {pair}: no verdict on {what}")
+    return notes
 
 
 def verdict_key(margin: float, unit: str = "AP") -> str:

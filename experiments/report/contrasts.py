@@ -8,7 +8,7 @@ import pandas as pd
 
 from experiments.config.groups import Contrast
 from experiments.render import table
-from experiments.report.compare import Scores, difference_columns, unjudged_note, verdict_columns, verdict_key
+from experiments.report.compare import Scores, difference_columns, unjudged_notes, verdict_columns, verdict_key
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.study import MAIN, Study
 from instseg.evaluation.coco import Kind
@@ -29,8 +29,7 @@ def make(findings: Findings) -> Content:
         if not comparison.exists:
             why = "no runs have the same fold and ground truth"
             notes.append(f"contrast {comparison.variant} against {comparison.rival}: {why}")
-        elif comparison.verdict is None:
-            notes.append(f"contrast {unjudged_note(comparison, 'its differences')}")
+    notes += unjudged_notes(compared[MAIN], "contrasts")
     # on a frozen core all boxes are the same
     differ = [kind for kind, all_of_kind in compared.items() if any(each.exists and each.value for each in all_of_kind)]
     kinds = [MAIN, *(kind for kind in differ if kind != MAIN)]
@@ -56,7 +55,7 @@ def make(findings: Findings) -> Content:
     return Content(
         table.Table(pd.DataFrame(numbers), shown, note),
         text=[
-            table.fitted(shown.drop(columns="question")),
+            table.fitted(shown[["variant", "rival", f"Δ {MAIN} AP [95 %]", "detectable", "runs"]]),
             "comparisons named beforehand, judged together; all other differences are exploratory",
         ],
         notes=notes,

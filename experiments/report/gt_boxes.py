@@ -13,7 +13,7 @@ from experiments.report.compare import (
     Mean,
     StudyScores,
     difference_columns,
-    unjudged_note,
+    unjudged_notes,
     verdict_columns,
     verdict_key,
 )
@@ -95,8 +95,7 @@ def compare(
         columns = difference_columns(comparison) | verdict_columns(comparison)
         numbers.append(row | {"compared_with": comparison.rival} | {key: columns[key] for key in _ORDER})
         text.append(cells | {"Δ mask IoU [95 %]": table.difference(comparison)})
-        if comparison.exists and comparison.verdict is None:
-            notes.append(unjudged_note(comparison, _WHAT))
+    notes += unjudged_notes(comparisons.values(), _WHAT)
     shown = pd.DataFrame(text)
     absent = [heading for heading in _HEADINGS.values() if text and (shown[heading] == table.MISSING).all()]
     return pd.DataFrame(numbers), shown.drop(columns=absent), notes

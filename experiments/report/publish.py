@@ -1,5 +1,6 @@
 """Copy what is worth keeping of a study: tables, plots and where the numbers come from, but no weights and no data."""
 
+import gzip
 import shutil
 from pathlib import Path, PurePath
 
@@ -13,10 +14,13 @@ from instseg.errors import UserError
 from instseg.files import write_atomically
 
 SOURCES = ("study.json", "speed.json", "tuning.json", "sweeps.jsonl")
+PREDICTIONS = "predictions"
+"""Folder of the predictions of a publication, and of what they are scored against."""
 
 
-def publish(study_dir: Path, to: Path) -> list[Path]:
-    """Copy a study's tables, plots, ``speed.json`` and the configuration of each run into an empty or old ``to``.
+def publish(study_dir: Path, to: Path, *, predictions: bool = False) -> list[Path]:
+    """Copy a study's tables, plots, ``speed.json`` and the configuration of each run into an empty or old ``to``; with
+    ``predictions`` each run's predictions and ground truth, too, from which all intervals can be worked out again.
 
     Images go along only where all of them are generated ones: photographs of data sets may not be passed on.
 
@@ -24,8 +28,8 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
     Returns the files written.
 
     Raises:
-        UserError: the report was not built, a run comes from code with uncommitted changes, or ``to`` holds
-            something else than a publication.
+        UserError: the report was not built, a run comes from code with uncommitted changes, ``to`` holds
+            something else than a publication, or predictions are asked for on images that are not generated.
     """
     study = read(study_dir)
     if not (study_dir / "ap.csv").exists():
@@ -37,6 +41,10 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
             f"{unclean.iloc[0]['folder']}; commit, delete these runs and sweep again"
         )
     generated = set(study.runs["dataset"]) == {"generated"}
+    if predictions and not generated:
+        raise UserError(
+            f"{study_dir}: predictions are published of generated images alone, as the ground truth goes along"
+        )
     names = [name for section in SECTIONS if generated or not section.photographs for name in _published(section)]
     if to.exists():
         if not _is_publication(to):
@@ -49,6 +57,12 @@ def publish(study_dir: Path, to: Path) -> list[Path]:
     for folder in study.runs["folder"]:
         config = _without_places(study_dir / "runs" / folder / "config.yaml")
         written.append(write_atomically(to / "configs" / f"{folder}.yaml", config.encode()))
+    if predictions:
+        files = {f"{folder}.json": study_dir / "runs" / folder / "predictions.json" for folder in study.runs["folder"]}
+        files |= {Path(name).name: study_dir / name for name in study.runs["ground_truth"].unique()}
+        for name, source in files.items():
+            packed = gzip.compress(source.read_bytes(), mtime=0)
+            written.append(write_atomically(to / PREDICTIONS / f"{name}.gz", packed))
     return written
 
 
@@ -75,7 +89,13 @@ def _without_places(path: Path) -> str:
 
 def _is_publication(folder: Path) -> bool:
     """Whether a folder holds only what :func:`publish` writes, so that nothing of a user's is lost with it."""
-    known = {*SOURCES, "configs", *(name for section in SECTIONS for name in _published(section, former=True))}
+    known = {
+        *SOURCES,
+        "configs",
+        PREDICTIONS,
+        *(name for section in SECTIONS for name in _published(section, former=True)),
+    }
     if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= known:
         return False
-    return all(path.suffix == ".yaml" for path in folder.glob("configs/*"))
+    endings = {"configs": ".yaml", PREDICTIONS: ".gz"}
+    return all(path.suffix == ending for name, ending in endings.items() for path in folder.glob(f"{name}/*"))

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.render import table
-from experiments.report.compare import Mean, StudyScores, difference_columns, unjudged_note, verdict_columns
+from experiments.report.compare import Mean, StudyScores, difference_columns, unjudged_notes, verdict_columns
 from experiments.report.curves import read_log
 from experiments.report.section import Content, Findings, Section
 from experiments.runs.pull_control import first_part
@@ -71,7 +71,8 @@ def make(findings: Findings) -> Content:
     return Content(
         table.Table(pd.DataFrame(numbers), shown, _NOTE + frozen),
         text=[table.fitted(narrow), f"{_LEGEND}{frozen}"],
-        notes=_notes(study, scores, comparisons, pulls),
+        notes=_notes(study, scores, comparisons, pulls)
+        + unjudged_notes(comparisons.values(), "differences to the FCN of its pull"),
     )
 
 
@@ -133,8 +134,6 @@ def _notes(
         label, to_baseline, to_control = variant.label, variant.comparisons[MAIN], comparisons[variant.label]
         if to_control.exists:
             notes.append(f"{label}: {_in_words(to_baseline, to_control)}")
-            if to_control.verdict is None:
-                notes.append(unjudged_note(to_control, "differences to the FCN of its pull"))
             continue
         # on a frozen core a pull moves nothing
         moves = variant.settings["protocol"] != "frozen_core" and not is_pull_control(study, label)
@@ -150,10 +149,11 @@ def _notes(
 def _in_words(to_baseline: Comparison, to_control: Comparison) -> str:
     """Both differences, and what they mean together."""
     gains = to_baseline.verdict == "better"
+    as_good = "an FCN that pulls as hard is as good"
     meanings = {
         "better": "an FCN that pulls as hard gains less" if gains else "it is better than an FCN that pulls as hard",
         "worse": "an FCN that pulls as hard is better",
-        "equivalent": "an FCN that pulls as hard is as good",
+        "equivalent": f"the gain is not the head's: {as_good}" if gains else as_good,
         "undecided": (
             "the gain is not shown to be the head's" if gains else "no difference to an FCN that pulls as hard is shown"
         ),

@@ -150,7 +150,8 @@ def estimate(sides: Sequence[Side], images: int, sets: int = 1, shared_training:
     Args:
         sides: on the same resamples. A side of a single unit says nothing of how units differ.
         images: number of images, all sets together.
-        sets: number of sets that images are drawn within.
+        sets: number of sets that images are drawn within; more than one: each unit has a set of its own, so that no
+            image moves several units.
         shared_training: by Nadeau and Bengio, test images over training images where units are folds whose training
             sets overlap; 0 where they share nothing.
     """
@@ -176,7 +177,8 @@ def estimate(sides: Sequence[Side], images: int, sets: int = 1, shared_training:
         observed = float(side.values.var(ddof=1))
         parts.append(Part(observed * (1 / number + shared_training), number - 1))
         of_all -= by_images / number
-    parts.insert(0, Part(max(0.0, of_all), df))
+    if sets == 1 or not parts:
+        parts.insert(0, Part(max(0.0, of_all), df))
     if sum(part.variance for part in parts) < _ROUNDING:
         # heads on the same boxes have the same box AP
         parts = [Part(0.0, df)]

@@ -181,7 +181,7 @@ def _difference(rival: str | None, runs: Tests, rival_runs: Tests) -> Difference
     else:
         sides = [_side(list(seeds.values())), _side(list(rival_seeds.values()), sign=-1)]
     # over one fold among several, an interval leaves out what the others' have
-    estimated, comparable = estimate(sides, _images(own)), len(rival_runs) == 1
+    estimated, comparable = estimate(sides, _images(own)), len(runs) == len(rival_runs) == 1
     return Difference(rival, estimated, count, min(len(seeds), len(rival_seeds)), comparable)
 
 

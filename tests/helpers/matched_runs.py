@@ -21,6 +21,6 @@ def mean_ap(runs: MatchedRuns, resamples: int) -> Estimate:
 
 
 def paired_difference(runs: MatchedRuns, rival_runs: MatchedRuns, resamples: int, seed: int = 0) -> Difference:
-    """How much better one variant is than another, over the (fold, seed) pairs that both have."""
+    """How much better one variant is than another, over the folds that both have."""
     scores = {"variant": score_runs(runs, resamples, seed), "rival": score_runs(rival_runs, resamples, seed)}
     return differences(scores, {"rival": None, "variant": "rival"})["variant"]

@@ -32,7 +32,7 @@ def study_scores(
             metrics[kind] |= {metric: Mean(mean + by, n=1) for metric, by in (sizes or {}).items()}
             value, interval, corrected = difference or (math.nan, NO_INTERVAL, NO_INTERVAL)
             comparisons[kind] = Comparison(
-                label, "fcn", kind, "AP", value, interval, corrected_interval=corrected, pairs=len(difference[:1])
+                label, "fcn", kind, "AP", value, interval, corrected_interval=corrected, runs=len(difference[:1])
             )
         intervals = dict.fromkeys(kinds, NO_INTERVAL)
         variants.append(VariantScores(label, "fcn", {}, 1, 1, metrics, intervals, comparisons))

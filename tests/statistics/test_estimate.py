@@ -62,6 +62,9 @@ def test_folds_without_noise_of_images_are_nadeau_and_bengio_s_t_test() -> None:
     folds = estimate([side(values, np.zeros((50, 5)))], images=100, sets=5, shared_training=1 / 4)
     error = math.sqrt(np.var(values, ddof=1) * (1 / 5 + 1 / 4))
     assert (folds.low, folds.high) == pytest.approx(stats.t.interval(0.95, 4, 1.5, error))
+    # noise of the images is in the spread of folds that have images of their own
+    noisy = estimate([side(values, np.random.default_rng(0).normal(size=(50, 5)))], images=100, sets=5)
+    assert noisy.parts == (Part(pytest.approx(np.var(values, ddof=1) / 5), 4),)
     # what shares nothing is the plain paired t-test
     plain = estimate([side(values, np.zeros((50, 5)))], images=100, sets=5)
     assert plain.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)

@@ -44,7 +44,7 @@ def test_contrasts_are_paired_differences_corrected_among_themselves(folder: Pat
         p = frame[f"{kind}_AP_diff_p"].sort_values()
         corrected = np.minimum(1, np.maximum.accumulate(p.to_numpy() * [3, 2, 1]))
         assert frame.loc[p.index, f"{kind}_AP_diff_p_holm"].to_numpy() == pytest.approx(corrected)
-    assert frame.loc[0, "mask_AP_real"] and frame.loc[0, "mask_AP_diff"] > 5
+    assert frame.loc[0, "mask_AP_verdict"] == "better" and frame.loc[0, "mask_AP_diff"] > 5
     # the smaller family is judged less strictly
     alone = made(folder, NAMED[1]).table
     assert alone is not None
@@ -57,8 +57,8 @@ def test_people_read_the_same_numbers_before_all_else(folder: Path) -> None:
     text = build(folder, "fcn", 50)
     frame = pd.read_csv(folder / "contrasts.csv")
     row = frame.loc[0]
-    cell = "{:+.1f} [{:+.1f}, {:+.1f}] *".format(
-        *(row[f"mask_AP_diff{end}"] for end in ("", "_holm_low", "_holm_high"))
+    cell = "{:+.1f} [{:+.1f}, {:+.1f}] better".format(
+        *(row[f"mask_AP_diff{end}"] for end in ("", "_corrected_low", "_corrected_high"))
     )
     markdown = (folder / "contrasts.md").read_text()
     assert cell in markdown and cell in text and cell in (folder / "contrasts.tex").read_text()
@@ -98,7 +98,7 @@ def test_variants_that_are_not_comparable_are_a_note(tmp_path: Path) -> None:
     assert notes == [
         "contrast unet against fcn: unet is the name of several variants: unet(depth=1), unet(depth=2)",
         "contrast fcn against slow: they differ in schedule.lr: the difference would not be the head's alone",
-        "contrast fcn against elsewhere: no two runs have the same fold, seed and ground truth",
+        "contrast fcn against elsewhere: no runs have the same fold and ground truth",
     ]
     labels = made(tmp_path, Contrast("unet(depth=1)", "unet(depth=2)")).table
     assert labels is not None and labels.numbers.loc[0, "mask_AP_diff"] == 0

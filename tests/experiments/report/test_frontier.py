@@ -108,7 +108,7 @@ def test_the_differences_are_those_of_the_table_of_ap(folder: Path) -> None:
     for variant in scores.variants:
         comparison, row = variant.comparisons["mask"], frame.loc[variant.label]
         if comparison.exists:
-            assert (row["mask_AP_diff"], row["mask_AP_diff_holm_low"]) == (
+            assert (row["mask_AP_diff"], row["mask_AP_diff_corrected_low"]) == (
                 comparison.value,
                 comparison.corrected_interval[0],
             )

@@ -41,24 +41,26 @@ def test_a_lift_of_every_object_is_the_difference(tmp_path: Path) -> None:
     found = compare_boxes(study, 50).set_index("variant")
     assert found.loc["unet", "diff"] == pytest.approx(10.0)
     assert found.loc["unet", "diff_low"] == pytest.approx(10.0) == pytest.approx(found.loc["unet", "diff_high"])
-    assert found.loc["unet", "real"] and not found.loc["same", "real"]
+    assert list(found.loc[["unet", "same"], "verdict"]) == ["better", "equivalent"]
     assert found.loc["same", "diff"] == pytest.approx(0.0, abs=1e-12)
-    assert pd.isna(found.loc["fcn", "diff"]) and pd.isna(found.loc["fcn", "real"])
+    assert pd.isna(found.loc["fcn", "diff"]) and pd.isna(found.loc["fcn", "verdict"])
     assert found.loc["unet", "mask_IoU_mean"] == pytest.approx(found.loc["fcn", "mask_IoU_mean"] + 10)
     np.testing.assert_allclose(found["boundary_IoU_mean"], found["mask_IoU_mean"] / 2)
 
 
-def test_a_variant_of_one_seed_among_two_gets_no_mark(tmp_path: Path) -> None:
+def test_a_variant_of_one_seed_among_two_gets_no_verdict(tmp_path: Path) -> None:
     folder = _study(tmp_path, {"fcn": 0.0, "unet": 0.1, "other": 0.1})
     (gone,) = folder.glob("runs/unet-*-f0-s1-*")
     shutil.rmtree(gone)
     study = read(folder)
     found = compare_boxes(study, 50).set_index("variant")
-    assert found.loc["unet", "diff"] == pytest.approx(10.0) and found.loc["unet", "diff_n"] == 1
-    assert pd.isna(found.loc["unet", "real"]) and pd.isna(found.loc["unet", "diff_holm_low"])
+    assert found.loc["unet", "diff_n"] == 1
+    assert pd.isna(found.loc["unet", "verdict"]) and pd.isna(found.loc["unet", "diff_corrected_low"])
     # nor is the other's test a stricter one for it
-    assert found.loc["other", "real"] and found.loc["other", "diff_p_holm"] == found.loc["other", "diff_p"]
-    assert any("masks in ground-truth boxes get no mark" in note for note in study.notes)
+    assert (
+        found.loc["other", "verdict"] == "better" and found.loc["other", "diff_p_holm"] == found.loc["other", "diff_p"]
+    )
+    assert any("no verdict on masks in ground-truth boxes" in note for note in study.notes)
 
 
 def test_the_mean_is_over_objects_and_not_over_images(tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_the_report_shows_it_and_leaves_out_what_is_damaged(tmp_path: Path) -> N
     (folder / "true_boxes.csv").write_text("as the table was named in earlier versions")
     text = build.build(folder, "fcn", 20)
     assert not (folder / "true_boxes.csv").exists()
-    assert "+10.0 [+10.0, +10.0] *" in text and (folder / "gt_boxes.tex").exists()
+    assert "+10.0 [+10.0, +10.0] better" in text and (folder / "gt_boxes.tex").exists()
     for path in folder.glob("runs/unet-*/true_boxes.json"):
         path.write_text(json.dumps({"mask_iou": [0.5], "boundary_iou": [0.5]}))
     text = build.build(folder, "fcn", 20)

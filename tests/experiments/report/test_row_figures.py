@@ -44,18 +44,18 @@ def markers(axes: Axes) -> dict[int, tuple[float, bool]]:
     }
 
 
-def test_forest_fills_what_is_real() -> None:
+def test_forest_fills_what_is_told_apart() -> None:
     figure, names = drawn(ap.forest(study_scores(MASK, KINDS)))
     assert names == ["smp", wrap(LONG, 26), "pointrend"]
     assert [axes.get_xlabel() for axes in figure.axes] == [f"Δ {kind} AP to fcn" for kind in KINDS]
     for axes in figure.axes:
         assert markers(axes) == {0: (-5, True), 1: (3, False), 2: (6, True)}
-        assert [text.get_text() for text in axes.texts][1] == "+3.0 [-0.5, +6.5]"
+        assert [text.get_text() for text in axes.texts][1] == "+3.0 [-0.5, +6.5] undecided"
         lines = [line.get_data() for line in axes.get_lines()]
         ends = {(float(y[0]), *map(float, x)) for x, y in lines if len(x) == 2}
         # thick, and thin where it is another
         assert {(1, 1, 5), (1, -0.5, 6.5)} <= ends
-    assert "Holm" in figure.get_suptitle()
+    assert "margin of equivalence" in figure.get_suptitle()
 
 
 def test_forest_of_what_is_not_judged_and_of_boxes_that_are_the_same() -> None:

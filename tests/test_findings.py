@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "results"
 SECTIONS = re.split(r"^## ", (ROOT / "findings.md").read_text().replace("−", "-"), flags=re.MULTILINE)[1:]
 DIFFERENCE = re.compile(r"([+-]?\d+\.\d) \[([+-]?\d+\.\d), ([+-]?\d+\.\d)\]")
+VERDICT = re.compile(DIFFERENCE.pattern + r"\s(better|worse|equivalent|undecided)")
 
 
 def _studies(section: str) -> list[Path]:
@@ -42,10 +43,22 @@ def _intervals(study: Path) -> set[tuple[str, str, str]]:
             if not column.endswith("_low"):
                 continue
             stem = column.removesuffix("_low")
-            value = stem if stem in table else stem.removesuffix("_holm")
+            value = stem if stem in table else stem.removesuffix("_corrected")
             if value in table and f"{stem}_high" in table:
                 rows = table[[value, column, f"{stem}_high"]].dropna().to_numpy()
                 known |= {(_rounded(v), _rounded(low), _rounded(high)) for v, low, high in rows}
+    return known
+
+
+def _verdicts(study: Path) -> set[tuple[str, ...]]:
+    """Every corrected interval with its verdict."""
+    known = set()
+    for table in _tables(study):
+        for column in table.columns:
+            if column.endswith("verdict"):
+                stem = column.removesuffix("verdict") + "diff"
+                rows = table[[stem, f"{stem}_corrected_low", f"{stem}_corrected_high", column]].dropna().to_numpy()
+                known |= {(*map(_rounded, row[:3]), row[3]) for row in rows}
     return known
 
 
@@ -64,5 +77,8 @@ def test_every_number_is_in_a_table_of_the_studies_named(section: str) -> None:
         assert studies, "numbers, and no study is named"
     known = set().union(*map(_intervals, studies))
     assert differences <= known, differences - known
+    verdicts = {tuple(text.removeprefix("+") for text in match) for match in VERDICT.findall(section)}
+    known_verdicts = set().union(*map(_verdicts, studies))
+    assert verdicts <= known_verdicts, verdicts - known_verdicts
     numbers = set().union(*map(_numbers, studies))
     assert decimals <= numbers, decimals - numbers

@@ -174,6 +174,10 @@ def compare(study: Study, scores: Scores, baseline: str, margin: float = MARGIN)
         elif other not in (None, label) and not comparisons[MAIN].runs:
             notes.append(f"{label}: no run has the fold and ground truth of a run of {other}")
     notes += unjudged_notes(judged[MAIN].values(), "differences")
+    if any(each.verdict is not None and each.trainings == 2 for each in judged[MAIN].values()):
+        notes.append(
+            "two trainings tell next to nothing of how trainings differ: take three seeds at least, better five"
+        )
     if all(variant.compared_with is None for variant in variants):
         why = "is no single variant" if baseline in set(study.runs["name"]) else "has no finished run"
         notes.append(f"baseline {baseline!r} {why}, so differences are –; variants: {', '.join(labels)}")

@@ -15,7 +15,7 @@ FEW = 60
 
 def documented(table: str) -> dict[tuple[str, ...], list[float | None]]:
     """The rows of a table, by the cells that name them: shares, None for "–"."""
-    names = list(error_rates.TABLES[table]())[0][0]
+    names, _ = next(iter(error_rates.TABLES[table]()))
     text = (DOCS / PAGES[table]).read_text().split(f"table={table}")[1].split("```\n\n")[1]
     rows = {}
     for line in re.findall(r"^\| (.*) \|$", text.split("\n\n")[0], re.MULTILINE)[1:]:

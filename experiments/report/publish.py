@@ -12,7 +12,7 @@ from experiments.runs.study import read
 from instseg.errors import UserError
 from instseg.files import write_atomically
 
-SOURCES = ("study.json", "speed.json", "tuning.json", "sweeps.jsonl")
+SOURCES = ("study.json", "plan.json", "speed.json", "tuning.json", "sweeps.jsonl")
 
 
 def publish(study_dir: Path, to: Path) -> list[Path]:

@@ -117,8 +117,15 @@ class Outlooks:
     def images_needed(self, comparison: int) -> int | None:
         """Test images of a fold with which the largest design would tell a comparison's difference; None: no number of
         them would do."""
+        return power.images_needed(*self._asked(comparison))
+
+    def folds_needed(self, comparison: int) -> int | None:
+        """The same of folds with as many test images."""
+        return power.folds_needed(*self._asked(comparison))
+
+    def _asked(self, comparison: int) -> tuple[Spreads, Design, float, float, int, float]:
         asked = self.options.detect, self.options.power, self.comparisons, self.margin
-        return power.images_needed(self.expected[comparison].spreads, self.design(self.rows[-1].seeds), *asked)
+        return self.expected[comparison].spreads, self.design(self.rows[-1].seeds), *asked
 
 
 def outlooks(planned: Planned, pilot: Pilot | None, options: Plan) -> Outlooks:

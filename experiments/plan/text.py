@@ -23,8 +23,10 @@ def text(outlooks: Outlooks) -> str:
         f"{planned.seeds} seeds, {planned.folds} fold{plural} of {outlooks.images} test images\n"
         f"judged by mask AP, margin {outlooks.margin:g}; comparisons that are judged together: {outlooks.comparisons}",
         table.fitted(_comparisons(outlooks)),
-        "Spreads: standard deviations of the difference in AP points, for one seed on one fold. Detectable: the "
-        f"smallest\ntrue difference that gets a verdict of better or worse with probability {power:g}.",
+        "Images to training set: standard deviations of the difference in AP points, for one seed on one fold; runs: "
+        "those\nof the pilot. Detectable: the smallest true difference that gets a verdict of better or worse with "
+        f"probability {power:g}\nand {_seeds(outlooks.as_planned.seeds)}, as planned. Seeds needed: for "
+        f"detect={detect:g}.",
         table.fitted(_designs(outlooks)),
         f"Told at {detect:g}: chance of that verdict where the true difference is {detect:g} AP; equivalent at 0: of "
         "equivalent\nwhere the heads are equal. A range is over the comparisons.",
@@ -41,11 +43,9 @@ def _comparisons(outlooks: Outlooks) -> pd.DataFrame:
             {
                 "comparison": str(expected),
                 **{name.replace("_", " "): f"{getattr(expected.spreads, name):.2f}" for name in PARTS},
-                "pilot runs": str(expected.pilot.runs) if expected.pilot else table.MISSING,
-                f"detectable, {_seeds(as_planned.seeds)}": points(as_planned.detectable[i]),
-                f"seeds for {outlooks.options.detect:g}": str(enough.seeds)
-                if enough
-                else f"> {outlooks.rows[-1].seeds}",
+                "runs": str(expected.pilot.runs) if expected.pilot else table.MISSING,
+                "detectable": points(as_planned.detectable[i]),
+                "seeds needed": str(enough.seeds) if enough else f"> {outlooks.rows[-1].seeds}",
             }
         )
     return pd.DataFrame(rows)
@@ -96,12 +96,14 @@ def _answer(outlooks: Outlooks) -> list[str]:
         lines = [f"{asked} needs {_seeds(enough.seeds)}{_taking(enough)}."]
     else:
         worst = max(range(outlooks.comparisons), key=lambda i: outlooks.rows[-1].detectable[i])
-        most, needed = outlooks.rows[-1].seeds, outlooks.images_needed(worst)
+        most = outlooks.rows[-1].seeds
         lines = [f"{asked}: no number of seeds up to {most} will do for {outlooks.expected[worst]}."]
-        if needed is None:
-            lines.append("More test images would not help: what trainings differ by is too much.")
+        if (images := outlooks.images_needed(worst)) is not None:
+            lines.append(f"With {_seeds(most)} it would take about {images:,} test images a fold.")
         else:
-            lines.append(f"With {_seeds(most)} it would take about {needed:,} test images a fold.")
+            lines.append("More test images alone would not help: trainings differ by too much.")
+        if outlooks.planned.folds > 1 and (folds := outlooks.folds_needed(worst)) is not None:
+            lines.append(f"With {_seeds(most)} it would take about {folds:,} folds of as many test images.")
     lines.append(_told(as_planned, "as planned"))
     if options.hours is not None:
         affordable = [row for row in outlooks.rows if row.hours <= options.hours]

@@ -75,10 +75,8 @@ def _runs(plan: FrozenPlan, study: Study) -> list[str]:
                 lines.append(f"{name}{'s' if len(whole) > 1 else ''} {what}: {_listed(whole)}")
             left = {run for run in left if run[place] not in whole}
         if left:
-            shown = ", ".join(f"{variant} f{fold} s{seed}" for variant, fold, seed in sorted(left)[:3])
-            lines.append(
-                f"{len(left)} single run{'s' if len(left) > 1 else ''} {what}: {shown}{', ...' * (len(left) > 3)}"
-            )
+            first = "{} f{} s{}".format(*min(left))
+            lines.append(f"{len(left)} single run{'s' if len(left) > 1 else ''} {what}, the first: {first}")
     return lines
 
 

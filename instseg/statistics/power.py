@@ -8,7 +8,8 @@ drawn by themselves: where their common training images make them alike, their m
 """
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from instseg.statistics.verdict import ALPHA, MARGIN
 
 Floats = NDArray[np.float64]
 _DRAWS = 20_000
-_MOST_IMAGES = 1_000_000
+_MOST_IMAGES, _MOST_FOLDS = 1_000_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -170,14 +171,30 @@ def _t_square(alpha: float, df: float) -> float:
 def images_needed(
     spreads: Spreads, design: Design, difference: float, power: float, comparisons: int = 1, margin: float = MARGIN
 ) -> int | None:
-    """The least number of test images of a fold with which a design tells a true difference with probability ``power``,
-    at least the design's own; None where no number up to a million does."""
+    """About the least number of test images of a fold, from the design's own on, with which it tells a true difference
+    with probability ``power``; None where no number up to a million does."""
 
     def tells(images: int) -> bool:
-        of_images = Design(design.seeds, images, design.folds, design.baseline_seeds)
-        return Outlook.of(spreads, of_images, comparisons, margin).detectable(power) <= difference
+        outlook = Outlook.of(spreads, replace(design, images=images), comparisons, margin)
+        return outlook.detectable(power) <= difference
 
-    low, high = design.images, _MOST_IMAGES
+    return _least(tells, design.images, _MOST_IMAGES)
+
+
+def folds_needed(
+    spreads: Spreads, design: Design, difference: float, power: float, comparisons: int = 1, margin: float = MARGIN
+) -> int | None:
+    """The same of folds, each with as many test images; None where no number up to a thousand does."""
+
+    def tells(folds: int) -> bool:
+        outlook = Outlook.of(spreads, replace(design, folds=folds), comparisons, margin)
+        return outlook.detectable(power) <= difference
+
+    return _least(tells, design.folds, _MOST_FOLDS)
+
+
+def _least(tells: Callable[[int], bool], low: int, high: int) -> int | None:
+    """The smallest number that tells, up to a hundredth of it too many."""
     if tells(low):
         return low
     if not tells(high):

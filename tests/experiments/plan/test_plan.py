@@ -1,6 +1,8 @@
 """Plans: what is planned, what a pilot tells, the answer, and freezing it."""
 
 import math
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,12 @@ from instseg.statistics.power import Design, Outlook, Spreads
 GIVEN = GivenSpreads(images=0.5, training=0.8)
 
 
+composed_once = cache(composed)
+
+
 def configs(folder: Path, *overrides: str, heads: tuple[str, ...] = ("fcn", "unet"), seeds: int = 3) -> list[Config]:
-    shared = (*overrides, f"results_dir={folder}", "evaluation.resamples=100")
-    return [composed(f"head={head}", f"seed={seed}", *shared) for head in heads for seed in range(seeds)]
+    of_heads = (composed_once(f"head={head}", "evaluation.resamples=100", *overrides) for head in heads)
+    return [replace(config, seed=seed, results_dir=str(folder)) for config in of_heads for seed in range(seeds)]
 
 
 def study_of(folder: Path, *overrides: str, **more: Any) -> Planned:

@@ -25,9 +25,6 @@ from experiments.runs.provenance import now, provenance
 from instseg.errors import UserError
 from instseg.files import write_atomically
 
-MULTIRUN_FLAGS = ("-m", "--multirun")
-CONFIG_FLAGS = ("-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path")
-
 
 def plan(configs: Sequence[Config]) -> list[Config]:
     """Check all runs of a sweep, their data and first weights; print and return the runs, their controls found and
@@ -138,14 +135,7 @@ def _job(began: float, for_runs: Sequence[str], _: DictConfig) -> int:
 def main() -> int | None:
     """Run the study, then write and print its tables."""
     run.register()
-    began, arguments = time.time(), sys.argv[1:]
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    for_runs: list[str] = []
-    # with other flags, such as --help and --cfg job, Hydra prints something and needs all arguments
-    if all(flag.partition("=")[0] in (*MULTIRUN_FLAGS, *CONFIG_FLAGS) for flag in flags):
-        overrides = [argument for argument in arguments if argument not in flags and "=" in argument]
-        for_runs = [override for override in overrides if expand.is_for_runs(override)]
-        sys.argv[1:] = [argument for argument in arguments if argument not in (*for_runs, *MULTIRUN_FLAGS)]
+    began, for_runs = time.time(), expand.take_for_runs()
     return cli.app("pkg://experiments.conf", "config", partial(_job, began, for_runs))()
 
 

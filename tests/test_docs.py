@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 import heads
 from experiments.config import apps, checks, cli
-from experiments.config.apps import SCHEMAS, WHATS, Benchmark, Data, ErrorRates
+from experiments.config.apps import SCHEMAS, WHATS, App, Benchmark, Data, ErrorRates, Plan
 from experiments.config.run import Config
 from experiments.runs.end_to_end import run
 
@@ -31,8 +31,10 @@ WITH_COMMANDS = [*PAGES, ROOT / "heads" / "README.md", ROOT / "results" / "READM
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NEEDS = "# needs "
 """Begins a block whose commands read what is not in the repository."""
-RUNS = ("sweep", "train", "data")
+RUNS = ("sweep", "train", "data", "plan")
 """Apps that take the keys of a run."""
+BESIDE_RUNS: dict[str | None, type[App]] = {"data": Data, "plan": Plan}
+"""Those with keys of their own beside these."""
 PLACEHOLDERS = {
     "dataset=NAME": "dataset=generated",
     "study=NAME": "study=quick",
@@ -122,6 +124,7 @@ def test_commands_compose_and_pass_the_checks(
     if command.app in RUNS:
         configs = [_run(command, overrides) for overrides in _each_value(command)]
         outside = any(config.dataset.name != "generated" or config.transferred() for config in configs)
+        outside |= command.app == "plan" and not any(each.startswith("spread.") for each in command.arguments)
     else:
         options = _options(command)
         own = isinstance(options, Benchmark | ErrorRates)
@@ -140,9 +143,8 @@ def _files(arguments: tuple[str, ...]) -> Iterator[Path]:
 
 def _each_value(command: Command) -> Iterator[list[str]]:
     """The overrides of one run for each value that a sweep has."""
-    own = {field.name for field in fields(Data)} if command.app == "data" else set()
     parsed = OverridesParser.create().parse_overrides(
-        [argument for argument in command.arguments if argument.partition("=")[0] not in own]
+        [argument for argument in command.arguments if argument not in _own(command)]
     )
     values = [
         [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
@@ -150,16 +152,22 @@ def _each_value(command: Command) -> Iterator[list[str]]:
         else [str(override.input_line)]
         for override in parsed
     ]
-    assert command.app == "sweep" or all(len(each) == 1 for each in values), f"only a sweep sweeps: {command}"
+    assert command.app in ("sweep", "plan") or all(len(each) == 1 for each in values), f"only a sweep sweeps: {command}"
     for i in range(max(map(len, values), default=1)):
         yield [each[min(i, len(each) - 1)] for each in values]
 
 
+def _own(command: Command) -> list[str]:
+    """The arguments for an app's own keys, beside those of a run."""
+    keys = {field.name for field in fields(BESIDE_RUNS[command.app])} if command.app in BESIDE_RUNS else set()
+    return [argument for argument in command.arguments if re.split("[.=]", argument)[0] in keys]
+
+
 def _run(command: Command, overrides: list[str]) -> Config:
-    if command.app == "data":
-        own = [argument for argument in command.arguments if argument.partition("=")[0] in vars(Data())]
-        merged = OmegaConf.merge(OmegaConf.structured(Data), OmegaConf.from_dotlist(own))
-        apps.to_config(merged, Data)  # type: ignore[arg-type]
+    if command.app in BESIDE_RUNS:
+        schema = BESIDE_RUNS[command.app]
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.from_dotlist(_own(command)))
+        apps.to_config(merged, schema)  # type: ignore[arg-type]
     config = composed(*overrides)
     checks.check(config)
     return config

@@ -1,5 +1,6 @@
 """The typed form of ``conf_apps/``: the keys of the small apps, and the values that they take."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from experiments.config.run import COMPILE
 from instseg.errors import UserError, unknown_name
@@ -186,9 +187,50 @@ class Data(App):
             raise UserError(f"decode={self.decode}: must be all, or how many images of each split, 1 or more")
 
 
+@dataclass
+class GivenSpreads:
+    """Keys ``spread.*``, which take the place of a pilot's; :class:`instseg.statistics.power.Spreads` says what each
+    is."""
+
+    images: float | None = None
+    training: float | None = None
+    seed_images: float | None = None
+    training_set: float | None = None
+
+
+@dataclass
+class Plan(App):
+    """Keys of ``experiments.plan`` beside those of a run; ``conf/plan.yaml`` says what each means."""
+
+    detect: float = 1.0
+    power: float = 0.8
+    pilot: str | None = _folder(None, "a folder under results_dir, such as quick")
+    spread: GivenSpreads = field(default_factory=GivenSpreads)
+    images: int | None = _number(None, least=2)
+    max_seeds: int = _number(10, least=2)
+    baseline_seeds: int | None = _number(None, least=2)
+    hours: float | None = None
+    freeze: bool = False
+
+    def given_spreads(self) -> dict[str, Any]:
+        """The spreads that are given, by name."""
+        return {key: value for key, value in vars(self.spread).items() if value is not None}
+
+    def check(self) -> None:
+        super().check()
+        for key, value in {"detect": self.detect, "hours": self.hours}.items():
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"{key}={value:g}: must be above 0")
+        if not 0 < self.power < 1:
+            raise UserError(f"power={self.power:g}: must be a probability between 0 and 1, such as 0.8")
+        for key, value in self.given_spreads().items():
+            if not 0 <= value < math.inf:
+                raise UserError(f"spread.{key}={value:g}: must be a standard deviation in AP points, 0 or more")
+
+
 SCHEMAS: dict[str, type[App]] = {
     "error_rates": ErrorRates,
-    **{schema.__name__.lower(): schema for schema in (Evaluate, Predict, Report, Benchmark, Data)},
+    **{schema.__name__.lower(): schema for schema in (Evaluate, Predict, Report, Benchmark, Data, Plan)},
 }
 AnyApp = TypeVar("AnyApp", bound=App)
 
@@ -196,8 +238,8 @@ AnyApp = TypeVar("AnyApp", bound=App)
 def register() -> None:
     """Make the schemas known to Hydra, so that a value of the wrong type is an error."""
     for name, schema in SCHEMAS.items():
-        # that of data is plain: it lies beside a run's schema, and one node has one type
-        ConfigStore.instance().store(f"schema_{name}", node=asdict(Data()) if schema is Data else schema)
+        # those of data and plan are plain: they lie beside a run's schema, and one node has one type
+        ConfigStore.instance().store(f"schema_{name}", node=asdict(schema()) if schema in (Data, Plan) else schema)
 
 
 def to_config(cfg: DictConfig, schema: type[AnyApp]) -> AnyApp:
@@ -206,3 +248,12 @@ def to_config(cfg: DictConfig, schema: type[AnyApp]) -> AnyApp:
     assert isinstance(config, schema)
     config.check()
     return config
+
+
+def take_own(cfg: DictConfig, schema: type[AnyApp]) -> AnyApp:
+    """Take an app's keys out of a configuration that has them beside those of a run."""
+    with open_dict(cfg):
+        values = {key.name: cfg.pop(key.name) for key in fields(schema)}
+    merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+    assert isinstance(merged, DictConfig)
+    return to_config(merged, schema)

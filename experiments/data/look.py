@@ -1,10 +1,9 @@
 """Look a data set over before anything is trained on it: ``python -m experiments.data dataset=NAME [key=value]``."""
 
 import os
-from dataclasses import fields
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
 from experiments.config import apps, checks, run
 from experiments.config.run import Config
@@ -102,11 +101,7 @@ def _read(config: Config, problems: Path) -> list[Split]:
 
 def job(cfg: DictConfig) -> None:
     """Look over the data of a composed configuration: a run's keys, and those of :class:`apps.Data` beside them."""
-    with open_dict(cfg):
-        values = {field.name: cfg.pop(field.name) for field in fields(apps.Data)}
-    merged = OmegaConf.merge(OmegaConf.structured(apps.Data), values)
-    assert isinstance(merged, DictConfig)
-    options = apps.to_config(merged, apps.Data)
+    options = apps.take_own(cfg, apps.Data)
     config = run.to_config(cfg)
     checks.check(config)
     print(look(config, options))

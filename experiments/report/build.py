@@ -15,6 +15,7 @@ from experiments.report import (
     gt_boxes,
     pairs,
     panels,
+    plan,
     pull,
     ranking,
     runs,
@@ -24,10 +25,12 @@ from experiments.report import (
     tuning_file,
 )
 from experiments.report.section import Content, Findings, Section
+from experiments.runs.plan_file import read_plan
 from experiments.runs.study import about, read
 from instseg.errors import DataError
 
 SECTIONS: tuple[Section, ...] = (
+    plan.SECTION,
     contrasts.SECTION,
     ap.SECTION,
     pairs.SECTION,
@@ -60,14 +63,14 @@ def build(study_dir: Path, baseline: str, resamples: int = 1000, data_root: str 
         The text for the terminal: tables, files, what was skipped and why, unfinished runs.
 
     Raises:
-        UserError: there is no finished run, or ``result.json``, ``study.json``, ``speed.json`` or ``tuning.json`` is
-            damaged.
+        UserError: there is no finished run, or ``result.json``, ``study.json``, ``plan.json``, ``speed.json`` or
+            ``tuning.json`` is damaged.
     """
     study = read(study_dir)
     # damaged files are reported before minutes of work
     speed, tuned = cost.read_speed(study_dir), tuning_file.read_tuning(study_dir)
-    own = about(study_dir)
-    findings = Findings(study, baseline, resamples, data_root, speed, tuned, own.contrasts, own.margin)
+    own, frozen = about(study_dir), read_plan(study_dir)
+    findings = Findings(study, baseline, resamples, data_root, speed, tuned, own.contrasts, own.margin, frozen)
     text: list[str] = []
     written: list[Path] = []
     skipped: list[str] = []

@@ -13,7 +13,7 @@ from experiments.runs.study import read
 from instseg.errors import UserError
 from instseg.files import write_atomically
 
-SOURCES = ("study.json", "speed.json", "tuning.json", "sweeps.jsonl")
+SOURCES = ("study.json", "plan.json", "speed.json", "tuning.json", "sweeps.jsonl")
 PREDICTIONS = "predictions"
 """Folder of the predictions of a publication, and of what they are scored against."""
 

@@ -11,6 +11,7 @@ from experiments.config.groups import Contrast
 from experiments.render.table import Table
 from experiments.report import compare, predictions
 from experiments.report.tuning_file import Tuning
+from experiments.runs.plan_file import FrozenPlan
 from experiments.runs.study import Study
 from instseg.statistics.verdict import MARGIN
 
@@ -30,6 +31,7 @@ class Findings:
         tuning: the content of ``tuning.json``; None where there is none.
         contrasts: the comparisons that the study names beforehand.
         margin: AP points within which variants are equivalent.
+        plan: what was frozen before the first run; None: nothing.
     """
 
     study: Study
@@ -40,6 +42,7 @@ class Findings:
     tuning: Tuning | None = None
     contrasts: Sequence[Contrast] = ()
     margin: float = MARGIN
+    plan: FrozenPlan | None = None
 
     @cached_property
     def predictions(self) -> predictions.Predictions:

@@ -194,6 +194,13 @@ def labelled(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """A row for each finished run's folder; ``variant`` is the run's name, and where runs of that name differ in more
     than fold and seed, what differs behind it. A ``UserError`` names a ``result.json`` that is damaged."""
     rows = [_row(folder) for folder in folders]
+    label(rows)
+    return rows
+
+
+def label(rows: Sequence[dict[str, Any]]) -> None:
+    """Set ``variant`` of rows that have ``name, head, options, settings`` and :data:`SETTINGS`, as :func:`labelled`
+    says."""
     by_name = defaultdict(list)
     for row in rows:
         by_name[row["name"]].append(row)
@@ -212,7 +219,6 @@ def labelled(folders: Sequence[Path]) -> list[dict[str, Any]]:
         for row, values in zip(group, shown, strict=True):
             extra = ", ".join(f"{key}={values[key]}" for key in differing if key in values)
             row["variant"] = f"{name}({extra})" if extra else name
-    return rows
 
 
 def _as_text(value: Any) -> str:

@@ -1,12 +1,13 @@
 """Sweeps as Hydra writes them: which runs come out, in which order."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hydra import initialize_config_module
 
-from experiments.config.expand import combinations, is_for_runs
+from experiments.config.expand import combinations, is_for_runs, take_for_runs
 from instseg.errors import UserError
 
 
@@ -66,3 +67,20 @@ def test_a_sweep_without_values_is_an_error(override: str, refused: Any) -> None
 )
 def test_what_a_study_s_own_sweep_does_not_hang_on_is_for_the_runs(override: str, expected: bool) -> None:
     assert is_for_runs(override) is expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "for_runs", "left"),
+    [
+        (["study=quick", "seed=0,1", "head.options.depth=1"], ["seed=0,1", "head.options.depth=1"], ["study=quick"]),
+        (["-m", "seed=0,1", "detect=2", "spread.images=1"], ["seed=0,1"], ["detect=2", "spread.images=1"]),
+        # Hydra prints something, and needs all
+        (["--cfg", "job", "schedule.lr=1"], [], ["--cfg", "job", "schedule.lr=1"]),
+    ],
+)
+def test_what_is_for_runs_alone_is_taken_off_the_command_line(
+    arguments: list[str], for_runs: list[str], left: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["app", *arguments])
+    assert take_for_runs(["detect", "spread"]) == for_runs
+    assert sys.argv == ["app", *left]

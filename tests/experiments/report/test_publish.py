@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import frozen_plans
 import pandas as pd
 import pytest
 import synthetic
@@ -48,6 +49,7 @@ def _study(folder: Path, dataset: str, dirty: bool) -> Path:
         path.write_text(json.dumps(result))
         (path.parent / "config.yaml").write_text(CONFIG)
     tuning_files.write(study, {"fcn": [[40.0, 41.0]], "unet": [[42.0, 39.0]]})
+    frozen_plans.frozen().write(study)
     build.build(study, "fcn", 20)
     return study
 
@@ -65,7 +67,7 @@ def test_panels_go_along_only_where_images_are_generated(tmp_path: Path, dataset
     assert (to / "panels.png").exists() == (to / "disagreement.png").exists() == panels
     assert not (to / "disagreement").exists()
     names = ["ap.csv", "runs.csv", "learning_curves.pdf", "forest.png", "win_tie_loss.md", "ap_by_object.tex"]
-    for name in (*names, "tuning.json", "tuning.csv", "budget.png"):
+    for name in (*names, "plan.json", "tuning.json", "tuning.csv", "budget.png"):
         assert (to / name).read_bytes() == (study / name).read_bytes()
     assert not list(to.rglob("*.npz")) and not list(to.rglob("predictions.json"))
     configs = list((to / "configs").iterdir())

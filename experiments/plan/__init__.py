@@ -1,0 +1,1 @@
+"""What a study will be able to tell, before it is run."""

@@ -15,6 +15,8 @@ from scipy import stats
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 RESAMPLES = 1000
+PAGE = (Path(__file__).parent.parent / "docs" / "statistics.md").read_text().replace("−", "-")
+EXAMPLE = PAGE.split("## A worked example")[1].split("## ")[0]
 
 
 def unpacked(path: Path) -> Any:
@@ -77,8 +79,9 @@ def average_precision(
     return 100 * np.nanmean(table, axis=0)
 
 
-def test_an_interval_over_seeds() -> None:
-    """``quick``: U-Net minus FCN, three seeds on the same images, from the committed predictions."""
+@pytest.mark.parametrize("variant", ["unet", "unet_no_skip"])
+def test_an_interval_over_seeds(variant: str) -> None:
+    """``quick``: a head minus the FCN, three seeds on the same images, from the committed predictions."""
     folder = REFERENCE / "quick"
     runs = pd.read_csv(folder / "runs.csv").set_index(["variant", "seed"])["folder"]
     (truth_path,) = folder.glob("predictions/generated-*.json.gz")
@@ -89,11 +92,11 @@ def test_an_interval_over_seeds() -> None:
     weights = {image: np.concatenate([[1], drawn[:, place]]) for place, image in enumerate(ids)}
     thresholds = np.linspace(0.5, 0.95, 10).tolist()
 
-    def scored(variant: str, seed: int) -> np.ndarray:
-        results = unpacked(folder / "predictions" / f"{runs[variant, seed]}.json.gz")
+    def scored(name: str, seed: int) -> np.ndarray:
+        results = unpacked(folder / "predictions" / f"{runs[name, seed]}.json.gz")
         return average_precision(truth, [matched(truth, results, threshold) for threshold in thresholds], weights)
 
-    differences = np.stack([scored("unet", seed) - scored("fcn", seed) for seed in range(3)])
+    differences = np.stack([scored(variant, seed) - scored("fcn", seed) for seed in range(3)])
     values, resampled = differences[:, 0], differences[:, 1:]
     # what the images do to all seeds alike: all that they do to the mean, less what they do to single seeds
     correction = len(ids) / (len(ids) - 1)
@@ -101,13 +104,19 @@ def test_an_interval_over_seeds() -> None:
     apart = resampled - resampled.mean(axis=0)
     of_single = correction * apart.var(axis=1, ddof=1).mean() * 3 / 2
     parts = [(max(0.0, of_mean - of_single / 3), len(ids) - 1), (values.var(ddof=1) / 3, 2)]
-    row = pd.read_csv(folder / "ap.csv").set_index("variant").loc["unet"]
+    row = pd.read_csv(folder / "ap.csv").set_index("variant").loc[variant]
     assert row["mask_AP_diff"] == pytest.approx(values.mean(), abs=1e-6)
     # two heads are compared with the FCN
     for alpha, name in ((0.05, "diff"), (0.05 / 2, "diff_corrected")):
         half = math.sqrt(sum(stats.t.isf(alpha / 2, df) ** 2 * variance for variance, df in parts))
         assert row[f"mask_AP_{name}_low"] == pytest.approx(values.mean() - half, abs=1e-4)
         assert row[f"mask_AP_{name}_high"] == pytest.approx(values.mean() + half, abs=1e-4)
+        if variant == "unet_no_skip":
+            # the example of the page
+            told = [half, parts[0][0], parts[1][0], values.var(ddof=1)]
+            ends = f"[{values.mean() - half:.1f}, {values.mean() + half:.1f}]"
+            assert all(f"{number:.2f}" in EXAMPLE for number in told) and ends in EXAMPLE
+            assert all(f"{value:.1f}" in EXAMPLE for value in values)
 
 
 @pytest.mark.parametrize("study", ["pennfudan_small", "nuclei"])

@@ -8,9 +8,9 @@ from operator import attrgetter
 
 import torch
 
-import heads
 from experiments.config.run import COMPILE, CORE_HEADS, PROTOCOLS, Config, torch_device
 from experiments.config.trials import MULTIPLES
+from heads._blocks import NORMS
 from instseg import data, detector, transfer
 from instseg.errors import UserError, unknown_name
 from instseg.evaluation import engine
@@ -77,9 +77,9 @@ def _check_tuning(config: Config) -> None:
             raise UserError(f"tuning_space.{key}={bounds}: must be [low,high], both above 0")
     if not space.norms:
         raise UserError("tuning_space.norms=[]: at least one is needed")
-    with torch.device("meta"):
-        for norm in space.norms:
-            heads.build("fcn", 8, 2, norm=norm)
+    for norm in space.norms:
+        if norm not in NORMS:
+            raise unknown_name("tuning_space.norms", norm, NORMS)
     for key, known in {"choice": ("each_fold", "first_fold"), "score": ("mask_AP", "gt_box_IoU")}.items():
         if (value := getattr(space, key)) not in known:
             raise unknown_name(f"tuning_space.{key}", value, known)

@@ -75,7 +75,7 @@ def test_a_tuned_head_is_the_run_of_its_settings() -> None:
         ("tuning_space.lr_mult=[2,1]", ["tuning_space.lr_mult=[2.0, 1.0]", "[low,high]"]),
         ("tuning_space.loss_weight=[1]", ["tuning_space.loss_weight", "[low,high]"]),
         ("tuning_space.norms=[]", ["tuning_space.norms", "at least one"]),
-        ("tuning_space.norms=[bacth]", ["'bacth'", "batch"]),
+        ("tuning_space.norms=[bacth]", ["tuning_space.norms", "'bacth'", "batch"]),
         ("tuning_space.choice=once", ["tuning_space.choice", "'once'"]),
         ("tuning_space.score=ap", ["tuning_space.score", "mask_AP"]),
         ("tuning_space.inner_parts=1", ["tuning_space.inner_parts=1", "2 or more"]),

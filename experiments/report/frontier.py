@@ -209,10 +209,10 @@ def frontier(panels: Mapping[str, Mapping[str, Point]], order: list[str], rival:
         handles, [f"{line.get_label()}, by width" for line in handles], loc="outside lower center", ncols=len(LINES)
     )
     both = len(shown) > 1
-    holm = "with Holm's correction for all heads"
+    corrected = "corrected for all heads"
     caption(
         figure,
-        f"Large: mean; bar: its 95 % interval{f', after tuning {holm}' if both else f' {holm}'}; "
+        f"Large: mean; bar: its 95 % interval{f', after tuning {corrected}' if both else f' {corrected}'}; "
         f"small: a fold and seed{', before tuning a fold' if both else ''}",
     )
     # the layout must stand before labels can be measured against it, and must not move afterwards

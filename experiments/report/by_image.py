@@ -1,4 +1,4 @@
-"""On how many held-out images each variant is better than the baseline, equal or worse."""
+"""On how many held-out images each variant is better than the baseline, equivalent or worse."""
 
 from functools import partial
 
@@ -13,9 +13,9 @@ from experiments.report.predictions import IMAGE, RUN, SCORE
 from experiments.report.section import Content, Findings, Section
 
 TIE = 0.01
-"""Up to which difference of mean IoU two heads are equal on an image."""
+"""Up to which difference of mean IoU two heads are equivalent on an image."""
 # Colours of the bars and of the numbers in them.
-_OUTCOMES = {"better": ("#0072B2", "white"), "equal": ("#dddddd", "black"), "worse": ("#E69F00", "black")}
+_OUTCOMES = {"better": ("#0072B2", "white"), "equivalent": ("#dddddd", "black"), "worse": ("#E69F00", "black")}
 
 
 def make(findings: Findings) -> Content:
@@ -40,12 +40,12 @@ def make(findings: Findings) -> Content:
 
 
 def count_outcomes(images: pd.DataFrame, rivals: dict[str, str]) -> pd.DataFrame:
-    """The numbers of images on which each variant is better than its rival, equal (up to :data:`TIE`) and worse, from
+    """The numbers of images on which each variant is better than its rival, equivalent (up to :data:`TIE`) and worse, from
     the ``images`` of :class:`experiments.report.predictions.Predictions`.
 
     Returns:
         A row for each variant that shares an image with its rival: ``variant, compared_with, pairs`` (of runs; on each
-        image the mean over them counts), ``images, better, equal, worse, iou_diff`` (the mean difference over images).
+        image the mean over them counts), ``images, better, equivalent, worse, iou_diff`` (the mean difference over images).
     """
     rows = []
     runs = images[RUN].drop_duplicates()
@@ -61,7 +61,7 @@ def count_outcomes(images: pd.DataFrame, rivals: dict[str, str]) -> pd.DataFrame
                 "pairs": len(first.merge(second)),
                 "images": len(mean),
                 "better": int((mean > TIE).sum()),
-                "equal": len(mean) - int((mean > TIE).sum()) - int((mean < -TIE).sum()),
+                "equivalent": len(mean) - int((mean > TIE).sum()) - int((mean < -TIE).sum()),
                 "worse": int((mean < -TIE).sum()),
                 "iou_diff": float(mean.mean()),
             }
@@ -83,7 +83,7 @@ def paired(images: pd.DataFrame, variant: str, rival: str) -> pd.DataFrame:
 
 
 def bars(outcomes: pd.DataFrame, scores: StudyScores) -> Figure:
-    """Shares of images on which each variant is better than its rival, equal or worse."""
+    """Shares of images on which each variant is better than its rival, equivalent or worse."""
     by_variant = outcomes.set_index("variant")
     rows = by_variant.loc[[each.label for each in ranked(scores.variants) if each.label in by_variant.index]]
     figure, (axes,) = row_figure(rows.index, 1, 7.0)
@@ -101,7 +101,7 @@ def bars(outcomes: pd.DataFrame, scores: StudyScores) -> Figure:
     axes.grid(False)
     axes.set(xlabel="held-out images (%)", xlim=(0, 100))
     handles = [Line2D([], [], color=colour, linewidth=8) for colour, _ in _OUTCOMES.values()]
-    names = [f"better than {rival_name(rows['compared_with'])}", f"equal (within {TIE} IoU)", "worse"]
+    names = [f"better than {rival_name(rows['compared_with'])}", f"equivalent (within {TIE} IoU)", "worse"]
     figure.legend(handles, names, loc="outside upper center", ncols=3, handlelength=1)
     return figure
 

@@ -74,8 +74,8 @@ def test_images_are_counted_by_their_mean_over_pairs_of_runs() -> None:
     unet = {key: fcn[key] + by for key, by in shift.items()} | {(2, n): 1.0 for n in (1, 2, 3, 4)}
     (row,) = by_image.count_outcomes(images(fcn=fcn, unet=unet, other=fcn), {"unet": "fcn"}).itertuples()
     assert (row.variant, row.compared_with, row.pairs, row.images) == ("unet", "fcn", 2, 4)
-    # 2 is equal: +0.009 on average
-    assert (row.better, row.equal, row.worse) == (1, 2, 1)
+    # 2 is equivalent: +0.009 on average
+    assert (row.better, row.equivalent, row.worse) == (1, 2, 1)
     assert row.iou_diff == pytest.approx((0.03 + 0.009 - 0.1 + 0) / 4)
 
 

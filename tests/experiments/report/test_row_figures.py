@@ -73,14 +73,14 @@ def test_without_differences_there_is_no_forest() -> None:
 
 
 def test_bars_are_shares_of_the_images() -> None:
-    columns = ["variant", "compared_with", "pairs", "images", "better", "equal", "worse", "iou_diff"]
+    columns = ["variant", "compared_with", "pairs", "images", "better", "equivalent", "worse", "iou_diff"]
     rows = [("smp", "fcn", 2, 50, 5, 10, 35, -0.0521), ("pointrend", "fcn", 2, 40, 20, 20, 0, 0.03)]
     outcomes = pd.DataFrame(rows, columns=columns)
     figure, names = drawn(by_image.bars(outcomes, study_scores(MASK, KINDS)))
     assert names == ["smp", "pointrend"]
     (axes,) = figure.axes
     bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
-    # the better ones of each variant, the equal ones, the worse ones
+    # the better ones of each variant, the equivalent ones, the worse ones
     assert bars == [(0, 10), (0, 50), (10, 20), (50, 50), (30, 70), (100, 0)]
     texts = [text.get_text() for text in axes.texts if text.get_text()]
     assert texts == ["5", "20", "10", "20", "35", "mean Δ IoU -0.052", "mean Δ IoU +0.030"]

@@ -40,12 +40,13 @@ def make(findings: Findings) -> Content:
 
 
 def count_outcomes(images: pd.DataFrame, rivals: dict[str, str]) -> pd.DataFrame:
-    """The numbers of images on which each variant is better than its rival, equivalent (up to :data:`TIE`) and worse, from
-    the ``images`` of :class:`experiments.report.predictions.Predictions`.
+    """The numbers of images on which each variant is better than its rival, equivalent (up to :data:`TIE`) and worse,
+    from the ``images`` of :class:`experiments.report.predictions.Predictions`.
 
     Returns:
         A row for each variant that shares an image with its rival: ``variant, compared_with, pairs`` (of runs; on each
-        image the mean over them counts), ``images, better, equivalent, worse, iou_diff`` (the mean difference over images).
+        image the mean over them counts), ``images, better, equivalent, worse, iou_diff`` (the mean difference over
+        images).
     """
     rows = []
     runs = images[RUN].drop_duplicates()

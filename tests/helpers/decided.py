@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
+from experiments.runs import first_logits
 from heads import _blocks
 
 
@@ -12,3 +13,5 @@ def decided_heads() -> Iterator[None]:
     """Inside, layers that make mask logits begin with large weights."""
     with patch.object(_blocks, "FIRST_DEVIATION", 1.0):
         yield
+    # what is remembered of these heads is not true of others
+    first_logits._first_loss.cache_clear()

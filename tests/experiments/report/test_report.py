@@ -100,7 +100,7 @@ def test_people_read_the_same_numbers(study: Path) -> None:
     assert "1 unfinished" in text
     assert "skipped" not in text
     # made-up runs have no data set
-    assert re.findall("note: (.*?) ", text) == ["disagreement:"]
+    assert re.findall("note: (.*?) ", text) == ["two", "disagreement:"]
     body = text.split("written to")[0].splitlines()
     assert max(map(len, body)) <= 120
 

@@ -126,7 +126,7 @@ def test_the_table_of_ap_names_the_heads_that_were_still_rising_and_is_silent_wh
 
 
 def test_without_an_interval_nothing_is_said() -> None:
-    unknown = Trend("fcn", 10, [10], False, 0, "mask AP", Estimate(3.0, float("nan"), 1), 3.0)
+    unknown = Trend("fcn", 10, [10], False, 0, "mask AP", Estimate.of(3.0, float("nan"), 1), 3.0)
     assert unknown.is_rising is None and trained.caption([unknown]) == ""
 
 

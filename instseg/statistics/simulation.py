@@ -120,16 +120,16 @@ def own_spread(estimates: Sequence[Estimate]) -> list[Estimate]:
 
 def pooled_spread(estimates: Sequence[Estimate]) -> list[Estimate]:
     """All differences have the mean of their spreads, as Dunnett has it (JASA, 1955)."""
-    own = [each.parts[1] for each in estimates]
+    own = [each.parts[-1] for each in estimates]
     pooled = Part(float(np.mean([part.variance for part in own])), len(own) * own[0].df)
-    return [Estimate(each.value, (each.parts[0], pooled)) for each in estimates]
+    return [Estimate(each.value, (*each.parts[:-1], pooled)) for each in estimates]
 
 
 def moderated_spread(estimates: Sequence[Estimate]) -> list[Estimate]:
     """Each spread is drawn towards a common one, as far as they resemble each other: Smyth's moderated t (Statistical
     Applications in Genetics and Molecular Biology, 2004)."""
-    df = estimates[0].parts[1].df
-    variances = np.array([each.parts[1].variance for each in estimates])
+    df = estimates[0].parts[-1].df
+    variances = np.array([each.parts[-1].variance for each in estimates])
     logs = np.log(variances) - special.digamma(df / 2) + math.log(df / 2)
     beyond = float(logs.var(ddof=1) - special.polygamma(1, df / 2))
     if beyond > 0:
@@ -141,7 +141,7 @@ def moderated_spread(estimates: Sequence[Estimate]) -> list[Estimate]:
     else:
         prior_df, moderated = 1e6, np.full(len(variances), math.exp(float(logs.mean())))
     return [
-        Estimate(each.value, (each.parts[0], Part(float(variance), prior_df + df)))
+        Estimate(each.value, (*each.parts[:-1], Part(float(variance), prior_df + df)))
         for each, variance in zip(estimates, moderated, strict=True)
     ]
 

@@ -134,3 +134,10 @@ def test_ap_of_folds() -> None:
     estimates = ap_differences(World(images=30, fold=0.5), 2, studies, folds=5)
     assert at_most(alarms(estimates), 0.05, studies)
     assert alarms(estimates, shift=10) > 0.9
+
+
+def test_all_rules_are_for_folds_too() -> None:
+    counted = rates(ArtificialStudy(effects=(0.0,) * 3, folds=3, seeds=1, training_images=0.5), 20, RULES)
+    assert counted.keys() == RULES.keys()
+    # what one rule pools from several heads has more degrees of freedom, and so narrower intervals
+    assert counted["pooled"].own >= counted["own"].own

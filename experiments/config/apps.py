@@ -123,6 +123,11 @@ class Report(App):
     publish: str | None = None
     publish_predictions: bool = False
 
+    def check(self) -> None:
+        super().check()
+        if self.publish_predictions and self.publish is None:
+            raise UserError("publish_predictions=true: give the folder, publish=results/reference/NAME")
+
 
 @dataclass
 class ErrorRates(App):

@@ -1,5 +1,6 @@
 """Publishing copies tables and configurations, never photographs, and only of code that is in a commit."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -70,6 +71,19 @@ def test_panels_go_along_only_where_images_are_generated(tmp_path: Path, dataset
     for name in (*names, "plan.json", "tuning.json", "tuning.csv", "budget.png"):
         assert (to / name).read_bytes() == (study / name).read_bytes()
     assert not list(to.rglob("*.npz")) and not list(to.rglob("predictions.json"))
+    if panels:
+        publish(study, to, predictions=True)
+        for run in study.glob("runs/*"):
+            packed = gzip.decompress((to / "predictions" / f"{run.name}.json.gz").read_bytes())
+            assert packed == (run / "predictions.json").read_bytes()
+        (truth,) = {json.loads(path.read_text())["ground_truth"] for path in study.glob("runs/*/result.json")}
+        assert (
+            gzip.decompress((to / "predictions" / f"{Path(truth).name}.gz").read_bytes())
+            == (study / truth).read_bytes()
+        )
+    else:
+        with pytest.raises(UserError, match="generated images alone"):
+            publish(study, to, predictions=True)
     configs = list((to / "configs").iterdir())
     assert len(configs) == len(list((study / "runs").iterdir()))
     assert {path.read_text() for path in configs} == {PUBLISHED}

@@ -56,6 +56,7 @@ def test_few_studies_agree_with_the_page(table: str, row: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("table", PAGES)
 def test_the_page_is_what_the_command_gives(table: str) -> None:
     pages, again = documented(table), counted(table, studies_of(table))

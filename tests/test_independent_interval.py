@@ -16,7 +16,7 @@ from scipy import stats
 REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 RESAMPLES = 1000
 PAGE = (Path(__file__).parent.parent / "docs" / "statistics.md").read_text().replace("−", "-")
-EXAMPLE = PAGE.split("## A worked example")[1].split("## ")[0]
+EXAMPLE = " ".join(PAGE.split("## A worked example")[1].split("## ")[0].split())
 
 
 def unpacked(path: Path) -> Any:

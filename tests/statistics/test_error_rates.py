@@ -34,7 +34,7 @@ def counted(table: str, studies: int) -> dict[tuple[str, ...], list[float | None
 
 def studies_of(table: str) -> int:
     """As many studies a row as the page says."""
-    before = (DOCS / PAGES[table]).read_text().split(f"table={table}")[0]
+    before = " ".join((DOCS / PAGES[table]).read_text().split(f"table={table}")[0].split())
     return int(re.findall(r"([\d,]+) studies a row", before)[-1].replace(",", ""))
 
 
